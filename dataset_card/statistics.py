@@ -1,0 +1,145 @@
+"""What a converted folder holds, counted from its manifest, index and report: what the card and its figures tell."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conversion.errors import OutputError
+
+MODALITIES = ("rgb", "nir", "sar")
+PROMPTS = {"rgb": "prompt", "nir": "nir_prompt", "sar": "sar_prompt"}  # modality -> column of the index
+LABELS = ("gsd_level", "weather", "category", "satellite")
+WORDS_A_BIN = 2  # width of a bar of the prompt length figure
+COLUMNS = ["gsd", "gsd_level_derived", *LABELS, *PROMPTS.values(), "rgb_width", "rgb_height"]
+
+
+@dataclass
+class Statistics:
+    """Counts over the index of one subset. A pair is a published image that has a prompt."""
+
+    samples: int = 0
+    pairs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
+    levels: dict[str, Counter] = field(default_factory=lambda: {m: Counter() for m in MODALITIES})
+    """modality -> GSD level of the sample (None where unknown) -> pairs"""
+    labels: dict[str, Counter] = field(default_factory=lambda: {label: Counter() for label in LABELS})
+    """label -> value -> samples"""
+    derived: int = 0
+    """samples whose GSD level follows from metres, not from the prompt"""
+    gsd: tuple[float, float] | None = None
+    """smallest and largest GSD, metres a pixel"""
+    words: Counter = field(default_factory=Counter)
+    """words of a prompt, rounded down to a multiple of WORDS_A_BIN -> pairs"""
+    sizes: Counter = field(default_factory=Counter)
+    """(width, height) in pixels of the optical image -> samples"""
+    together: Counter = field(default_factory=Counter)
+    """modalities that a sample has, e.g. ("rgb", "sar") -> samples"""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities of which the subset has an image."""
+        return tuple(m for m in MODALITIES if any(m in held for held in self.together))
+
+    @property
+    def incomplete(self) -> int:
+        """Samples that lack a modality which others of the subset have."""
+        return self.samples - self.together[self.modalities]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted folder as its own files describe it."""
+
+    out: Path
+    manifest: dict[str, Any]
+    summary: dict[str, Any]
+    statistics: dict[str, Statistics]
+
+    @property
+    def subsets(self) -> list[str]:
+        """Subsets that hold a sample, in the dataset's order."""
+        return list(self.statistics)
+
+
+def read_json(path: Path) -> Any:
+    """Raises OutputError where the file is missing or no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise OutputError(f"{path}: not found. Finish the conversion first: run the same `mmm-rs convert` again") from None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be read ({error}). Run `mmm-rs convert` again with --overwrite") from None
+
+
+def read_converted(out: Path) -> Converted:
+    """Read what a conversion wrote.
+
+    Raises OutputError where the manifest, the report or an index file is missing, or when they contradict each other.
+    """
+    from mmm_rs import SUBSETS
+
+    manifest = read_json(out / "manifest.json")
+    summary = read_json(out / "report" / "summary.json")
+    held = [name for name in SUBSETS if manifest["subsets"].get(name, {}).get("samples")]
+    statistics = {name: read_statistics(out / "index" / f"{name}.parquet") for name in held}
+    for name, counted in statistics.items():
+        said = manifest["subsets"][name]
+        if (counted.samples, counted.pairs) != (said["samples"], {m: said["pairs"].get(m, 0) for m in MODALITIES}):
+            raise OutputError(
+                f"{out / 'index' / name}.parquet: its {counted.samples} samples and pairs {counted.pairs} are not the "
+                f"manifest's {said['samples']} and {said['pairs']}. Run `mmm-rs verify` to see which of them is wrong"
+            )
+    return Converted(out, manifest, summary, statistics)
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Count one index file, a row group at a time. Raises OutputError where it cannot be read."""
+    counted = Statistics()
+    try:
+        with pq.ParquetFile(path) as index:
+            for group in range(index.num_row_groups):
+                _count(counted, index.read_row_group(group, columns=[*COLUMNS, *(f"{m}_size" for m in MODALITIES)]))
+    except FileNotFoundError:
+        raise OutputError(f"{path}: not found. Finish the conversion first: run `mmm-rs convert` again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"{path}: cannot be read ({error}). Run `mmm-rs convert` again with --overwrite") from None
+    return counted
+
+
+def _count(counted: Statistics, rows: pa.Table) -> None:
+    """Add the rows of one row group to `counted`."""
+    counted.samples += rows.num_rows
+    for label in LABELS:
+        counted.labels[label].update(_counts(rows[label]))
+    counted.derived += pc.sum(rows["gsd_level_derived"]).as_py() or 0
+    if rows["gsd"].null_count < rows.num_rows:
+        found = pc.min_max(rows["gsd"]).as_py()
+        ends = (found["min"], found["max"], *(counted.gsd or ()))
+        counted.gsd = min(ends), max(ends)
+    counted.sizes.update(_counts(rows.select(["rgb_width", "rgb_height"]).to_struct_array()))
+    held = [pc.is_valid(rows[f"{modality}_size"]) for modality in MODALITIES]
+    for pattern, number in _counts(pa.Table.from_arrays(held, names=list(MODALITIES)).to_struct_array()).items():
+        counted.together[tuple(m for m, has in zip(MODALITIES, pattern, strict=True) if has)] += number
+    for modality, column in PROMPTS.items():
+        prompted = rows.filter(pc.and_(pc.is_valid(rows[column]), pc.is_valid(rows[f"{modality}_size"])))
+        counted.pairs[modality] += prompted.num_rows
+        counted.levels[modality].update(_counts(prompted["gsd_level"]))
+        words = pc.add(pc.count_substring_regex(pc.utf8_trim_whitespace(prompted[column]), r"\s+"), 1)
+        counted.words.update(_counts(pc.multiply(pc.divide(words, WORDS_A_BIN), WORDS_A_BIN)))
+
+
+def _counts(values: pa.ChunkedArray | pa.Array) -> Counter:
+    """value -> how often it occurs; a struct counts as the tuple of its values."""
+    if pa.types.is_struct(values.type):
+        table = pa.Table.from_struct_array(values)
+        grouped = table.group_by(table.column_names).aggregate([([], "count_all")])
+        keys = zip(*(grouped[name].to_pylist() for name in table.column_names), strict=True)
+        return Counter(dict(zip(keys, grouped["count_all"].to_pylist(), strict=True)))
+    return Counter({found["values"]: found["counts"] for found in pc.value_counts(values).to_pylist()})

@@ -1,0 +1,238 @@
+"""A small converted dataset, made straight from the format's specification with tarfile, Pillow and pyarrow.
+
+It stands in for the converter's output where a test is about what comes after it, so that such a test fails for its
+own reason only. Everything in it is synthetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+MODALITIES = ("rgb", "nir", "sar")
+SUFFIXES = {"rgb": "", "nir": "nir.", "sar": "sar."}
+PROMPT_COLUMNS = {"rgb": "prompt", "nir": "nir_prompt", "sar": "sar_prompt"}
+BY_MODALITY = pa.struct([(name, pa.string()) for name in MODALITIES])
+FIELDS = pa.schema(
+    [
+        ("subset", pa.string()),
+        ("source", BY_MODALITY),
+        ("caption", pa.string()),
+        ("category", pa.string()),
+        ("weather", pa.string()),
+        ("satellite", pa.string()),
+        ("gsd", pa.float64()),
+        ("gsd_level", pa.string()),
+        ("gsd_level_derived", pa.bool_()),
+        ("cloud_cover", pa.float64()),
+        ("annotation", BY_MODALITY),
+    ]
+)
+INDEX = pa.schema(
+    [("key", pa.string()), ("split", pa.string()), ("shard", pa.string()), *FIELDS]
+    + [(name, pa.string()) for name in PROMPT_COLUMNS.values()]
+    + [
+        (f"{modality}_{name}", pa.int32() if name in ("width", "height") else pa.int64())
+        for modality in MODALITIES
+        for name in ("offset", "size", "crc32", "width", "height")
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: `prompts` by modality decides which images it has; a prompt may be None."""
+
+    key: str
+    prompts: dict
+    caption: str
+    category: str | None = None
+    weather: str | None = None
+    satellite: str | None = None
+    gsd: float | None = None
+    gsd_level: str | None = "high"
+    derived: bool | None = False
+    split: str = "train"
+    images: dict = field(default_factory=dict)  # modality -> bytes, filled by `samples`
+
+    def fields(self) -> dict:
+        subset, _, place = self.key.partition("/")
+        subset = "MRSSC2.0" if subset == "MRSSC2_0" else subset
+        source = {m: f"{subset}_dataset/{place}_{m}.jpg" if m in self.prompts else None for m in MODALITIES}
+        record = {m: json.dumps({"image": source[m], "prompt": self.prompts[m]}) if m in self.prompts else None
+                  for m in MODALITIES}  # fmt: skip
+        return {
+            "subset": subset, "source": source, "caption": self.caption, "category": self.category,
+            "weather": self.weather, "satellite": self.satellite, "gsd": self.gsd, "gsd_level": self.gsd_level,
+            "gsd_level_derived": self.derived, "cloud_cover": None, "annotation": record,
+        }  # fmt: skip
+
+
+def picture(text: str, hue: int, size: int = 64) -> bytes:
+    """A JPEG of one colour with `text` in it."""
+    image = Image.new("RGB", (size, size), (hue * 37 % 256, 90, 255 - hue * 53 % 256))
+    ImageDraw.Draw(image).text((4, 4), text, fill="white")
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def samples() -> list[Sample]:
+    """Five subsets, all three modalities, each level of GSD or none, weather, a null prompt, a modality missing."""
+    said = "Low precision resolution, a satellite image of {}, Sentinel-{}."
+    made = [
+        Sample(f"weather/{folder}/a{i}", {"rgb": f"Ordinary precision resolution, {word}, a satellite image of a farm."},
+               "a satellite image of a farm.", weather=word, gsd_level="ordinary")
+        for folder, word in (("fog", "fog"), ("night", "night"), ("snowy", "snow")) for i in range(2)
+    ]  # fmt: skip
+    made += [
+        Sample(f"WHU-OPT-SAR/NH49E001013_{i}_0",
+               {m: f"High precision resolution, a {m} image of a river {i}" for m in (MODALITIES if i else ("rgb", "nir"))},
+               f"a rgb image of a river {i}", gsd=5.0, gsd_level="low", derived=True)
+        for i in range(4)
+    ]  # fmt: skip
+    made += [
+        Sample(f"SEN1-2/ROIs1158_spring_1_p{i}",
+               {"rgb": said.format(f"farmland {i}", 2), "sar": said.format(f"farmland {i}", 1) if i else None},
+               f"a satellite image of farmland {i}", satellite="Sentinel-2", gsd=10.0, gsd_level="low")
+        for i in range(5)
+    ]  # fmt: skip
+    made += [
+        Sample(f"Inria/512/crop_512_center_vienna{i}", {"rgb": f"Ultra-high precision resolution, a roof {i}, Google Earth"},
+               f"a roof {i}", satellite="Google Earth", gsd=0.3, gsd_level="ultra_high")
+        for i in range(3)
+    ]  # fmt: skip
+    made += [
+        Sample(f"MRSSC2_0/RGB_city_{i}", {"rgb": f"Ultra-low precision resolution, city, a town of size {i}, TG2"},
+               f"a town of size {i}", category="city", satellite="TG2", gsd_level="ultra_low" if i else None,
+               derived=False if i else None)
+        for i in range(2)
+    ]  # fmt: skip
+    for number, sample in enumerate(made):
+        for modality in sample.prompts:
+            sample.images[modality] = picture(f"{modality} {number}", number)
+    return made
+
+
+def write(out: Path, made: list[Sample] | None = None, shards: int = 2) -> list[Sample]:
+    """Write `made` to `out` as the converter would, in `shards` shards a subset and split; no card."""
+    made = samples() if made is None else made
+    by_subset: dict[str, list[Sample]] = {}
+    for sample in made:
+        by_subset.setdefault(sample.fields()["subset"], []).append(sample)
+    shard_rows, subset_rows = [], {}
+    for subset, mine in by_subset.items():
+        rows: list[dict] = []
+        written = []
+        for split in dict.fromkeys(sample.split for sample in mine):
+            here = [sample for sample in mine if sample.split == split]
+            count = min(shards, len(here))
+            for number in range(count):
+                name = f"data/{subset}/{split}-{number:05d}-of-{count:05d}.tar"
+                part = here[number * len(here) // count : (number + 1) * len(here) // count]
+                written.append(_shard(out / name, name, subset, split, part, rows))
+        (out / "index").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=INDEX), out / "index" / f"{subset}.parquet")
+        shard_rows += written
+        subset_rows[subset] = {
+            **_sum(written),
+            "shards": len(written),
+            "digest": hashlib.sha256("".join(shard["sha256"] for shard in written).encode()).hexdigest(),
+            "splits": {
+                split: _sum([shard for shard in written if shard["split"] == split]) | {
+                    "shards": sum(shard["split"] == split for shard in written)}
+                for split in dict.fromkeys(shard["split"] for shard in written)
+            },
+        }  # fmt: skip
+    write_manifest(out, {"format_version": "1.0", "options": {"seed": 0}, "subsets": subset_rows, "shards": shard_rows})
+    _report(out, made)
+    return made
+
+
+def write_manifest(out: Path, manifest: dict) -> None:
+    """Write the manifest with the digest over the rest of it."""
+    manifest.pop("digest", None)
+    text = json.dumps(manifest, sort_keys=True, indent=2)
+    manifest["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    (out / "manifest.json").write_text(json.dumps(manifest, sort_keys=True, indent=2) + "\n")
+
+
+def _sum(shards: list[dict]) -> dict:
+    return {
+        "samples": sum(shard["samples"] for shard in shards),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "pairs": {m: sum(shard["pairs"][m] for shard in shards) for m in MODALITIES},
+    }
+
+
+def _shard(path: Path, name: str, subset: str, split: str, part: list[Sample], rows: list[dict]) -> dict:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in part:
+            row = {"key": sample.key, "split": split, "shard": name, **sample.fields()}
+            for modality in MODALITIES:
+                if modality not in sample.prompts:
+                    continue
+                data, prompt = sample.images[modality], sample.prompts[modality]
+                row[f"{modality}_offset"] = _add(tar, f"{sample.key}.{SUFFIXES[modality]}jpg", data)
+                row[f"{modality}_size"], row[f"{modality}_crc32"] = len(data), zlib.crc32(data)
+                row[f"{modality}_width"], row[f"{modality}_height"] = Image.open(io.BytesIO(data)).size
+                row[PROMPT_COLUMNS[modality]] = prompt
+                if prompt is not None:
+                    _add(tar, f"{sample.key}.{SUFFIXES[modality]}txt", prompt.encode())
+            _add(tar, f"{sample.key}.json", json.dumps(sample.fields()).encode())
+            rows.append(row)
+    data = path.read_bytes()
+    return {
+        "name": name, "subset": subset, "split": split, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+        "samples": len(part),
+        "pairs": {m: sum(sample.prompts.get(m) is not None for sample in part) for m in MODALITIES},
+    }  # fmt: skip
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o644
+    offset = tar.offset + 512
+    tar.addfile(info, io.BytesIO(data))
+    return offset
+
+
+def _report(out: Path, made: list[Sample]) -> None:
+    """Every subset left one image without a record and one record without an image out."""
+    subsets = {}
+    unpublished = []
+    for subset in dict.fromkeys(sample.fields()["subset"] for sample in made):
+        images = sum(len(s.prompts) for s in made if s.fields()["subset"] == subset)
+        subsets[subset] = {
+            "images": {"released": images + 1, "published": images, "reported": 1},
+            "records": {"released": images + 1, "used": images, "reported": 1},
+            "reasons": {"image": {"no_record": 1}, "record": {"no_image": 1}},
+            "by_modality": {m: sum(m in s.prompts for s in made if s.fields()["subset"] == subset) for m in MODALITIES},
+        }
+        for kind, reason in (("image", "no_record"), ("record", "no_image")):
+            unpublished.append({"subset": subset, "kind": kind, "path": f"{subset}_dataset/left.jpg", "position": None,
+                                "reason": reason, "detail": "nothing has its name"})  # fmt: skip
+    total = {
+        "images": {name: sum(s["images"][name] for s in subsets.values()) for name in ("released", "published", "reported")},
+        "records": {name: sum(s["records"][name] for s in subsets.values()) for name in ("released", "used", "reported")},
+        "reasons": {"image": {"no_record": len(subsets)}, "record": {"no_image": len(subsets)}},
+        "by_modality": {m: sum(s["by_modality"][m] for s in subsets.values()) for m in MODALITIES},
+    }
+    (out / "report").mkdir(parents=True, exist_ok=True)
+    sources = [{"path": "MMM-RS/GID.zip", "problem": "truncated", "detail": "the zip has no central directory",
+                "remedy": "Download it again"}]  # fmt: skip
+    summary = {"subsets": subsets, "total": total, "sources": sources}
+    (out / "report" / "summary.json").write_text(json.dumps(summary, sort_keys=True, indent=2) + "\n")
+    schema = pa.schema([("subset", pa.string()), ("kind", pa.string()), ("path", pa.string()), ("position", pa.int64()),
+                        ("reason", pa.string()), ("detail", pa.string())])  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(unpublished, schema=schema), out / "report" / "unpublished.parquet")
