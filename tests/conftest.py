@@ -1,0 +1,65 @@
+"""What all tests share: caches that are nobody's but the test's own, and small synthetic releases."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+# `datasets` and `huggingface_hub` read these when they are imported, so they are set before anything imports them.
+_CACHES = tempfile.mkdtemp(prefix="mmm-rs-tests-")
+atexit.register(shutil.rmtree, _CACHES, ignore_errors=True)
+os.environ.update(
+    HF_HOME=_CACHES,
+    HF_UPDATE_DOWNLOAD_COUNTS="0",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    MPLBACKEND="Agg",
+)
+for _name in ("HF_TOKEN", "HF_ENDPOINT", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+    os.environ.pop(_name, None)
+
+import pytest  # noqa: E402
+
+from tests import releases  # noqa: E402
+
+
+@dataclass(frozen=True)
+class WrittenRelease:
+    """A release on disk and the truth about it."""
+
+    path: Path
+    subsets: list[releases.Subset]
+
+    def __getitem__(self, name: str) -> releases.Subset:
+        return next(subset for subset in self.subsets if subset.name == name)
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> WrittenRelease:
+    """All ten subsets as stored zips in a folder, with unmatched images and records. Not to be changed by a test."""
+    subsets = releases.small()
+    return WrittenRelease(releases.zips_stored(subsets, tmp_path_factory.mktemp("release")), subsets)
+
+
+@pytest.fixture(scope="session")
+def clean_release(tmp_path_factory: pytest.TempPathFactory) -> WrittenRelease:
+    """The same without unmatched images and records: everything is published. Not to be changed by a test."""
+    subsets = releases.small(unmatched=False)
+    return WrittenRelease(releases.zips_stored(subsets, tmp_path_factory.mktemp("clean")), subsets)
+
+
+@pytest.fixture(autouse=True)
+def fresh_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own for each test, here and in the processes it starts."""
+    home = tmp_path.with_name(tmp_path.name + "-hf")
+    monkeypatch.setenv("HF_HOME", str(home))
+    config = sys.modules.get("datasets.config")
+    if config is not None:
+        monkeypatch.setattr(config, "HF_CACHE_HOME", str(home))
+        monkeypatch.setattr(config, "HF_DATASETS_CACHE", home / "datasets")
