@@ -1,0 +1,232 @@
+"""Entries and records meet: which images show one place, and which record names which image.
+
+Everything here works on whole columns: a subset can have a million images, and a Python object for each would not fit.
+
+* *Aligned subsets* (more than one modality): an image's place is its stem without the modality token; images of one
+  place and different modality are one sample. A record meets the image of the same place and modality, whatever the
+  folders are called.
+* *Other subsets*: an image's place is its path within the image folder, since stems repeat between folders. A record
+  meets an image where one path ends in the other: `4096/x` or `/data/Inria/4096/x.png` meet `Inria_dataset/4096/x.jpg`,
+  and so does `x` if no other folder has an `x`; `/data/2048/x.png` does not.
+
+Suffixes never matter, nor case unless two images differ by nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from conversion import names
+from conversion.release import split_folders
+from mmm_rs import MODALITIES, SUBSETS
+
+NO_MATCH = -1
+AMBIGUOUS = -2
+
+_TOKEN = r"(?i)^(?P<head>(?:.*_)?)(?P<token>" + "|".join(names.MODALITY_TOKENS) + r")(?P<tail>(?:_.*)?)$"
+_IMAGE_SUFFIX = r"(?i)(.)\.(" + "|".join(names.IMAGE_SUFFIXES) + r")$"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where images lie, one element an image. `modality` is an index into MODALITIES, -1 where nothing tells it."""
+
+    place: pa.Array  # string; no suffix, no image folder, no modality token
+    modality: np.ndarray  # int8
+    group: np.ndarray  # object: weather's scene (fog, night, snow) by folder, else None
+
+
+def without_suffix(paths: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(paths, _IMAGE_SUFFIX, r"\1")
+
+
+def _nfc(paths: pa.Array) -> pa.Array:
+    ascii_only = pc.all(pc.string_is_ascii(paths)).as_py()
+    return paths if ascii_only in (True, None) else pc.utf8_normalize(paths, form="NFC")
+
+
+def is_aligned(subset: str) -> bool:
+    return len(SUBSETS[subset].modalities) > 1
+
+
+def places(subset: str, sources: pa.Array) -> Places:
+    """The places of images, given their paths within the subset."""
+    sources = _nfc(sources)
+    if is_aligned(subset):
+        place, modality = _aligned(sources, None)
+        return Places(place, modality, np.full(len(sources), None))
+    folders, last = split_folders(sources)
+    inner, group = [], []
+    for folder in folders.dictionary.to_pylist():
+        parts = folder.split("/") if folder else []
+        parts = parts[names.image_folder_depth(parts) :]
+        inner.append("".join(part + "/" for part in parts))
+        scene = next((names.SCENE_FOLDERS[p.lower()] for p in parts if p.lower() in names.SCENE_FOLDERS), None)
+        group.append(scene if subset == "weather" else None)
+    codes = folders.indices
+    prefix = pa.array(inner, pa.string()).take(codes)
+    place = pc.binary_join_element_wise(prefix, without_suffix(last), "")
+    groups = np.array(group, dtype=object)[codes.to_numpy(zero_copy_only=False)] if group else np.array([], object)
+    return Places(place, np.zeros(len(sources), np.int8), groups)
+
+
+def _aligned(paths: pa.Array, default: str | None) -> tuple[pa.Array, np.ndarray]:
+    """(place, modality index) by the token of the stem, else by a folder's token, else `default`."""
+    folders, last = split_folders(paths)
+    stems = without_suffix(last)
+    found = pc.extract_regex(stems, _TOKEN)
+    head = pc.utf8_rtrim(pc.struct_field(found, "head"), "_")
+    tail = pc.utf8_ltrim(pc.struct_field(found, "tail"), "_")
+    both = pc.and_(pc.not_equal(head, ""), pc.not_equal(tail, ""))
+    place = pc.binary_join_element_wise(head, pc.if_else(both, "_", ""), tail, "")
+    place = pc.if_else(pc.is_valid(found), place, stems)
+    order = list(names.MODALITY_TOKENS)
+    numbers = np.array([MODALITIES.index(names.MODALITY_TOKENS[token]) for token in order] + [-1], np.int8)
+    token = pc.index_in(pc.utf8_lower(pc.struct_field(found, "token")), pa.array(order))
+    modality = numbers[pc.fill_null(token, len(order)).to_numpy(zero_copy_only=False)]
+    by_folder = [_folder_modality(folder, default) for folder in folders.dictionary.to_pylist()]
+    if by_folder:
+        fallback = np.array(by_folder, np.int8)[folders.indices.to_numpy(zero_copy_only=False)]
+        modality = np.where(modality < 0, fallback, modality)
+    return place, modality.astype(np.int8)
+
+
+def _folder_modality(folder: str, default: str | None) -> int:
+    for part in reversed(folder.lower().split("/")):
+        for token in part.split("_"):
+            if token in names.MODALITY_TOKENS:
+                return MODALITIES.index(names.MODALITY_TOKENS[token])
+    return MODALITIES.index(default) if default in MODALITIES else -1
+
+
+def normalised(paths: pa.Array) -> pa.Array:
+    """Record paths as the release's: slashes, no drive, no leading `./` or `/`, NFC."""
+    paths = pc.replace_substring(paths, "\\", "/")
+    return _nfc(pc.replace_substring_regex(paths, r"^(?:[A-Za-z]:)?(?:\.{0,2}/+)*", ""))
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What records name, one element a record."""
+
+    image: np.ndarray  # int64 row of the image, NO_MATCH or AMBIGUOUS
+    place: pa.Array  # string: aligned subsets only, else all null
+    modality: np.ndarray  # int8 index into MODALITIES, -1 where the path does not tell
+
+
+def match(subset: str, sources: pa.Array, found: Places, paths: pa.Array, hints: list[tuple[int, int, str | None]]) -> Matches:  # fmt: skip
+    """Which image each record names.
+
+    `sources` and `found`: the images. `paths`: the records' image paths as they stand. `hints`: (start, stop, hint)
+    slices of `paths`, one an annotation file, with the modality or weather scene that the file is about.
+    """
+    paths = normalised(paths)
+    image = np.full(len(paths), NO_MATCH, np.int64)
+    if is_aligned(subset):
+        return _match_aligned(found, paths, hints, image)
+    sources = _nfc(sources)
+    scene = _scenes(subset, paths, hints)
+    for label in set(scene.tolist()):
+        rows = np.flatnonzero(scene == label)
+        mine = np.flatnonzero(found.group == label) if label else np.arange(len(sources))
+        image[rows] = _by_tail(sources, found, paths, rows, mine, skip=1 if label else 0)
+    return Matches(image, pa.nulls(len(paths), pa.string()), np.zeros(len(paths), np.int8))
+
+
+def _scenes(subset: str, paths: pa.Array, hints: list[tuple[int, int, str | None]]) -> np.ndarray:
+    """Weather's scene that each record is about, by its own path, else by its file; None where neither tells."""
+    scene = np.full(len(paths), None)
+    if subset == "weather":
+        for start, stop, hint in hints:
+            scene[start:stop] = hint if hint in names.SCENE_FOLDERS.values() else None
+        found = pc.extract_regex(pc.utf8_lower(paths), r"(?:^|/)(?P<folder>" + "|".join(names.SCENE_FOLDERS) + ")/")
+        for row, folder in enumerate(pc.struct_field(found, "folder").to_pylist()):
+            scene[row] = names.SCENE_FOLDERS.get(folder, scene[row])
+    return scene
+
+
+def _match_aligned(found: Places, paths: pa.Array, hints: list, image: np.ndarray) -> Matches:
+    pieces = [_aligned(paths.slice(start, stop - start), hint) for start, stop, hint in hints]
+    place = pa.concat_arrays([piece for piece, _ in pieces]) if pieces else pa.array([], pa.string())
+    modality = np.concatenate([m for _, m in pieces]) if pieces else np.array([], np.int8)
+    # Records may differ from files by case; the place is then the files'.
+    known = found.place.unique()
+    exact = pc.index_in(place, known)
+    folded = pc.index_in(pc.utf8_lower(place), pc.utf8_lower(known))
+    where = pc.coalesce(exact, folded)
+    place = pc.if_else(pc.is_valid(where), known.take(where), place)
+    rows_place = pc.index_in(found.place, known).to_numpy(zero_copy_only=False).astype(np.int64)
+    images = rows_place * 4 + found.modality
+    records = pc.fill_null(where, -1).to_numpy(zero_copy_only=False).astype(np.int64) * 4 + modality
+    row = pc.index_in(pa.array(records), pa.array(images))
+    hit = pc.fill_null(row, NO_MATCH).to_numpy(zero_copy_only=False).astype(np.int64)
+    image[:] = np.where((modality >= 0) & pc.is_valid(where).to_numpy(zero_copy_only=False), hit, NO_MATCH)
+    return Matches(image, place, modality)
+
+
+def _parts(paths: pa.Array) -> np.ndarray:
+    return pc.count_substring(paths, "/").to_numpy(zero_copy_only=False) + 1
+
+
+def _tails(paths: pa.Array, length: int) -> pa.Array:
+    """The last `length` parts of each path; null where it has fewer."""
+    found = pc.extract_regex(paths, rf"(?:^|/)(?P<tail>(?:[^/]*/){{{length - 1}}}[^/]*)$")
+    return pc.struct_field(found, "tail")
+
+
+def _by_tail(sources: pa.Array, found: Places, paths: pa.Array, rows: np.ndarray, mine: np.ndarray, skip: int) -> np.ndarray:  # fmt: skip
+    """For the records `rows` the one image among `mine` whose path and theirs end alike, as far as the shorter goes.
+
+    `skip` leading parts of the images' places need not be in the record: the annotation file says them.
+    """
+    result = np.full(len(rows), NO_MATCH, np.int64)
+    if not len(rows) or not len(mine):
+        return result
+    image_paths = pc.utf8_lower(without_suffix(sources.take(pa.array(mine))))
+    needed = _parts(found.place.take(pa.array(mine))) - skip
+    record_paths = pc.utf8_lower(without_suffix(paths.take(pa.array(rows))))
+    lengths = _parts(record_paths)
+    open_ = np.arange(len(rows))
+    for length in range(int(min(_parts(image_paths).max(), lengths.max())), 0, -1):
+        codes = _tails(image_paths, length).dictionary_encode()
+        code = pc.fill_null(codes.indices, -1).to_numpy(zero_copy_only=False)
+        there = np.flatnonzero(code >= 0)
+        if not len(there):
+            continue
+        count = np.bincount(code[there], minlength=len(codes.dictionary))
+        first = np.full(len(codes.dictionary), -1, np.int64)
+        first[code[there[::-1]]] = there[::-1]
+        tails = _tails(record_paths.take(pa.array(open_)), length)
+        hit = pc.fill_null(pc.index_in(tails, codes.dictionary), -1).to_numpy(zero_copy_only=False)
+        candidate = np.where(hit >= 0, first[hit], -1)
+        enough = (lengths[open_] == length) | (length >= needed[candidate])
+        ok = (hit >= 0) & enough
+        single = ok & (count[hit] == 1)
+        result[open_[single]] = mine[candidate[single]]
+        several = np.flatnonzero(ok & (count[hit] > 1))
+        if len(several):
+            by_code: dict[int, list[int]] = {}
+            wanted = set(hit[several].tolist())
+            for row in there[np.isin(code[there], list(wanted))]:
+                by_code.setdefault(int(code[row]), []).append(int(mine[row]))
+            for at in several:
+                record = paths[int(rows[open_[at]])].as_py()
+                result[open_[at]] = _exact(record, by_code[int(hit[at])], sources, length)
+        open_ = open_[result[open_] == NO_MATCH]
+        if not len(open_):
+            break
+    return result
+
+
+def _exact(record: str, candidates: list[int], sources: pa.Array, length: int) -> int:
+    """Of images that differ by case or suffix only, the one the record spells; AMBIGUOUS where it spells none."""
+    tail = "/".join(record.split("/")[-length:])
+    for form in (lambda name: name, names.stem):
+        same = [row for row in candidates if form("/".join(sources[row].as_py().split("/")[-length:])) == form(tail)]
+        if len(same) == 1:
+            return same[0]
+    return AMBIGUOUS

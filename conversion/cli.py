@@ -1,0 +1,240 @@
+"""The command line. Each command parses its words, calls one function and prints what came of it.
+
+Modules that take seconds to import are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conversion.errors import REPORTED, MMMRSError, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from conversion.plan import Options
+
+EXIT_CODES = """exit codes:
+  0 complete    1 a fault of the program    2 bad usage    3 complete, but something was left out: see the report
+  4 the release cannot be used    5 the output or the hub cannot be written    6 verification failed
+  130, 143 interrupted: the same command goes on"""
+
+
+class Terminated(BaseException):
+    """SIGTERM."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code (see `conversion.errors`)."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return arguments.run(arguments)
+    except MMMRSError as error:
+        print(f"mmm-rs: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("mmm-rs: interrupted. The same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except Terminated:
+        print("mmm-rs: terminated. The same command goes on where it stopped", file=sys.stderr)
+        return 143
+    except BrokenPipeError:  # `mmm-rs inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mmm-rs", description="MMM-RS from the zip release to a streamable Hugging Face dataset.",
+        epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = _command(commands, "inspect", _inspect, "show what a release holds and what would be made of it",
+                       "mmm-rs inspect ~/Downloads/MMM-RS")  # fmt: skip
+    command.add_argument("release", type=Path, help="folder of zips, MMM-RS.zip, or extracted folders")
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    _add_plan_options(command)
+
+    command = _command(commands, "convert", _convert, "write shards, index, manifest, report and card",
+                       "mmm-rs convert ~/Downloads/MMM-RS ./MMM-RS-hub --workers 4")  # fmt: skip
+    command.add_argument("release", type=Path, help="folder of zips, MMM-RS.zip, or extracted folders")
+    command.add_argument("out", type=Path, help="the folder to write; run again to go on after an interruption")
+    command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)")
+    command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
+    command.add_argument("--overwrite", action="store_true", help="remove an earlier output and begin anew")
+    command.add_argument("--strict", action="store_true", help="fail when anything is left out")
+    command.add_argument("--quiet", action="store_true", help="no progress, only the summary")
+    _add_plan_options(command)
+
+    command = _command(commands, "verify", _verify, "check a converted folder, or its copy on the hub",
+                       "mmm-rs verify ./MMM-RS-hub --release ~/Downloads/MMM-RS")  # fmt: skip
+    command.add_argument("out", help="the converted folder")
+    command.add_argument("--release", type=Path, help="compare every image with this release, byte by byte")
+    command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, example: str) -> Any:
+    command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".",
+                                  epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_plan_options(command: Any) -> None:
+    """The options that shape the output; `inspect` takes them too, to show the plan that `convert` would follow."""
+    command.add_argument("--annotations", type=Path, metavar="DIR", help="annotation files that lie apart from the images")
+    command.add_argument("--seed", type=int, default=0, help="of the order of the samples (default: 0)")
+    command.add_argument("--shard-size", type=_bytes, metavar="SIZE", help="at the most, such as 256MB (default: 512MB)")
+    command.add_argument("--image-key", metavar="KEY", help="the annotations' key of the image path, if not recognised")
+    command.add_argument("--prompt-key", metavar="KEY", help="the annotations' key of the prompt, if not recognised")
+    command.add_argument("--keep-unprompted", action="store_true", help="publish images without a record too")
+    command.add_argument("--validation", type=float, default=0.0, metavar="SHARE",
+                         help="hold out this share of the scenes as a validation split (default: none)")  # fmt: skip
+    command.add_argument("--decode", choices=("structure", "full"), default="structure",
+                         help="full: decode every image, which finds damage inside pictures too")  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("give a number from 1 up")
+    return value
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give one such as 256MB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kMGT".index(match[2].replace("K", "k") or " "))
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from conversion.plan import SHARD_SIZE, Options
+
+    return Options(arguments.seed, arguments.shard_size or SHARD_SIZE, arguments.image_key, arguments.prompt_key,
+                   arguments.keep_unprompted, arguments.validation, arguments.decode)  # fmt: skip
+
+
+@contextmanager
+def _progress(quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar over bytes. On a terminal it moves; in a log it is a line now and then."""
+    from tqdm import tqdm
+
+    mininterval = 0.1 if sys.stderr.isatty() else 30.0  # seconds
+    bars: list[Any] = []
+
+    def show(done: int, total: int, what: str) -> None:
+        if not bars:  # only now: lines about planning come before the bar
+            bars.append(tqdm(unit="B", unit_scale=True, disable=quiet, mininterval=mininterval, file=sys.stderr,
+                             initial=done, total=total))  # fmt: skip
+        bars[0].set_description(what, refresh=False)
+        bars[0].update(done - bars[0].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from conversion.inspection import inspect, lines
+
+    found = inspect(arguments.release, _options(arguments), arguments.annotations)
+    if arguments.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        for line in lines(found):
+            print(line)
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from conversion import convert
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    with _progress(arguments.quiet) as progress:
+        result = convert(
+            arguments.release, arguments.out, subsets=arguments.subset, options=_options(arguments),
+            workers=arguments.workers, annotations=arguments.annotations, overwrite=arguments.overwrite,
+            progress=progress, say=say)  # fmt: skip
+    for line in summary_lines(result):
+        print(line)
+    for source in result.summary["sources"]:
+        print(f"mmm-rs: {source['path']}: {source['detail']}. {source['remedy']}", file=sys.stderr)
+    if not result.reported:
+        return 0
+    if arguments.strict:
+        raise VerificationError(f"{result.out}: complete, but something was left out and --strict was given; see "
+                                f"{result.out}/report/summary.json")  # fmt: skip
+    return REPORTED
+
+
+def summary_lines(result: Any) -> Iterator[str]:
+    """What a conversion came to, as a table."""
+    from conversion.inspection import size
+
+    if not result.written:
+        yield f"{result.out}: complete already, nothing to do"
+    else:
+        yield f"{result.out}: complete"
+    yield from table(
+        ("subset", "samples", "rgb", "nir", "sar", "shards", "size", "images left out", "records left out"),
+        [
+            (name, f"{one['samples']:,}", *(f"{one['pairs'][m]:,}" for m in ("rgb", "nir", "sar")), str(one["shards"]),
+             size(one["bytes"]), _left_out(result, name, "images"), _left_out(result, name, "records"))
+            for name, one in result.manifest["subsets"].items()
+        ],
+    )  # fmt: skip
+    total = result.summary["total"]
+    images, records = total["images"], total["records"]
+    yield (f"images: {images['released']:,} in the release = {images['published']:,} published + "
+           f"{images['reported']:,} reported")  # fmt: skip
+    yield (f"records: {records['released']:,} in the release = {records['used']:,} used + "
+           f"{records['reported']:,} reported")  # fmt: skip
+    if result.reported:
+        yield f"what was left out and why: {result.out / 'report'}"
+
+
+def _left_out(result: Any, subset: str, kind: str) -> str:
+    return f"{result.summary['subsets'][subset][kind]['reported']:,}"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Lines of a table; the first column flush left, the others right."""
+    widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
+    for row in [head, *rows]:
+        yield "  ".join(cell.ljust(w) if not at else cell.rjust(w) for at, (cell, w) in enumerate(zip(row, widths, strict=True)))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from conversion import verify
+
+    if "://" in arguments.out:
+        raise UsageError(f"{arguments.out}: give a local folder")
+    with _progress() as progress:
+        found = verify(arguments.out, arguments.release, workers=arguments.workers, progress=progress)
+    print(f"{arguments.out}: right: {found.shards} shards, {found.samples:,} samples, {found.images:,} images"
+          + (f"; {found.compared:,} images are byte for byte the release's" if arguments.release else ""))  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

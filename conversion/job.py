@@ -1,0 +1,341 @@
+"""One conversion: from a release to an output folder. Plan, write the shards, then what is made from them.
+
+While a conversion is unfinished its state lies in OUT/.mmm-rs: a lock, the options, and for each subset its plan, its
+records and the markers of the shards that are done. The same command goes on from there. The folder is removed last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import mmm_rs
+from conversion import manifest, release, report, shards
+from conversion.archives import Archive, content_id, extracted
+from conversion.errors import OutputError, ReleaseError, UsageError
+from conversion.plan import Options, PlanFile, make
+from conversion.release import Problem, Release, SubsetFiles
+from conversion.shards import Marker, Task, read_marker, replacing, write_all, write_shard
+from dataset_card.card import write_card
+
+WORK = ".mmm-rs"
+PRODUCTS = ("data", "index", "report", "assets", "README.md", "croissant.json", "mmm_rs.py", manifest.NAME)
+RESERVE = 64_000_000  # bytes for index, report and card, beside a tenth of the shards' JSON
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a conversion came to. `written` is False where everything was there already."""
+
+    out: Path
+    manifest: dict[str, Any]
+    summary: dict[str, Any]
+    written: bool
+
+    @property
+    def reported(self) -> int:
+        """Images, records and sources of the release that were not published."""
+        total = self.summary["total"]
+        stray = self.summary["unknown"]
+        return (total["images"].get("reported", 0) + total["records"].get("reported", 0) + len(self.summary["sources"])
+                + stray["images"] + stray["annotations"])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """A subset in conversion and where its state lies."""
+
+    files: SubsetFiles
+    work: Path
+    plan: PlanFile
+    problems: tuple[Problem, ...]
+
+    @property
+    def inner(self) -> list[Archive]:
+        """Compressed archives within archives, which must be inflated to a file before their images can be read."""
+        return [part.archive for part in self.files.parts if part.archive.inside]
+
+    def marker(self, number: int) -> Path:
+        return self.work / "markers" / f"{number:05d}.arrow"
+
+    def tasks(self, out: Path, archives: tuple[Archive, ...], decode: bool) -> list[Task]:
+        return [
+            Task(str(self.work / "plan.arrow"), str(self.work / "records.bin"), number, self.plan.subset, shard.split,
+                 archives, shard.name, str(out), str(self.marker(number)), decode)
+            for number, shard in enumerate(self.plan.shards) if not self.done(out, number)
+        ]  # fmt: skip
+
+    def done(self, out: Path, number: int) -> bool:
+        path = self.marker(number)
+        if not path.exists():
+            return False
+        marker = read_marker(path)
+        if marker.name is None:
+            return True
+        shard = out / marker.name
+        return shard.exists() and shard.stat().st_size == marker.bytes
+
+    def markers(self) -> list[Path]:
+        return [self.marker(number) for number in range(len(self.plan.shards))]
+
+
+def convert(
+    release_path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    subsets: Sequence[str] | None = None,
+    options: Options | None = None,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    annotations: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Result:
+    """Convert a release into the folder `out`; called again after an interruption it goes on.
+
+    `subsets`: only these; all that are there otherwise. `executor`: any `concurrent.futures.Executor` whose workers see
+    both folders under the same paths, instead of `workers` threads. `annotations`: a folder with the annotation files,
+    where they are not beside the images. `progress(done, total, what)` is told of bytes, `say` of each step in a line.
+
+    Raises UsageError, ReleaseError or OutputError.
+    """
+    out = Path(out).absolute()
+    options = options or Options()
+    _check(out, subsets, options)
+    with _locked(out) as work:
+        if overwrite:
+            _remove(out, work)
+        earlier = _earlier(out, work, options)
+        found = release.find(release_path, annotations, exclude=out)
+        wanted = _wanted(found, subsets, release_path)
+        new = [name for name in wanted if earlier is None or name not in earlier["subsets"]]
+        resumed = (work / "options.json").exists()
+        if earlier and not new and not resumed:
+            _check_whole(out, earlier)
+            return Result(out, earlier, json.loads((out / report.SUMMARY).read_bytes()), written=False)
+        manifest.write_json(work / "options.json", asdict(options))
+        _sweep(out)
+        planned = [_plan(found.subsets[name], work / name, options, say) for name in new]
+        _release_memory()
+        _check_disk(out, planned)
+        _write_shards(out, planned, options, workers, executor, progress)
+        say("writing index, report, card and manifest")
+        result = _finish(out, found, planned, earlier, options)
+        shutil.rmtree(work, ignore_errors=True)
+        return result
+
+
+def _check(out: Path, subsets: Sequence[str] | None, options: Options) -> None:
+    if out.resolve().name == "mmm_rs":
+        raise UsageError(f"{out}: a folder or repository called mmm_rs that holds mmm_rs.py is taken for a loading "
+                         "script, which no `datasets` since 4.0 loads. Call it otherwise, MMM-RS for example")  # fmt: skip
+    for name in subsets or ():
+        if name not in mmm_rs.SUBSETS:
+            raise UsageError(f"{name}: no such subset. The subsets are {', '.join(mmm_rs.SUBSETS)}")
+    if not 0 <= options.validation < 1:
+        raise UsageError(f"--validation {options.validation}: give a share of the scenes from 0 to below 1")
+    if options.shard_size < 1:
+        raise UsageError(f"--shard-size {options.shard_size}: give a size above zero")
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[Path]:
+    """The work folder, with its lock held. The system drops the lock of a process that was killed."""
+    work = out / WORK
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise shards.output_error(work, error) from None
+    lock = filelock.FileLock(work / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OutputError(f"{out}: another conversion into this folder is running. Wait for it, or choose another "
+                          "folder") from None  # fmt: skip
+    except OSError as error:
+        raise shards.output_error(work / "lock", error) from None
+    try:
+        yield work
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            if [path.name for path in work.iterdir()] == ["lock"]:  # nothing was begun
+                shutil.rmtree(work)
+
+
+def _remove(out: Path, work: Path) -> None:
+    """Remove what an earlier conversion wrote, and nothing else."""
+    for path in [out / manifest.NAME, *(out / name for name in PRODUCTS), *work.iterdir()]:
+        if path.name == "lock":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _earlier(out: Path, work: Path, options: Options) -> dict[str, Any] | None:
+    """The manifest of an earlier conversion into `out`, after a look whether its options are these."""
+    earlier = manifest.read(out)
+    begun = work / "options.json"
+    known = [json.loads(begun.read_bytes())] if begun.exists() else []
+    if earlier:
+        known.append(earlier["options"])
+        if earlier["format_version"] != mmm_rs.FORMAT_VERSION:
+            raise UsageError(f"{out}: has format {earlier['format_version']}, this program writes "
+                             f"{mmm_rs.FORMAT_VERSION}. Use --overwrite or another folder")  # fmt: skip
+    for before in known:
+        mine = asdict(options)
+        if before != mine:
+            changed = ", ".join(f"{name} was {before.get(name)!r}, now {mine.get(name)!r}"
+                                for name in sorted({*before, *mine}) if before.get(name) != mine.get(name))  # fmt: skip
+            raise UsageError(f"{out}: was converted with other options ({changed}). Give the same options, "
+                             "--overwrite, or another folder")  # fmt: skip
+    return earlier
+
+
+def _wanted(found: Release, subsets: Sequence[str] | None, path: Any) -> list[str]:
+    absent = [name for name in subsets or () if name not in found.subsets]
+    if absent or not found.subsets:
+        why = "; ".join(str(problem) for problem in found.problems)
+        what = ", ".join(absent) if absent else "no subset of MMM-RS"
+        raise ReleaseError(f"{path}: {what} {'is not in this release' if absent else 'can be read here'}"
+                           + (f": {why}" if why else ". `mmm-rs inspect` shows what is there"))  # fmt: skip
+    return [name for name in found.subsets if not subsets or name in subsets]
+
+
+def _check_whole(out: Path, earlier: dict[str, Any]) -> None:
+    for shard in earlier["shards"]:
+        path = out / shard["name"]
+        if not path.exists() or path.stat().st_size != shard["bytes"]:
+            raise OutputError(f"{path}: is missing or has another size than the manifest says. Convert again with "
+                              "--overwrite")  # fmt: skip
+
+
+def _sweep(out: Path) -> None:
+    """Remove temporary files of a conversion that was killed."""
+    for folder in ("", "data", "index", "report", "assets", WORK):
+        pattern = ".*.tmp" if not folder else "**/.*.tmp"
+        for path in (out / folder).glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def _plan(files: SubsetFiles, work: Path, options: Options, say: Callable[[str], None]) -> _Subset:
+    """The plan of one subset: read back where this conversion made it before, else made."""
+    say(f"planning {files.name}")
+    identity = [content_id(part.archive, part.entries) for part in files.parts]
+    state = work / "plan.json"
+    if state.exists():
+        before = json.loads(state.read_bytes())
+        if before["content"] != identity:
+            where = ", ".join(part.archive.label for part in files.parts)
+            raise ReleaseError(f"{where}: the release changed since this conversion began. Use --overwrite to begin "
+                               "anew, or put the earlier files back")  # fmt: skip
+        problems = tuple(Problem(**problem) for problem in before["problems"])
+        return _Subset(files, work, PlanFile.open(work / "plan.arrow"), problems)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        plan = make(files, options, work / "records.bin")
+        plan.write(work / "plan.arrow")
+    except OSError as error:
+        raise shards.output_error(work, error) from None
+    manifest.write_json(state, {"content": identity, "problems": [asdict(problem) for problem in plan.problems]})
+    return _Subset(files, work, PlanFile.open(work / "plan.arrow"), plan.problems)
+
+
+def _release_memory() -> None:
+    """Give the plans' memory back, so that the copying phase is small. glibc keeps freed memory unless told."""
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def disk_needed(bytes_by_subset: Iterable[int], inner: Iterable[int]) -> int:
+    """Bytes that a conversion needs: its output and the largest compressed inner zip, one of which lies there at a time."""
+    total = sum(bytes_by_subset)
+    return total + max(inner, default=0) + RESERVE
+
+
+def _check_disk(out: Path, planned: list[_Subset]) -> None:
+    left = [
+        sum(shard.bytes for number, shard in enumerate(one.plan.shards) if not one.done(out, number)) for one in planned
+    ]
+    inner = [archive.inside.size for one in planned for archive in one.inner if archive.inside]
+    needed, free = disk_needed(left, inner), shutil.disk_usage(out).free
+    if sum(left) and needed > free:
+        raise OutputError(f"{out}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Free disk space or "
+                          "convert fewer subsets with --subset")  # fmt: skip
+
+
+def _write_shards(out: Path, planned: list[_Subset], options: Options, workers: int | None, executor: Executor | None,
+                  progress: Callable[[int, int, str], None] | None) -> None:  # fmt: skip
+    """Run the tasks: first all that read archives in place, then one subset after another that must be inflated."""
+    decode = options.decode == "full"
+    total = sum(shard.bytes for one in planned for shard in one.plan.shards)
+    done = sum(shard.bytes for one in planned for n, shard in enumerate(one.plan.shards) if one.done(out, n))
+    in_place = [one for one in planned if not one.inner]
+    groups = [in_place, *([one] for one in planned if one.inner)]
+    shards.stop.clear()
+    own = ThreadPoolExecutor(workers or os.cpu_count()) if executor is None else None
+    futures: dict[Future[Marker], Task] = {}
+    try:
+        for group in groups:
+            with contextlib.ExitStack() as stack:
+                tasks = []
+                for one in group:
+                    if all(one.done(out, number) for number in range(len(one.plan.shards))):
+                        continue
+                    archives = tuple(
+                        stack.enter_context(extracted(part.archive, one.work)) if part.archive.inside else part.archive
+                        for part in one.files.parts
+                    )
+                    tasks += one.tasks(out, archives, decode)
+                futures = {(executor or own).submit(write_shard, task): task for task in tasks}  # type: ignore[union-attr]
+                sizes = {(one.plan.subset, n): s.bytes for one in group for n, s in enumerate(one.plan.shards)}
+                for future in as_completed(futures):
+                    future.result()
+                    task = futures[future]
+                    done += sizes[task.subset, task.number]
+                    if progress:
+                        progress(done, total, task.subset)
+    except BaseException:
+        shards.stop.set()
+        for future in futures:
+            future.cancel()
+        raise
+    finally:
+        if own:
+            own.shutdown(wait=True, cancel_futures=True)
+
+
+def _finish(out: Path, found: Release, planned: list[_Subset], earlier: dict[str, Any] | None, options: Options) -> Result:  # fmt: skip
+    """Index, report, the module, the manifest, the card: each from what the step before wrote."""
+    reports, rows = [], [row for row in (earlier or {}).get("shards", [])]
+    for one in planned:
+        paths = one.markers()
+        markers = [read_marker(path) for path in paths]
+        reports.append(report.reckon(one.plan, markers))
+        rows += [marker.row() for marker in markers if marker.name]
+        if any(marker.name for marker in markers):
+            manifest.write_index(out / "index" / f"{one.plan.subset}.parquet", paths)
+    problems = [*found.problems, *(problem for one in planned for problem in one.problems)]
+    summary = report.write(out, reports, problems, found.unknown)
+    with replacing(out / "mmm_rs.py") as fd:
+        write_all(fd, Path(mmm_rs.__file__).read_bytes())
+    made = manifest.build(rows, options)
+    manifest.write(out, made)
+    write_card(out)
+    return Result(out, made, summary, written=True)

@@ -1,0 +1,112 @@
+"""Manifest and index: what was written, made from the markers of the shards.
+
+Neither holds a date, a path of this machine or a number of workers: equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from conversion.errors import VerificationError
+from conversion.plan import Options
+from conversion.shards import Marker, marker_rows, replacing, write_all
+from mmm_rs import FORMAT_VERSION, MODALITIES, SUBSETS, index_schema
+
+NAME = "manifest.json"
+
+
+def write_index(path: Path, markers: Sequence[Path]) -> None:
+    """One Parquet row a sample, in the order of the shards, one row group a shard.
+
+    A reader of one shard, or of the labels alone, so reads little else; the long texts are the last columns.
+    """
+    with replacing(path) as fd, open(fd, "wb", closefd=False) as sink:
+        with pq.ParquetWriter(sink, index_schema(), compression="zstd") as writer:
+            for marker in markers:
+                rows = marker_rows(marker)
+                if rows.num_rows:
+                    writer.write_table(rows, row_group_size=rows.num_rows)
+
+
+def build(shards: Iterable[dict[str, Any]], options: Options) -> dict[str, Any]:
+    """The manifest of these shards (rows as `Marker.row` gives them)."""
+    order = {name: at for at, name in enumerate(SUBSETS)}
+    rows = sorted(shards, key=lambda shard: (order[shard["subset"]], shard["split"], shard["name"]))
+    manifest = {"format_version": FORMAT_VERSION, "options": asdict(options), "subsets": summed(rows), "shards": rows}
+    return manifest | {"digest": manifest_digest(manifest)}
+
+
+def summed(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The manifest's totals by subset, from its shards."""
+    subsets = {}
+    for name in SUBSETS:
+        mine = [shard for shard in shards if shard["subset"] == name]
+        if mine:
+            splits = {split: _sum([s for s in mine if s["split"] == split]) for split in ("train", "validation")}
+            subsets[name] = _sum(mine) | {
+                "digest": digest(shard["sha256"] for shard in mine),
+                "splits": {split: total for split, total in splits.items() if total["samples"]},
+            }
+    return subsets
+
+
+def _sum(shards: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "shards": len(shards),
+        "samples": sum(shard["samples"] for shard in shards),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "pairs": {m: sum(shard["pairs"][m] for shard in shards) for m in MODALITIES},
+    }
+
+
+def digest(parts: Iterable[str]) -> str:
+    """sha256 over hexadecimal digests, one a line."""
+    return hashlib.sha256("".join(part + "\n" for part in parts).encode()).hexdigest()
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """sha256 of the manifest without its own digest, as JSON with sorted keys and no spaces."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write(out: Path, manifest: dict[str, Any]) -> None:
+    write_json(out / NAME, manifest)
+
+
+def write_json(path: Path, data: Any) -> None:
+    with replacing(path) as fd:
+        write_all(fd, (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read(out: Path) -> dict[str, Any] | None:
+    """The manifest of an output folder, None where there is none.
+
+    Raises VerificationError where it is not JSON or was edited.
+    """
+    path = out / NAME
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise VerificationError(f"{path}: cannot be read: {error}. Convert again with --overwrite") from None
+    if not isinstance(manifest, dict) or manifest.get("digest") != manifest_digest(manifest):
+        raise VerificationError(f"{path}: was edited or damaged, its digest is wrong. Convert again with --overwrite")
+    return manifest
+
+
+def markers_total(markers: Iterable[Marker]) -> dict[str, int]:
+    """Published images by modality."""
+    total = dict.fromkeys(MODALITIES, 0)
+    for marker in markers:
+        for modality, count in marker.images.items():
+            total[modality] += count
+    return total

@@ -1,0 +1,158 @@
+"""What the release's file names say: subset, modality, place, scene, GSD; and the key that a sample gets from them.
+
+Name patterns come from upstream's processing scripts; see the table in the documentation of the format. Tokens are
+compared whole: `ROIs1158_spring_s2_1_p1` holds one token `s2`, although `s1` is in `ROIs1158` as letters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from mmm_rs import SUBSETS
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp", "gif", "jp2")
+ANNOTATION_SUFFIXES = ("json", "jsonl", "ndjson")
+
+# Tokens of a name that tell the modality of one of several aligned images.
+MODALITY_TOKENS = {"rgb": "rgb", "opt": "rgb", "s2": "rgb", "nir": "nir", "sar": "sar", "s1": "sar"}
+
+# Folders that say the subset without naming it, as upstream's archives and scripts have them.
+SUBSET_FOLDERS = {
+    "fog": "weather",
+    "night": "weather",
+    "snowy": "weather",
+    "snow": "weather",
+    "rgb_jpg": "WHU-OPT-SAR",
+    "nir_jpg": "WHU-OPT-SAR",
+    "sar_jpg": "WHU-OPT-SAR",
+}
+SCENE_FOLDERS = {"fog": "fog", "night": "night", "snowy": "snow", "snow": "snow"}  # weather's folder -> label
+FILLER = frozenset(("dataset", "datasets", "process", "processed", "crop", "images", "image", "cleaned", "clean",
+                    "mmm", "rs", "mmmrs", "rgb", "nir", "sar", "jpg"))  # fmt: skip
+
+USTAR_NAME, USTAR_PREFIX = 100, 155  # bytes; POSIX.1-1988 `ustar` header fields
+LONGEST_SUFFIX = len(".nir.jpg")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+ALIASES = {_plain(name): name for name in SUBSETS} | {"mrssc2": "MRSSC2.0", "mrssc": "MRSSC2.0", "hrsc": "HRSC2016",
+           "whuoptsar": "WHU-OPT-SAR", "hrrsd": "TGRS-HRRSD", "sen12": "SEN1-2", "nasctg": "NaSC-TG2"}  # fmt: skip
+
+
+def subset_named(name: str) -> str | None:
+    """The subset that a folder or archive is called after, exactly or up to case and punctuation; else None."""
+    return ALIASES.get(_plain(name))
+
+
+def subset_of_folder(name: str) -> str | None:
+    """The subset of which `name` is an image folder: `Inria_dataset`, `crop_Inria`, `fmow_process`, `SEN1-2_SAR`."""
+    if name.lower() in SUBSET_FOLDERS:
+        return SUBSET_FOLDERS[name.lower()]
+    words = [word for word in re.split(r"[_\s]+", name) if _plain(word) not in FILLER]
+    return subset_named("".join(words)) if words else None
+
+
+def subset_of_file(stem: str) -> str | None:
+    """The subset that an annotation file or archive is about: `MMM-RS_Inria`, `MMM-RS_fog_cleaned`, `GID (1)`."""
+    stem = re.sub(r"\s*\(\d+\)$", "", re.sub(r"^mmm-?rs[_\s-]+", "", stem, flags=re.I))
+    found = subset_named(stem) or subset_of_folder(stem)
+    if found is None:
+        words = [word for word in re.split(r"[_\s]+", stem) if _plain(word) not in FILLER]
+        found = next((hit for word in words if (hit := subset_named(word) or SUBSET_FOLDERS.get(word.lower()))), None)
+    return found
+
+
+def locate(parts: Sequence[str]) -> tuple[str | None, int]:
+    """(subset, depth) of a folder given as the names on the way to it: the path within the subset starts at `depth`.
+
+    Names from left to right: one that is just a subset's name (or its archive's) wraps it and is no part of the path;
+    the first image folder settles the subset and is the path's first part.
+    """
+    subset, depth = None, 0
+    for at, part in enumerate(parts):
+        stem = part[:-4] if part.lower().endswith(".zip") else part
+        if wrapper := subset_named(stem) or (subset_of_file(stem) if stem is not part else None):
+            subset, depth = wrapper, at + 1
+        elif (found := subset_of_folder(part)) and subset in (None, found):
+            return found, at
+    return subset, depth
+
+
+def image_folder_depth(parts: Sequence[str]) -> int:
+    """How many leading folders of a path within a subset are its image folder: 0 or 1. Weather's scenes are none."""
+    return int(bool(parts) and subset_of_folder(parts[0]) is not None and parts[0].lower() not in SCENE_FOLDERS)
+
+
+def hint(name: str) -> str | None:
+    """The one modality or weather scene that an annotation file is about, by a whole token of its path, else None."""
+    tokens = [token for part in name.lower().split("/") for token in re.split(r"[_.\s]+", part)]
+    found = {MODALITY_TOKENS.get(token) or SCENE_FOLDERS.get(token) for token in tokens} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def stem(name: str) -> str:
+    """A path without a suffix that is an image's; other dots belong to the stem (`tile.v2` stays whole)."""
+    head, dot, suffix = name.rpartition(".")
+    return head if dot and suffix.lower() in IMAGE_SUFFIXES and head else name
+
+
+def scene(subset: str, place: str) -> str:
+    """The scene that a sample was cut from; all samples of one scene overlap or adjoin.
+
+    `place` is the key without its subset. A WHU-OPT-SAR sheet, an fMoW location (all its dates and crops), an Inria
+    source image, a SEN1-2 scene; elsewhere the names do not tell and every sample is a scene of its own.
+    """
+    last = place.rsplit("/", 1)[-1]
+    patterns = {
+        "WHU-OPT-SAR": r"(.+?)_\d+_\d+$",
+        "SEN1-2": r"(.+)_p\d+$",
+        "fMoW": r"(.+?_\d+)_\d+_rgb(?:_.+)?$",
+        "Inria": r"(?:resize_\d+_from_\d+|crop_\d+_(?:center|\d+_\d+))_(.+)$",
+    }
+    match = re.match(patterns[subset], last) if subset in patterns else None
+    return match.group(1) if match else place
+
+
+def inria_gsd(name: str) -> float | None:
+    """Metres a pixel by the name that upstream's cutter gave: 512 px made from 4096, 2048, 1024 px of 0.3 m each."""
+    last = name.rsplit("/", 1)[-1]
+    if match := re.match(r"resize_512_from_(4096|2048|1024)_", last):
+        return {"4096": 2.4, "2048": 1.2, "1024": 0.6}[match.group(1)]
+    return 0.3 if last.startswith("crop_512_") else None
+
+
+def clean(part: str) -> str:
+    """One part of a key: only `A-Za-z0-9_-`, not starting with `__`, which readers of tars skip."""
+    part = re.sub(r"[^A-Za-z0-9_-]", "_", unicodedata.normalize("NFC", part))
+    return re.sub(r"^__+", "_", part)
+
+
+def key(subset: str, place: str) -> str:
+    """The key of a sample: `<Subset>/<place>`, where `place` is the path within the image folder without its suffix."""
+    return "/".join(clean(part) for part in (subset, *place.split("/")))
+
+
+def fits(key: str) -> bool:
+    """Whether a USTAR header holds the names of all members that a sample of this key may have."""
+    longest = len(key) + LONGEST_SUFFIX
+    if longest <= USTAR_NAME:
+        return True
+    return any(at <= USTAR_PREFIX and longest - at - 1 <= USTAR_NAME for at, c in enumerate(key) if c == "/")
+
+
+def shortened(key: str, source: str) -> str:
+    """The key made unique and short enough: its last part cut as needed, then `-` and 8 hex digits of its source."""
+    folder, _, last = key.rpartition("/")
+    ending = "-" + hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    while not fits(f"{folder}/{last}{ending}"):
+        if last:
+            last = last[:-1]
+        else:  # the folders alone are too long: keep the subset
+            folder, last = folder.split("/", 1)[0], folder.rsplit("/", 1)[-1][:USTAR_NAME]
+    return f"{folder}/{last}{ending}"

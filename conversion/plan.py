@@ -1,0 +1,538 @@
+"""The plan: which sample goes into which shard, in which order, of what size. Known before any image is read.
+
+It follows from the archives' directories and the annotations alone, so it is the same for every form of a release. A
+plan file is an Arrow file with one record batch a shard; whoever writes a shard reads that batch and nothing else. The
+text of the records lies beside it in a plain file, at offsets that the batches hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from conversion import alignment, annotations, names
+from conversion.annotations import AnnotationError, Form
+from conversion.archives import Archive, DamagedEntry, Reader
+from conversion.release import ANNOTATION, IMAGE, Problem, SubsetFiles
+from mmm_rs import MODALITIES, SUBSETS
+
+SHARDS = 16  # and multiples: divides evenly over the usual numbers of nodes and workers
+SHARD_SIZE = 512_000_000  # bytes at the most; streams well and is retried cheaply
+BLOCK = 512  # bytes; the unit of a tar
+
+IMAGE_COLUMNS = ("source", "file", "offset", "packed", "size", "crc", "method", "part")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that shape the output; the manifest records them."""
+
+    seed: int = 0
+    shard_size: int = SHARD_SIZE  # bytes
+    image_key: str | None = None
+    prompt_key: str | None = None
+    keep_unprompted: bool = False
+    validation: float = 0.0  # share of the scenes
+    decode: str = "structure"  # or "full"
+
+
+class StoredRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A record as the plan keeps it for whoever writes the shard."""
+
+    file: str
+    position: int
+    path: str
+    prompt: str
+    category: str | None
+    gsd: float | None
+    cloud_cover: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """One annotation file: what was recognised and how many records it holds."""
+
+    path: str
+    form: Form
+    records: int
+    example: str | None
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    name: str  # relative to the output folder
+    split: str
+    start: int  # into the plan's order
+    stop: int
+    bytes: int  # at the most: sizes of records are bounds
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A row of the report: an image or a record that is not published."""
+
+    kind: str
+    path: str
+    position: int | None
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class SubsetPlan:
+    """The plan of one subset. A *place* is a row of `image` and `record`; each becomes at most one sample."""
+
+    subset: str
+    archives: tuple[Archive, ...]
+    shards: tuple[PlannedShard, ...]
+    reported: tuple[Reported, ...] = field(repr=False)
+    annotations: tuple[AnnotationFile, ...]
+    problems: tuple[Problem, ...]
+    images_released: int
+    records_released: int
+    pairs: dict[str, int]  # modality -> images with a prompt
+    images_by_modality: dict[str, int]
+    images: pa.Table = field(repr=False)
+    keys: pa.Array = field(repr=False)
+    order: np.ndarray = field(repr=False)  # places in the order of the shards
+    image: np.ndarray = field(repr=False)  # (places, 3) row of `images`, -1 for none
+    record: np.ndarray = field(repr=False)  # (places, 3) row of `stored`, -1 for none
+    stored: np.ndarray = field(repr=False)  # (records, 2) offset and length in the file of records, bytes
+
+    @property
+    def samples(self) -> int:
+        return len(self.order)
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards)
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        """What a writer of shard `number` needs: a row a sample, columns prefixed by the modality."""
+        shard = self.shards[number]
+        places = self.order[shard.start : shard.stop]
+        columns: dict[str, Any] = {"key": self.keys.take(pa.array(places))}
+        for at, modality in enumerate(MODALITIES):
+            if modality not in SUBSETS[self.subset].modalities:
+                continue
+            rows, records = self.image[places, at], self.record[places, at]
+            taken = self.images.take(pa.array(rows, mask=rows < 0))
+            for name in IMAGE_COLUMNS:
+                columns[f"{modality}_{name}"] = taken[name].combine_chunks()
+            stored = self.stored[records] if len(self.stored) else np.zeros((len(records), 2), np.int64)
+            columns[f"{modality}_record"] = pa.array(stored[:, 0], mask=records < 0)
+            columns[f"{modality}_record_length"] = pa.array(stored[:, 1], mask=records < 0)
+        return pa.RecordBatch.from_arrays([_flat(column) for column in columns.values()], names=list(columns))
+
+    def write(self, path: Path) -> None:
+        """Write the plan file. Its schema's metadata holds what is not a sample's."""
+        first = self.batch(0)
+        meta = {
+            "subset": self.subset,
+            "shards": [asdict(shard) for shard in self.shards],
+            "reported": [asdict(row) for row in self.reported],
+            "released": {"images": self.images_released, "records": self.records_released},
+        }
+        schema = first.schema.with_metadata({"plan": json.dumps(meta)})
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for number in range(len(self.shards)):
+                writer.write_batch(self.batch(number).cast(schema))
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """A plan read back from its file."""
+
+    path: str
+    subset: str
+    shards: tuple[PlannedShard, ...]
+    reported: tuple[Reported, ...] = field(repr=False)
+    images_released: int
+    records_released: int
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> PlanFile:
+        with pa.OSFile(str(path), "rb") as source:
+            meta = json.loads(pa.ipc.open_file(source).schema.metadata[b"plan"])
+        return cls(
+            str(path),
+            meta["subset"],
+            tuple(PlannedShard(**shard) for shard in meta["shards"]),
+            tuple(Reported(**row) for row in meta["reported"]),
+            meta["released"]["images"],
+            meta["released"]["records"],
+        )
+
+
+def read_batch(path: str, number: int) -> pa.RecordBatch:
+    with pa.OSFile(path, "rb") as source:
+        return pa.ipc.open_file(source).get_batch(number)
+
+
+def make(files: SubsetFiles, options: Options, records_path: Path | None = None) -> SubsetPlan:
+    """Plan one subset. The records' text goes to the file `records_path`, where one is given."""
+    reported: list[Reported] = []
+    problems: list[Problem] = []
+    images, released = _images(files, reported)
+    sink = open(records_path, "wb") if records_path else None
+    try:
+        records = _read_records(files, options, sink, reported, problems)
+    finally:
+        if sink:
+            sink.close()
+    aligned = alignment.is_aligned(files.name)
+    sources = _flat(images["source"])
+    found = alignment.places(files.name, sources)
+    paths = pa.concat_arrays(records.paths) if records.paths else pa.array([], pa.string())
+    matches = alignment.match(files.name, sources, found, paths, records.hints)
+
+    if aligned:
+        encoded = found.place.dictionary_encode()
+        place_of, places = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary
+    else:
+        place_of, places = np.arange(len(sources)), found.place
+    image = _image_grid(files.name, images, place_of, found.modality, len(places), reported)
+    record, used = _record_grid(files.name, matches, image, places, records, paths, aligned, reported)
+    published = (image >= 0) & ((record >= 0) | options.keep_unprompted)
+    for place, modality in np.argwhere((image >= 0) & ~published):
+        source = sources[int(image[place, modality])].as_py()
+        reported.append(Reported("image", source, None, "no_record", "no usable record names this image"))
+    image = np.where(published, image, -1)
+    record = np.where(published, record, -1)
+    unused = np.setdiff1d(used, np.unique(record))
+    assert not len(unused), "a record that was assigned names no published image"
+
+    chosen = np.flatnonzero((image >= 0).any(axis=1))
+    keys = _keys(files.name, places, image, sources, chosen)
+    order, shards = _shards(files.name, keys, places, chosen, _sizes(images, image, record, records), options)
+    return SubsetPlan(
+        subset=files.name,
+        archives=tuple(part.archive for part in files.parts),
+        shards=tuple(shards),
+        reported=tuple(sorted(reported, key=lambda row: (row.kind, row.path, row.position or 0, row.reason))),
+        annotations=tuple(records.files),
+        problems=tuple(problems),
+        images_released=released,
+        records_released=records.released,
+        pairs={m: int((record[:, at] >= 0).sum()) for at, m in enumerate(MODALITIES)},
+        images_by_modality={m: int((found.modality == at).sum()) for at, m in enumerate(MODALITIES)},
+        images=images,
+        keys=keys,
+        order=order,
+        image=image,
+        record=record,
+        stored=records.stored(),
+    )
+
+
+def _images(files: SubsetFiles, reported: list[Reported]) -> tuple[pa.Table, int]:
+    """The images of all parts that can be read as far as their directories tell, and how many there are in all."""
+    tables = []
+    for at, part in enumerate(files.parts):
+        table = part.entries.filter(pc.equal(part.entries["type"], IMAGE))
+        tables.append(table.append_column("part", pa.array(np.full(table.num_rows, at, np.int16))))
+    images = pa.concat_tables(tables)
+    released = images.num_rows
+    broken = images.filter(pc.is_valid(images["problem"]))
+    for row in broken.select(["source", "problem"]).to_pylist():
+        reported.append(Reported("image", row["source"], None, row["problem"], "the archive's entry cannot be used"))
+    images = images.filter(pc.is_null(images["problem"])) if broken.num_rows else images
+    return _without_duplicates(images, reported).select(list(IMAGE_COLUMNS)).combine_chunks(), released
+
+
+def _without_duplicates(images: pa.Table, reported: list[Reported]) -> pa.Table:
+    """Of equal names with equal content the first counts; of equal names with different content none does."""
+    codes = _flat(images["source"]).dictionary_encode()
+    if len(codes.dictionary) == images.num_rows:
+        return images
+    code = codes.indices.to_numpy(zero_copy_only=False)
+    doubled = np.flatnonzero(np.bincount(code) > 1)
+    rows_of: dict[int, list[int]] = {}
+    for row in np.flatnonzero(np.isin(code, doubled)).tolist():
+        rows_of.setdefault(int(code[row]), []).append(row)
+    drop = []
+    for rows in rows_of.values():
+        same = images.take(pa.array(rows)).to_pylist()
+        contents = {(row["size"], row["crc"]) for row in same}
+        if len(contents) == 1 and same[0]["crc"] is not None:
+            drop += rows[1:]
+            reported += [Reported("image", row["source"], None, "duplicate_image",
+                                  "the same name and content stands in the release before") for row in same[1:]]  # fmt: skip
+        else:
+            drop += rows
+            reported += [Reported("image", row["source"], None, "same_name",
+                                  f"{len(rows)} different images have this name") for row in same]  # fmt: skip
+    keep = np.ones(images.num_rows, bool)
+    keep[drop] = False
+    return images.filter(pa.array(keep))
+
+
+class _Records:
+    """Usable records of a subset as columns; texts are on disk, paths in Arrow chunks."""
+
+    def __init__(self) -> None:
+        self.paths: list[pa.Array] = []
+        self.hints: list[tuple[int, int, str | None]] = []
+        self.files: list[AnnotationFile] = []
+        self.released = 0
+        self.offset, self.length = array("q"), array("q")
+        self.prompt_bytes, self.prompt_hash, self.position = array("q"), array("q"), array("q")
+
+    def stored(self) -> np.ndarray:
+        return np.stack([np.asarray(self.offset), np.asarray(self.length)], axis=1).astype(np.int64)
+
+    def truncate(self, count: int) -> None:
+        for column in (self.offset, self.length, self.prompt_bytes, self.prompt_hash, self.position):
+            del column[count:]
+
+    def file_of(self, row: int) -> str:
+        return next(self.files[at].path for at, (start, stop, _) in enumerate(self.hints) if start <= row < stop)
+
+
+def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, reported: list[Reported],
+                  problems: list[Problem]) -> _Records:  # fmt: skip
+    records = _Records()
+    sources = []
+    for part in files.parts:
+        table = part.entries.filter(pc.equal(part.entries["type"], ANNOTATION))
+        sources += [(row["source"], part.archive, row) for row in table.to_pylist()]
+    seen: dict[str, str] = {}
+    at = 0
+    for source, archive, row in sorted(sources, key=lambda item: (item[0], item[1].label)):
+        where = f"{archive.label}/{row['name']}"
+        if row["problem"] or source in seen:
+            code = row["problem"] or "same_name"
+            detail = f"another annotation file has this name: {seen[source]}" if source in seen else f"it is {code}"
+            problems.append(Problem(where, code, f"this annotation file is not read: {detail}",
+                                    "Repair or remove it", files.name))  # fmt: skip
+            continue
+        seen[source] = where
+        start, new, example, rows = len(records.offset), [], None, []  # type: ignore[var-annotated]
+        try:
+            form, stream = _open(archive, row, where, options)
+            count = 0
+            for record in stream:
+                count += 1
+                if record.problem:
+                    rows.append(Reported("record", source, record.position, record.problem, record.detail or ""))
+                    continue
+                example = example or record.text
+                kept = StoredRecord(source, record.position, record.path or "", record.prompt or "", record.category,
+                                    record.gsd, record.cloud_cover, record.text)  # fmt: skip
+                data = msgspec.msgpack.encode(kept)
+                if sink:
+                    sink.write(data)
+                new.append(kept.path)
+                records.offset.append(at)
+                records.length.append(len(data))
+                records.prompt_bytes.append(len(kept.prompt))
+                records.prompt_hash.append(hash(kept.prompt))
+                records.position.append(record.position)
+                at += len(data)
+                if len(new) == 1 << 16:
+                    records.paths.append(pa.array(new, pa.string()))
+                    new = []
+        except (AnnotationError, DamagedEntry) as error:
+            records.truncate(start)
+            total, whole = 0, []
+            for chunk in records.paths:  # drop the paths of this file again
+                whole.append(chunk.slice(0, max(0, min(len(chunk), start - total))))
+                total += len(chunk)
+            records.paths = whole
+            detail = error.detail if isinstance(error, DamagedEntry) else str(error)
+            problems.append(Problem(where, "unreadable_annotations", f"none of its records is used: {detail}",
+                                    "Download it again, or see --image-key and --prompt-key", files.name))  # fmt: skip
+            continue
+        records.paths.append(pa.array(new, pa.string()))
+        records.hints.append((start, len(records.offset), names.hint(source)))
+        records.files.append(AnnotationFile(source, form, count, example))
+        records.released += count
+        reported += rows
+    return records
+
+
+def _open(archive: Archive, row: dict[str, Any], where: str, options: Options) -> tuple[Form, Iterable[Any]]:
+    def open_stream() -> BinaryIO:
+        return Reader(archive).stream(**{name: row[name] for name in ("offset", "packed", "size", "crc", "method",
+                                                                      "file", "name")})  # fmt: skip
+
+    return annotations.read(open_stream, options.image_key, options.prompt_key, label=where)
+
+
+def _image_grid(subset: str, images: pa.Table, place_of: np.ndarray, modality: np.ndarray, places: int,
+                reported: list[Reported]) -> np.ndarray:  # fmt: skip
+    """(places, 3): the row of the image of each place and modality, -1 for none. Two for one cell go to the report."""
+    allowed = np.array([m in SUBSETS[subset].modalities for m in MODALITIES] + [False])
+    known = allowed[modality]  # -1 takes the last
+    grid = np.full((places, len(MODALITIES)), -1, np.int64)
+    rows = np.flatnonzero(known)
+    cell = place_of[rows] * len(MODALITIES) + modality[rows]
+    _, first, counts = np.unique(cell, return_index=True, return_counts=True)
+    grid.reshape(-1)[cell[first]] = rows[first]
+    for row in np.flatnonzero(~known):
+        reported.append(Reported("image", images["source"][int(row)].as_py(), None, "unknown_modality",
+                                 f"neither name nor folder tells one of {SUBSETS[subset].modalities}"))  # fmt: skip
+    for value in cell[first[counts > 1]]:
+        claimants = [images["source"][int(row)].as_py() for row in rows[cell == value]]
+        grid.reshape(-1)[value] = -1
+        for claimant in claimants:
+            others = ", ".join(name for name in claimants if name != claimant)
+            reported.append(Reported("image", claimant, None, "same_place", f"claims the same place as {others}"))
+    return grid
+
+
+def _record_grid(subset: str, matches: alignment.Matches, image: np.ndarray, places: pa.Array, records: _Records,
+                 paths: pa.Array, aligned: bool, reported: list[Reported]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(places, 3): the record of each image, -1 for none; and the records in use. The rest goes to the report."""
+    width = len(MODALITIES)
+    grid = np.full(image.shape, -1, np.int64)
+    named = matches.modality.astype(np.int64)
+    if aligned:
+        place = pc.fill_null(pc.index_in(matches.place, places), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        there = image >= 0
+        first_there = np.where(there.any(axis=1), there.argmax(axis=1), -1) if len(image) else np.array([], np.int64)
+        tokenless = (named < 0) & (place >= 0)
+        modality = np.where(tokenless, first_there[place] if len(first_there) else -1, named)
+        place = np.where(modality >= 0, place, -1)
+    else:
+        place, modality = np.where(matches.image >= 0, matches.image, -1), named
+    found = np.flatnonzero(place >= 0)
+    cell = place[found] * width + modality[found]
+    cells, first, inverse = np.unique(cell, return_index=True, return_inverse=True)
+    grid.reshape(-1)[cells] = found[first]
+
+    if aligned:  # a modality that no record of the subset names is served by the sample's record
+        order = [MODALITIES.index(m) for m in SUBSETS[subset].modalities]
+        sample_record = np.full(len(image), -1, np.int64)
+        for at in reversed(order):
+            sample_record = np.where(grid[:, at] >= 0, grid[:, at], sample_record)
+        for at in order:
+            if not (named == at).any():
+                grid[:, at] = np.where(grid[:, at] >= 0, grid[:, at], sample_record)
+    grid = np.where(image >= 0, grid, -1)
+    used = np.unique(grid[grid >= 0])
+
+    hashes = np.asarray(records.prompt_hash)
+    winner = np.full(len(paths), -1, np.int64)
+    winner[found] = found[first][inverse.reshape(-1)]
+    for row in np.setdiff1d(np.arange(len(paths)), used):
+        path, before = paths[int(row)].as_py(), int(winner[row])
+        if matches.image[row] == alignment.AMBIGUOUS:
+            reason, detail = "ambiguous_path", f"{path}: several images fit this path"
+        elif before in (-1, row) or before not in used:
+            reason, detail = "no_image", f"{path}: no image of the release fits this path"
+        elif hashes[row] == hashes[before]:
+            reason, detail = "duplicate_record", f"{path}: record {records.position[before]} names it with this prompt"
+        else:
+            reason = "conflicting_prompt"
+            detail = f"{path}: record {records.position[before]} names it with another prompt, which counts"
+        reported.append(Reported("record", records.file_of(int(row)), records.position[int(row)], reason, detail))
+    return grid, used
+
+
+def _keys(subset: str, places: pa.Array, image: np.ndarray, sources: pa.Array, chosen: np.ndarray) -> pa.Array:
+    """Keys of the samples at `chosen` places (null elsewhere): unique and short enough for a tar header."""
+    cleaned = pc.replace_substring_regex(places, r"[^A-Za-z0-9_/-]", "_")
+    cleaned = pc.replace_substring_regex(cleaned, r"(^|/)__+", r"\1_")
+    mask = np.ones(len(places), bool)
+    mask[chosen] = False
+    keys = pc.if_else(pa.array(mask), None, pc.binary_join_element_wise(names.clean(subset), cleaned, "/"))
+    while True:
+        encoded = keys.dictionary_encode()
+        code = encoded.indices.to_numpy(zero_copy_only=False)
+        count = np.bincount(code[chosen].astype(np.int64), minlength=len(encoded.dictionary)) if len(chosen) else []
+        long = pc.fill_null(pc.greater(pc.utf8_length(keys), names.USTAR_NAME - names.LONGEST_SUFFIX), False)
+        suspects = [
+            place for place in chosen.tolist()
+            if count[int(code[place])] > 1 or (long[place].as_py() and not names.fits(keys[place].as_py()))
+        ] if len(encoded.dictionary) < len(chosen) or pc.any(long).as_py() else []  # fmt: skip
+        if not suspects:
+            return keys
+        changed = keys.to_pylist()
+        for place in suspects:
+            row = next(row for row in image[place] if row >= 0)
+            changed[place] = names.shortened(changed[place], sources[int(row)].as_py())
+        keys = pa.array(changed, pa.string())
+
+
+def _blocks(sizes: np.ndarray) -> np.ndarray:
+    """Bytes of a tar member whose content has these sizes: its header and whole blocks."""
+    return BLOCK + -(-sizes // BLOCK) * BLOCK
+
+
+def _sizes(images: pa.Table, image: np.ndarray, record: np.ndarray, records: _Records) -> np.ndarray:
+    """An upper bound of each place's bytes in a tar. Exact for images; escapes can at most double a record's text."""
+    size = np.append(images["size"].to_numpy(), 0).astype(np.int64)
+    text = np.append(np.asarray(records.length), 0).astype(np.int64)
+    prompt = np.append(np.asarray(records.prompt_bytes), 0).astype(np.int64) * 4
+    total = np.zeros(len(image), np.int64)
+    json_size = np.full(len(image), 512, np.int64)
+    for at in range(len(MODALITIES)):
+        total += np.where(image[:, at] >= 0, _blocks(size[image[:, at]]), 0)
+        total += np.where(record[:, at] >= 0, _blocks(prompt[record[:, at]]), 0)
+        json_size += np.where(image[:, at] >= 0, 2 * text[record[:, at]] + 256, 0)
+    return total + _blocks(json_size)
+
+
+def _shards(subset: str, keys: pa.Array, places: pa.Array, chosen: np.ndarray, sizes: np.ndarray,
+            options: Options) -> tuple[np.ndarray, list[PlannedShard]]:  # fmt: skip
+    """The places in the order of the shards, and the shards: samples sorted by a seeded hash of their key."""
+    seed = str(options.seed).encode()
+    digest = bytearray()
+    for start in range(0, len(chosen), 1 << 16):  # a million strings at a time would not be flat memory
+        for key in keys.take(pa.array(chosen[start : start + (1 << 16)])).to_pylist():
+            digest += hashlib.blake2b(key.encode(), digest_size=8, key=seed).digest()
+    value = np.frombuffer(bytes(digest), ">u8")
+    order = chosen[np.argsort(value, kind="stable")]
+    held_out = np.zeros(len(order), bool)
+    if options.validation:
+        held_out = np.array([_held_out(subset, place, options) for place in places.take(pa.array(order)).to_pylist()])
+    result, shards = [], []
+    for split, mine in (("train", order[~held_out]), ("validation", order[held_out])):
+        before = sum(len(part) for part in result)
+        result.append(mine)
+        for number, (start, stop, size, count) in enumerate(_cut(sizes[mine], options.shard_size)):
+            name = f"data/{subset}/{split}-{number:05d}-of-{count:05d}.tar"
+            shards.append(PlannedShard(name, split, before + start, before + stop, size + 2 * BLOCK))
+    return np.concatenate(result), shards
+
+
+def _held_out(subset: str, place: str, options: Options) -> bool:
+    scene = f"{options.seed}/{subset}/{names.scene(subset, place)}"
+    return int.from_bytes(hashlib.sha256(scene.encode()).digest()[:8], "big") < options.validation * 2**64
+
+
+def _cut(sizes: np.ndarray, limit: int) -> list[tuple[int, int, int, int]]:
+    """(start, stop, bytes, number of shards): 16 shards or the next multiple of 16 that keeps each within `limit`."""
+    total = np.concatenate([[0], np.cumsum(sizes)])
+    count = min(len(sizes), SHARDS * max(1, -(-int(total[-1]) // (SHARDS * limit))))
+    while True:
+        if not count:
+            return []
+        bounds = [at * len(sizes) // count for at in range(count + 1)]
+        spans = [(start, stop, int(total[stop] - total[start])) for start, stop in zip(bounds, bounds[1:], strict=False)]
+        if max(size for _, _, size in spans) <= limit or count + SHARDS > len(sizes):
+            return [(*span, count) for span in spans]
+        count += SHARDS
+
+
+def reasons(rows: Iterable[Reported]) -> Counter[tuple[str, str]]:
+    """How many rows of the report there are of each kind and reason."""
+    return Counter((row.kind, row.reason) for row in rows)

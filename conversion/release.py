@@ -1,0 +1,277 @@
+"""Find the subsets in a release, in whatever form it comes.
+
+A release is walked as a tree of containers: folders, zips, zips within zips. What a file belongs to follows from the
+names on the way to it (`names.locate`), so a folder of subset zips, one `MMM-RS.zip`, extracted folders and any mix of
+them are one case. Only directories of archives are read here, never the bytes of an image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from conversion import names
+from conversion.archives import Archive, ArchiveError, inner_archive, read_entries
+from conversion.errors import ReleaseError, UsageError
+from mmm_rs import SUBSETS
+
+DEPTH = 3  # archives within archives: MMM-RS.zip, its subset zips, and one more
+PARTIAL = (".baiduyun.p.downloading", ".downloading", ".crdownload", ".part", ".partial", ".aria2", ".quark", ".tmp")
+IMAGE, ANNOTATION, OTHER = "image", "annotation", "other"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something of the release that is not used as a whole. `subset` is None where the name does not tell."""
+
+    path: str
+    code: str
+    detail: str
+    remedy: str
+    subset: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}. {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The files of one subset in one container.
+
+    `entries` has the columns of `archives.read_entries` and `source` (the path within the subset) and `type` (image,
+    annotation or other).
+    """
+
+    archive: Archive
+    entries: pa.Table
+
+    def count(self, type: str) -> int:
+        return pc.sum(pc.equal(self.entries["type"], type)).as_py() or 0
+
+
+@dataclass(frozen=True)
+class SubsetFiles:
+    """All files of one subset: the parts that count. What was set aside is among the release's problems."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def form(self) -> str:
+        forms = []
+        for part in self.parts:
+            if part.archive.kind == "folder":
+                forms.append("folder")
+            elif part.archive.inside:
+                forms.append("zip in a zip (deflated)")
+            else:
+                forms.append("zip in a zip" if part.archive.start else "zip")
+        return " + ".join(dict.fromkeys(forms))
+
+
+@dataclass(frozen=True)
+class Release:
+    path: Path
+    subsets: dict[str, SubsetFiles]
+    problems: tuple[Problem, ...]
+    unknown: pa.Table = field(repr=False)  # images and annotations of no subset: columns path, type
+
+    @property
+    def missing(self) -> list[str]:
+        return [name for name in SUBSETS if name not in self.subsets]
+
+
+def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | None = None,
+         exclude: Path | None = None) -> Release:  # fmt: skip
+    """The subsets in `path`: a folder, `MMM-RS.zip`, a subset's zip or folder.
+
+    `annotations` is a folder or zip with annotation files that lie apart from the images. `exclude` is a folder that is
+    no part of the release although it lies in it: the output.
+
+    Raises UsageError where there is no such path, ReleaseError where nothing of a release is in it.
+    """
+    path = Path(path)
+    problems: list[Problem] = []
+    parts: dict[str, list[Part]] = {}
+    unknown: list[pa.Table] = []
+    roots = [path] if annotations is None else [path, Path(annotations)]
+    for root in roots:
+        if not root.exists():
+            raise UsageError(f"{root}: no such file or folder. Give the folder or zip that holds the release")
+        kind = "folder" if root.is_dir() else "zip"
+        top = Archive(path=str(root), label=root.resolve().name, kind=kind)
+        for archive, table in _containers(top, problems, DEPTH, _inside(root, exclude)):
+            if root is not path:
+                table = table.filter(pc.equal(table["type"], ANNOTATION))
+            for subset, mine in _by_subset(archive, table):
+                if subset is None:
+                    full = pc.binary_join_element_wise(archive.label, mine["name"], "/")
+                    unknown.append(pa.table({"path": full, "type": mine["type"]}))
+                else:
+                    parts.setdefault(subset, []).append(Part(archive, mine))
+    subsets = {
+        name: SubsetFiles(name, tuple(_set_aside(name, parts[name], problems))) for name in SUBSETS if name in parts
+    }
+    subsets = {name: files for name, files in subsets.items() if any(part.count(IMAGE) for part in files.parts)}
+    for name in [name for name in parts if name not in subsets]:
+        for part in parts[name]:
+            problems.append(
+                Problem(part.archive.label, "no_images", f"annotations of {name} but none of its images are here",
+                        "Download the images of this subset as well", name)  # fmt: skip
+            )
+    if not subsets and not problems:
+        raise ReleaseError(f"{path}: nothing of MMM-RS was found here. Give the folder with the downloaded zips, "
+                           "MMM-RS.zip, or one subset's zip or folder")  # fmt: skip
+    empty = pa.table({"path": pa.array([], pa.string()), "type": pa.array([], pa.string())})
+    loose = pa.concat_tables(unknown) if unknown else empty
+    return Release(path, subsets, tuple(problems), loose.filter(pc.not_equal(loose["type"], OTHER)))
+
+
+def _inside(root: Path, folder: Path | None) -> str | None:
+    """The path of `folder` within `root`, with slashes and one at its end; None where it is not within."""
+    if folder is None or not folder.resolve().is_relative_to(root.resolve()):
+        return None
+    return folder.resolve().relative_to(root.resolve()).as_posix() + "/"
+
+
+def _containers(archive: Archive, problems: list[Problem], depth: int,
+                exclude: str | None = None) -> Iterator[tuple[Archive, pa.Table]]:  # fmt: skip
+    """An archive and all archives within it, each with its typed entries."""
+    try:
+        entries = read_entries(archive)
+        if exclude:
+            entries = entries.filter(pc.invert(pc.starts_with(entries["name"], exclude)))
+        entries = _typed(entries)
+    except ArchiveError as error:
+        label, _, detail = str(error).partition(": ")
+        detail, _, remedy = detail.partition(". ")
+        problems.append(Problem(label, "unreadable_archive", detail, remedy, _subset_of_path(archive.label)))
+        return
+    kinds = entries["type"]
+    yield archive, entries.filter(pc.is_in(kinds, pa.array([IMAGE, ANNOTATION, OTHER])))
+    for row in entries.filter(pc.equal(kinds, "partial")).to_pylist():
+        problems.append(
+            Problem(f"{archive.label}/{row['name']}", "half_download", "the download of this file is not finished",
+                    "Let it finish or download it again", _subset_of_path(row["name"]))  # fmt: skip
+        )
+    multipart = entries.filter(pc.equal(kinds, "multipart")).to_pylist()
+    for row in multipart:
+        problems.append(
+            Problem(f"{archive.label}/{row['name']}", "multi_part", "this is one part of an archive in several",
+                    "Get all parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01, `cat X.zip.* > X.zip` "
+                    "for .001", _subset_of_path(row["name"]))  # fmt: skip
+        )
+    split = {row["name"].rsplit(".", 1)[0].lower() for row in multipart}
+    zips = pc.indices_nonzero(pc.equal(kinds, "zip")).to_pylist()
+    for row in zips:
+        name = entries["name"][row].as_py()
+        if name[:-4].lower() in split or name.lower() in split:
+            continue  # the last part of a split archive: its other parts have been named
+        label = f"{archive.label}/{name}"
+        if depth == 0:
+            problems.append(Problem(label, "nested_too_deep", "too many archives within archives", "Unzip this one"))
+        elif archive.kind == "folder":
+            file = os.fsdecode(entries["file"][row].as_py())
+            inner = Archive(path=os.path.join(archive.path, file), label=label, kind="zip")
+            yield from _containers(inner, problems, depth - 1)
+        elif problem := entries["problem"][row].as_py():
+            problems.append(Problem(label, problem, "this archive cannot be read inside its archive",
+                                    "Unzip the outer archive first", _subset_of_path(name)))  # fmt: skip
+        elif archive.inside:
+            problems.append(Problem(label, "nested_too_deep", "a zip inside a compressed zip inside a zip",
+                                    "Unzip the outer archive first", _subset_of_path(name)))  # fmt: skip
+        else:
+            yield from _containers(inner_archive(archive, entries, row), problems, depth - 1)
+
+
+def _typed(entries: pa.Table) -> pa.Table:
+    """Add the column `type`, by the suffix of the name."""
+    name = pc.utf8_lower(entries["name"])
+    suffix = pc.struct_field(pc.extract_regex(name, r"\.(?P<suffix>[^./]*)$"), "suffix")
+    chosen = pc.case_when(
+        pc.make_struct(
+            pc.is_in(suffix, pa.array(names.IMAGE_SUFFIXES)),
+            pc.is_in(suffix, pa.array(names.ANNOTATION_SUFFIXES)),
+            pc.equal(suffix, "zip"),
+            pc.match_substring_regex(name, r"\.(z\d\d|zip\.\d{2,3}|7z\.\d{3}|part\d+\.rar)$"),
+            pc.match_substring_regex(name, "(" + "|".join(s.replace(".", r"\.") for s in PARTIAL) + ")$"),
+        ),
+        IMAGE, ANNOTATION, "zip", "multipart", "partial", OTHER,
+    )  # fmt: skip
+    return entries.append_column("type", pc.fill_null(chosen, OTHER))
+
+
+def _subset_of_path(path: str) -> str | None:
+    """The subset that a broken or unfinished file seems to be about, by its name."""
+    last = path.rsplit("/", 1)[-1]
+    return names.subset_of_file(last.split(".zip")[0].split(".z0")[0].rsplit(".json", 1)[0])
+
+
+def split_folders(paths: pa.ChunkedArray | pa.Array) -> tuple[pa.DictionaryArray, pa.Array]:
+    """Paths as (folder, last part). The folder is dictionary-encoded: a million images share few folders."""
+    combined = paths.combine_chunks() if isinstance(paths, pa.ChunkedArray) else paths
+    found = pc.extract_regex(combined, r"^(?s:(?P<folder>.*)/)?(?P<last>[^/]*)$")
+    return pc.dictionary_encode(pc.struct_field(found, "folder")), pc.struct_field(found, "last")
+
+
+def _by_subset(archive: Archive, entries: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:
+    """The entries of one container by subset, with `source`. Other files are dropped where they belong to none."""
+    if not entries.num_rows:
+        return
+    folders, _ = split_folders(entries["name"])
+    label = archive.label.split("/")
+    located = []  # a folder of the dictionary -> (subset, path within the subset)
+    for folder in folders.dictionary.to_pylist():
+        parts = [*label, *(folder.split("/") if folder else [])]
+        subset, depth = names.locate(parts)
+        located.append((subset, "/".join(parts[depth:]) if subset else ""))
+    codes = folders.indices.to_numpy(zero_copy_only=False)
+    subset_names = [None, *SUBSETS]
+    number = np.array([subset_names.index(subset) for subset, _ in located])[codes]
+    _by_file_name(entries, number, subset_names)
+    prefix = pa.array([inner + "/" if inner else "" for _, inner in located]).take(pa.array(codes))
+    for which in np.unique(number):
+        rows = pa.array(np.flatnonzero(number == which))
+        mine = entries.take(rows) if len(rows) < entries.num_rows else entries
+        _, last = split_folders(mine["name"])
+        source = pc.binary_join_element_wise(prefix.take(rows), last, "")
+        yield subset_names[which], mine.append_column("source", source)
+
+
+def _by_file_name(entries: pa.Table, number: np.ndarray, subset_names: list) -> None:
+    """Annotation files that lie in no subset's folder tell their subset by their own name; `number` is changed."""
+    loose = np.flatnonzero((number == 0) & pc.equal(entries["type"], ANNOTATION).to_numpy(zero_copy_only=False))
+    for row in loose:
+        stem = entries["name"][int(row)].as_py().rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        number[row] = subset_names.index(names.subset_of_file(stem))
+
+
+def _set_aside(subset: str, parts: list[Part], problems: list[Problem]) -> list[Part]:
+    """Where a zip and its extracted folder both hold images the zip counts; the folder is reported."""
+    if not any(part.archive.kind == "zip" and part.count(IMAGE) for part in parts):
+        return parts
+    kept = []
+    for part in parts:
+        if part.archive.kind == "folder" and part.count(IMAGE):
+            first = part.entries.filter(pc.equal(part.entries["type"], IMAGE)).slice(0, 1).to_pylist()[0]
+            folder = first["name"].removesuffix(first["source"]) + first["source"].split("/", 1)[0]
+            problems.append(
+                Problem(f"{part.archive.label}/{folder}", "beside_zip",
+                        f"{part.count(IMAGE)} images of {subset} lie extracted beside its zip; the zip counts",
+                        "Remove the zip if the folder is the one to use", subset)  # fmt: skip
+            )
+        else:
+            kept.append(part)
+    in_zips = {name for part in kept if part.archive.kind == "zip"
+               for name in part.entries.filter(pc.equal(part.entries["type"], ANNOTATION))["source"].to_pylist()}  # fmt: skip
+    return [
+        part if part.archive.kind == "zip"
+        else Part(part.archive, part.entries.filter(pc.invert(pc.is_in(part.entries["source"], pa.array(in_zips, pa.string())))))
+        for part in kept
+    ]  # fmt: skip

@@ -1,0 +1,153 @@
+"""The reckoning: what became of every image and record of the release."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conversion.manifest import markers_total, write_json
+from conversion.plan import PlanFile, Reported
+from conversion.release import Problem
+from conversion.shards import Marker, replacing
+
+SUMMARY = "report/summary.json"
+UNPUBLISHED = "report/unpublished.parquet"
+SCHEMA = pa.schema([("subset", pa.string()), ("kind", pa.string()), ("path", pa.string()), ("position", pa.int64()),
+                    ("reason", pa.string()), ("detail", pa.string())])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SubsetReport:
+    """One subset's reckoning. `rows` are the images and records that are not published."""
+
+    subset: str
+    totals: dict[str, Any]
+    rows: tuple[Reported, ...]
+
+
+def reckon(plan: PlanFile, markers: Sequence[Marker]) -> SubsetReport:
+    """Totals of one subset, each counted on its own: released by the plan, published and used by the markers.
+
+    Raises AssertionError where they do not balance, which is a fault of this program.
+    """
+    rows = [*plan.reported, *(row for marker in markers for row in marker.reported)]
+    rows.sort(key=lambda row: (row.kind, row.path, -1 if row.position is None else row.position, row.reason))
+    kinds = Counter(row.kind for row in rows)
+    reasons = Counter((row.kind, row.reason) for row in rows)
+    published = markers_total(markers)
+    totals = {
+        "images": {"released": plan.images_released, "published": sum(published.values()), "reported": kinds["image"]},
+        "records": {
+            "released": plan.records_released,
+            "used": sum(marker.records_used for marker in markers),
+            "reported": kinds["record"],
+        },
+        "by_modality": published,
+        "reasons": {
+            kind: {reason: count for (k, reason), count in sorted(reasons.items()) if k == kind}
+            for kind in ("image", "record")
+        },
+    }
+    check_balance(plan.subset, totals)
+    return SubsetReport(plan.subset, totals, tuple(rows))
+
+
+def check_balance(subset: str, totals: dict[str, Any]) -> None:
+    images, records = totals["images"], totals["records"]
+    if images["released"] != images["published"] + images["reported"]:
+        raise AssertionError(f"{subset}: images do not balance: {images}")
+    if records["released"] != records["used"] + records["reported"]:
+        raise AssertionError(f"{subset}: records do not balance: {records}")
+
+
+def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem], unknown: pa.Table) -> dict[str, Any]:
+    """Write the report; what an earlier run reported of other subsets stays. Returns the summary.
+
+    `unknown`: images and annotations that belong to no subset, columns path and type.
+    """
+    reports = list(reports)
+    new = {report.subset for report in reports}
+    summary, kept = _earlier(out, new)
+    subsets = summary.get("subsets", {}) | {report.subset: report.totals for report in reports}
+    sources = [source for source in summary.get("sources", []) if source["subset"] and source["subset"] not in new]
+    sources += [_source(problem) for problem in problems]
+    sources = [dict(pairs) for pairs in dict.fromkeys(tuple(source.items()) for source in sources)]
+    rows = [(report.subset, row) for report in reports for row in report.rows]
+    tables = [kept] if kept is not None else []
+    tables.append(
+        pa.table(
+            {
+                "subset": [subset for subset, _ in rows],
+                "kind": [row.kind for _, row in rows],
+                "path": [row.path for _, row in rows],
+                "position": [row.position for _, row in rows],
+                "reason": [row.reason for _, row in rows],
+                "detail": [row.detail for _, row in rows],
+            },
+            schema=SCHEMA,
+        )
+    )
+    stray = unknown.filter(pc.equal(unknown["type"], "image"))
+    count = stray.num_rows
+    tables.append(
+        pa.table(
+            {
+                "subset": pa.nulls(count, pa.string()),
+                "kind": ["image"] * count,
+                "path": stray["path"],
+                "position": pa.nulls(count, pa.int64()),
+                "reason": ["unknown_subset"] * count,
+                "detail": ["nothing in its path names one of the ten subsets"] * count,
+            },
+            schema=SCHEMA,
+        )
+    )
+    table = pa.concat_tables(tables).sort_by([("subset", "ascending"), ("kind", "ascending"), ("path", "ascending"),
+                                              ("position", "ascending"), ("reason", "ascending")])  # fmt: skip
+    with replacing(out / UNPUBLISHED) as fd, open(fd, "wb", closefd=False) as sink:
+        pq.write_table(table, sink, compression="zstd")
+    summary = {
+        "subsets": {name: subsets[name] for name in sorted(subsets)},
+        "total": _total(subsets.values()),
+        "unknown": {"images": count, "annotations": unknown.num_rows - count},
+        "sources": sorted(sources, key=lambda source: (source["path"], source["problem"])),
+    }
+    write_json(out / SUMMARY, summary)
+    return summary
+
+
+def _source(problem: Problem) -> dict[str, Any]:
+    data = asdict(problem)
+    return {"path": data["path"], "subset": data["subset"], "problem": data["code"], "detail": data["detail"],
+            "remedy": data["remedy"]}  # fmt: skip
+
+
+def _earlier(out: Path, new: set[str]) -> tuple[dict[str, Any], pa.Table | None]:
+    try:
+        summary = json.loads((out / SUMMARY).read_bytes())
+        table = pq.read_table(out / UNPUBLISHED)
+    except (OSError, ValueError):
+        return {}, None
+    other = pc.and_(pc.is_valid(table["subset"]), pc.invert(pc.is_in(table["subset"], pa.array(sorted(new), pa.string()))))
+    return summary, table.filter(other).cast(SCHEMA)
+
+
+def _total(totals: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Counter[str]] = {"images": Counter(), "records": Counter(), "by_modality": Counter()}
+    reasons: dict[str, Counter[str]] = {"image": Counter(), "record": Counter()}
+    for one in totals:
+        for name, counter in result.items():
+            counter.update(one[name])
+        for kind, counter in reasons.items():
+            counter.update(one["reasons"][kind])
+    return {name: dict(counter) for name, counter in result.items()} | {
+        "reasons": {kind: dict(sorted(counter.items())) for kind, counter in reasons.items()}
+    }
