@@ -2,44 +2,165 @@
 
 Every number and every statement about this copy comes from its manifest, index and report; facts about a subset's
 origin come from `mmm_rs.SUBSETS`. The same folder gives the same card, byte for byte.
+
+A person's own text survives a rewrite where it stands between the lines
+
+    <!-- own: NAME -->
+    <!-- end own -->
+
+of which the card has two, and anyone may add more. The same marks with `#` do it for the YAML.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import mmm_rs
+from conversion import manifest
+from conversion.errors import UsageError
+from conversion.shards import replacing, write_all
+from dataset_card import text
 from dataset_card.statistics import Converted, read_converted
 
+NAME = "README.md"
+REPOSITORY = "org/MMM-RS"  # stands in the examples until the first upload tells the real one
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)  # bounds of the hub's size categories, samples
 
+OWN = re.compile(r"^(?:<!-- own: (?P<name>[\w -]+?) -->|# own: yaml)[ \t]*$")
+END = re.compile(r"^(?:<!-- end own -->|# end own)[ \t]*$")
 
-def write_card(out: Path, repo_id: str | None = None) -> None:
-    """Write `out/README.md` from what the folder holds."""
-    converted = read_converted(Path(out))
-    front = yaml.safe_dump(metadata(converted), sort_keys=False, allow_unicode=True, width=2**20)
-    (Path(out) / "README.md").write_text(f"---\n{front}---\n", encoding="utf-8")
+
+def write_card(out: str | os.PathLike[str], repo_id: str | None = None) -> None:
+    """Write the card, its pictures and `croissant.json` of a converted folder from what the folder holds.
+
+    `repo_id`: the repository that the examples name; without it the one that the card named before.
+
+    Raises OutputError where the folder is not a finished conversion or cannot be written, VerificationError where its
+    manifest was edited, UsageError where a card is there that cannot be rewritten without losing a person's text.
+    """
+    from dataset_card.croissant import write_croissant
+    from dataset_card.figures import write_figures
+
+    out = Path(out)
+    converted = read_converted(out)
+    before = _read(out / NAME)
+    pictures = write_figures(converted)
+    write_croissant(converted)
+    card = render(converted, pictures, repo_id or repository(before) or REPOSITORY, own_parts(before, out / NAME))
+    with replacing(out / NAME) as fd:
+        write_all(fd, card.encode())
+
+
+def render(converted: Converted, pictures: list[str], repo_id: str, own: dict[str, str]) -> str:
+    """The whole card. `own`: name of a kept part -> its text, lines included."""
+    kept = dict(own)
+    own_yaml = kept.pop("yaml", "")
+    theirs = _own_keys(own_yaml, converted.out / NAME)
+    ours = {key: value for key, value in metadata(converted).items() if key not in theirs}
+    front = yaml.safe_dump(ours, sort_keys=False, allow_unicode=True, width=2**20) + _part("yaml", own_yaml, "#")
+    body = re.sub(
+        r"^<!-- own: ([\w -]+) -->\n<!-- end own -->\n",
+        lambda match: _part(match[1], kept.pop(match[1], "")),
+        text.body(converted, pictures, repo_id),
+        flags=re.M,
+    )
+    body += "".join("\n" + _part(name, kept[name]) for name in kept)  # parts that a person has added
+    return f"---\n{front}---\n\n{body}"
+
+
+def _own_keys(own: str, path: Path) -> set[str]:
+    """Keys of a person's own YAML, which take the place of ours. Raises UsageError where it cannot be used."""
+    try:
+        data = yaml.safe_load(own) or {}
+        keys = set(data)
+    except (yaml.YAMLError, TypeError) as error:
+        problem = " ".join(str(error).split())
+        raise UsageError(
+            f"{path}: the YAML between `# own: yaml` and `# end own` is none ({problem}). Mend it"
+        ) from None
+    if not isinstance(data, dict) or keys & {"configs", "dataset_info"}:
+        raise UsageError(f"{path}: the YAML between `# own: yaml` and `# end own` may set any key but configs and "
+                         "dataset_info, which say how to load the shards. Remove them")  # fmt: skip
+    return keys
+
+
+def _part(name: str, kept: str, mark: str = "<!--") -> str:
+    if mark == "#":
+        return f"# own: {name}\n{kept}# end own\n"
+    return f"<!-- own: {name} -->\n{kept}<!-- end own -->\n"
+
+
+def own_parts(card: str, path: Path) -> dict[str, str]:
+    """The text between the marks of a card, by name.
+
+    Raises UsageError where the marks do not match, or where there is a card without any: it was not written here.
+    """
+    parts: dict[str, str] = {}
+    name: str | None = None
+    lines: list[str] = []
+
+    def refuse(what: str) -> UsageError:
+        return UsageError(f"{path}: {what}. Mend the marks around the text that is to be kept, then run again")
+
+    for line in card.splitlines(keepends=True):
+        if match := OWN.match(line.rstrip("\r\n")):
+            if name is not None:
+                raise refuse(f"the part `own: {name}` has no end")
+            name, lines = match["name"] or "yaml", []
+            if name in parts:
+                raise refuse(f"there are two parts `own: {name}`")
+        elif END.match(line.rstrip("\r\n")):
+            if name is None:
+                raise refuse("an `end own` without its beginning")
+            parts[name], name = "".join(lines), None
+        elif name is not None:
+            lines.append(line)
+    if name is not None:
+        raise refuse(f"the part `own: {name}` has no end")
+    if card.strip() and not parts:
+        raise UsageError(f"{path}: this card was not written by mmm-rs (it has no `own:` marks), so writing it anew "
+                         "would lose it. Move it away, then run again")  # fmt: skip
+    return parts
+
+
+def repository(card: str) -> str | None:
+    """The repository that a card's examples name."""
+    found = re.search(r'load_dataset\("([\w.-]+/[\w.-]+)"', card)
+    return found[1] if found else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}). Move it away, then run again") from None
 
 
 def metadata(converted: Converted) -> dict[str, Any]:
     """The card's YAML, in the hub's vocabulary."""
     samples = sum(statistics.samples for statistics in converted.statistics.values())
+    modalities = {m for statistics in converted.statistics.values() for m in statistics.modalities}
     return {
         "pretty_name": "MMM-RS",
-        "license": "cc-by-nc-sa-4.0",
+        **text.LICENCE,
         "language": ["en"],
         "task_categories": ["text-to-image", "image-to-text", "image-to-image"],
         "size_categories": [size_category(samples)],
-        "tags": ["remote-sensing", "satellite-imagery", "multi-modal", "sar", "near-infrared", "gsd", "webdataset", "arxiv:2410.22362"],
+        "tags": ["remote-sensing", "earth-observation", "satellite-imagery", "gsd", "multi-modal", "webdataset",
+                 *(tag for modality, tag in (("nir", "near-infrared"), ("sar", "sar")) if modality in modalities),
+                 "arxiv:2410.22362"],
         "configs": [
-            {"config_name": name, "data_files": _data_files(converted, names)} for name, names in _configs(converted)
+            {"config_name": name, "data_files": _data_files(converted, names)} for name, names in configs(converted)
         ],
-        "dataset_info": [_dataset_info(converted, name, names) for name, names in _configs(converted)],
-    }
+        "dataset_info": [_dataset_info(converted, name, names) for name, names in configs(converted)],
+    }  # fmt: skip
 
 
 def size_category(samples: int) -> str:
@@ -51,13 +172,13 @@ def size_category(samples: int) -> str:
     return f"n>{names[-1]}" if at == len(SIZES) else f"{names[at - 1]}<n<{names[at]}"
 
 
-def _configs(converted: Converted) -> list[tuple[str, list[str]]]:
+def configs(converted: Converted) -> list[tuple[str, list[str]]]:
     """(config, its subsets): each subset that holds a sample, then all of them together."""
-    return [*((name, [name]) for name in converted.subsets), ("all", converted.subsets)]
+    return [*((name, [name]) for name in converted.subsets), (mmm_rs.ALL, converted.subsets)]
 
 
 def _data_files(converted: Converted, names: list[str]) -> list[dict[str, Any]]:
-    """Patterns by split. One pattern a subset, so that nothing else that lies under `data` is ever taken for a shard."""
+    """Patterns by split. One a subset, so that nothing else that lies under `data` is ever taken for a shard."""
     return [
         {"split": split, "path": [f"data/{name}/{split}-*.tar" for name in names if split in _splits(converted, name)]}
         for split in _split_names(converted, names)
@@ -87,7 +208,7 @@ def _dataset_info(converted: Converted, config: str, names: list[str]) -> dict[s
 def digest(converted: Converted, names: list[str]) -> str:
     """sha256 over the shards of the subsets `names`: one subset's own, or over those of several in turn."""
     digests = [converted.manifest["subsets"][name]["digest"] for name in names]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else manifest.digest(digests)
 
 
 def _splits(converted: Converted, name: str) -> dict[str, dict[str, Any]]:

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from conversion import manifest, report
 from conversion.errors import OutputError
+from mmm_rs import MODALITIES, PROMPT_COLUMNS, SUBSETS
 
-MODALITIES = ("rgb", "nir", "sar")
-PROMPTS = {"rgb": "prompt", "nir": "nir_prompt", "sar": "sar_prompt"}  # modality -> column of the index
 LABELS = ("gsd_level", "weather", "category", "satellite")
+SIDES = 1 << 20  # above every side of an image; width * SIDES + height is one number for both
 WORDS_A_BIN = 2  # width of a bar of the prompt length figure
-COLUMNS = ["gsd", "gsd_level_derived", *LABELS, *PROMPTS.values(), "rgb_width", "rgb_height"]
+COLUMNS = ["gsd", "gsd_level_derived", *LABELS, *PROMPT_COLUMNS.values(), "rgb_width", "rgb_height"]
 
 
 @dataclass
@@ -68,35 +69,31 @@ class Converted:
         return list(self.statistics)
 
 
-def read_json(path: Path) -> Any:
-    """Raises OutputError where the file is missing or no JSON."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise OutputError(f"{path}: not found. Finish the conversion first: run the same `mmm-rs convert` again") from None
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be read ({error}). Run `mmm-rs convert` again with --overwrite") from None
-
-
 def read_converted(out: Path) -> Converted:
     """Read what a conversion wrote.
 
-    Raises OutputError where the manifest, the report or an index file is missing, or when they contradict each other.
+    Raises OutputError where the manifest, the report or an index file is missing, or when they contradict each other;
+    VerificationError where the manifest was edited.
     """
-    from mmm_rs import SUBSETS
-
-    manifest = read_json(out / "manifest.json")
-    summary = read_json(out / "report" / "summary.json")
-    held = [name for name in SUBSETS if manifest["subsets"].get(name, {}).get("samples")]
+    made = manifest.read(out)
+    if made is None:
+        raise OutputError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an unfinished "
+                          "conversion goes on with the same command")  # fmt: skip
+    path = out / report.SUMMARY
+    try:
+        summary = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be read ({error}). Run `mmm-rs convert` again with --overwrite") from None
+    held = [name for name in SUBSETS if made["subsets"].get(name, {}).get("samples")]
     statistics = {name: read_statistics(out / "index" / f"{name}.parquet") for name in held}
     for name, counted in statistics.items():
-        said = manifest["subsets"][name]
-        if (counted.samples, counted.pairs) != (said["samples"], {m: said["pairs"].get(m, 0) for m in MODALITIES}):
+        said = made["subsets"][name]
+        if (counted.samples, counted.pairs) != (said["samples"], said["pairs"]):
             raise OutputError(
                 f"{out / 'index' / name}.parquet: its {counted.samples} samples and pairs {counted.pairs} are not the "
                 f"manifest's {said['samples']} and {said['pairs']}. Run `mmm-rs verify` to see which of them is wrong"
             )
-    return Converted(out, manifest, summary, statistics)
+    return Converted(out, made, summary, statistics)
 
 
 def read_statistics(path: Path) -> Statistics:
@@ -123,11 +120,14 @@ def _count(counted: Statistics, rows: pa.Table) -> None:
         found = pc.min_max(rows["gsd"]).as_py()
         ends = (found["min"], found["max"], *(counted.gsd or ()))
         counted.gsd = min(ends), max(ends)
-    counted.sizes.update(_counts(rows.select(["rgb_width", "rgb_height"]).to_struct_array()))
-    held = [pc.is_valid(rows[f"{modality}_size"]) for modality in MODALITIES]
-    for pattern, number in _counts(pa.Table.from_arrays(held, names=list(MODALITIES)).to_struct_array()).items():
-        counted.together[tuple(m for m, has in zip(MODALITIES, pattern, strict=True) if has)] += number
-    for modality, column in PROMPTS.items():
+    wide = pc.multiply(rows["rgb_width"].cast(pa.int64()), SIDES)
+    for both, number in _counts(pc.add(wide, rows["rgb_height"].cast(pa.int64()))).items():
+        if both is not None:
+            counted.sizes[divmod(both, SIDES)] += number
+    held = [pc.if_else(pc.is_valid(rows[f"{modality}_size"]), 1 << bit, 0) for bit, modality in enumerate(MODALITIES)]
+    for pattern, number in _counts(pc.add(pc.add(held[0], held[1]), held[2])).items():
+        counted.together[tuple(m for bit, m in enumerate(MODALITIES) if pattern >> bit & 1)] += number
+    for modality, column in PROMPT_COLUMNS.items():
         prompted = rows.filter(pc.and_(pc.is_valid(rows[column]), pc.is_valid(rows[f"{modality}_size"])))
         counted.pairs[modality] += prompted.num_rows
         counted.levels[modality].update(_counts(prompted["gsd_level"]))
@@ -136,10 +136,5 @@ def _count(counted: Statistics, rows: pa.Table) -> None:
 
 
 def _counts(values: pa.ChunkedArray | pa.Array) -> Counter:
-    """value -> how often it occurs; a struct counts as the tuple of its values."""
-    if pa.types.is_struct(values.type):
-        table = pa.Table.from_struct_array(values)
-        grouped = table.group_by(table.column_names).aggregate([([], "count_all")])
-        keys = zip(*(grouped[name].to_pylist() for name in table.column_names), strict=True)
-        return Counter(dict(zip(keys, grouped["count_all"].to_pylist(), strict=True)))
+    """value -> how often it occurs."""
     return Counter({found["values"]: found["counts"] for found in pc.value_counts(values).to_pylist()})

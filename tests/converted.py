@@ -18,34 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from mmm_rs import index_schema
+
 MODALITIES = ("rgb", "nir", "sar")
 SUFFIXES = {"rgb": "", "nir": "nir.", "sar": "sar."}
 PROMPT_COLUMNS = {"rgb": "prompt", "nir": "nir_prompt", "sar": "sar_prompt"}
-BY_MODALITY = pa.struct([(name, pa.string()) for name in MODALITIES])
-FIELDS = pa.schema(
-    [
-        ("subset", pa.string()),
-        ("source", BY_MODALITY),
-        ("caption", pa.string()),
-        ("category", pa.string()),
-        ("weather", pa.string()),
-        ("satellite", pa.string()),
-        ("gsd", pa.float64()),
-        ("gsd_level", pa.string()),
-        ("gsd_level_derived", pa.bool_()),
-        ("cloud_cover", pa.float64()),
-        ("annotation", BY_MODALITY),
-    ]
-)
-INDEX = pa.schema(
-    [("key", pa.string()), ("split", pa.string()), ("shard", pa.string()), *FIELDS]
-    + [(name, pa.string()) for name in PROMPT_COLUMNS.values()]
-    + [
-        (f"{modality}_{name}", pa.int32() if name in ("width", "height") else pa.int64())
-        for modality in MODALITIES
-        for name in ("offset", "size", "crc32", "width", "height")
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -90,14 +67,14 @@ def samples() -> list[Sample]:
     """Five subsets, all three modalities, each level of GSD or none, weather, a null prompt, a modality missing."""
     said = "Low precision resolution, a satellite image of {}, Sentinel-{}."
     made = [
-        Sample(f"weather/{folder}/a{i}", {"rgb": f"Ordinary precision resolution, {word}, a satellite image of a farm."},
-               "a satellite image of a farm.", weather=word, gsd_level="ordinary")
+        Sample(f"weather/{folder}/a{i}", {"rgb": f"Ordinary precision resolution, {word}, a view of a farm."},
+               "a view of a farm.", weather=word, gsd_level="ordinary")
         for folder, word in (("fog", "fog"), ("night", "night"), ("snowy", "snow")) for i in range(2)
     ]  # fmt: skip
     made += [
         Sample(f"WHU-OPT-SAR/NH49E001013_{i}_0",
-               {m: f"High precision resolution, a {m} image of a river {i}" for m in (MODALITIES if i else ("rgb", "nir"))},
-               f"a rgb image of a river {i}", gsd=5.0, gsd_level="low", derived=True)
+               {m: f"a {m} view of a river {i}" for m in (MODALITIES if i else ("rgb", "nir"))},
+               f"a rgb view of a river {i}", gsd=5.0, gsd_level="low", derived=True)
         for i in range(4)
     ]  # fmt: skip
     made += [
@@ -107,8 +84,8 @@ def samples() -> list[Sample]:
         for i in range(5)
     ]  # fmt: skip
     made += [
-        Sample(f"Inria/512/crop_512_center_vienna{i}", {"rgb": f"Ultra-high precision resolution, a roof {i}, Google Earth"},
-               f"a roof {i}", satellite="Google Earth", gsd=0.3, gsd_level="ultra_high")
+        Sample(f"Inria/512/crop_512_center_vienna{i}", {"rgb": f"Ultra-high precision resolution, roof {i}, Google Earth"},
+               f"roof {i}", satellite="Google Earth", gsd=0.3, gsd_level="ultra_high")
         for i in range(3)
     ]  # fmt: skip
     made += [
@@ -141,19 +118,27 @@ def write(out: Path, made: list[Sample] | None = None, shards: int = 2) -> list[
                 part = here[number * len(here) // count : (number + 1) * len(here) // count]
                 written.append(_shard(out / name, name, subset, split, part, rows))
         (out / "index").mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=INDEX), out / "index" / f"{subset}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, schema=index_schema()), out / "index" / f"{subset}.parquet")
         shard_rows += written
         subset_rows[subset] = {
             **_sum(written),
             "shards": len(written),
-            "digest": hashlib.sha256("".join(shard["sha256"] for shard in written).encode()).hexdigest(),
+            "digest": hashlib.sha256("".join(shard["sha256"] + "\n" for shard in written).encode()).hexdigest(),
             "splits": {
                 split: _sum([shard for shard in written if shard["split"] == split]) | {
                     "shards": sum(shard["split"] == split for shard in written)}
                 for split in dict.fromkeys(shard["split"] for shard in written)
             },
         }  # fmt: skip
-    write_manifest(out, {"format_version": "1.0", "options": {"seed": 0}, "subsets": subset_rows, "shards": shard_rows})
+    write_manifest(
+        out,
+        {
+            "format_version": "1.0",
+            "options": {"seed": 0, "validation": 0.0},
+            "subsets": subset_rows,
+            "shards": shard_rows,
+        },
+    )
     _report(out, made)
     return made
 
@@ -161,7 +146,7 @@ def write(out: Path, made: list[Sample] | None = None, shards: int = 2) -> list[
 def write_manifest(out: Path, manifest: dict) -> None:
     """Write the manifest with the digest over the rest of it."""
     manifest.pop("digest", None)
-    text = json.dumps(manifest, sort_keys=True, indent=2)
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
     manifest["digest"] = hashlib.sha256(text.encode()).hexdigest()
     (out / "manifest.json").write_text(json.dumps(manifest, sort_keys=True, indent=2) + "\n")
 
@@ -223,15 +208,19 @@ def _report(out: Path, made: list[Sample]) -> None:
             unpublished.append({"subset": subset, "kind": kind, "path": f"{subset}_dataset/left.jpg", "position": None,
                                 "reason": reason, "detail": "nothing has its name"})  # fmt: skip
     total = {
-        "images": {name: sum(s["images"][name] for s in subsets.values()) for name in ("released", "published", "reported")},
-        "records": {name: sum(s["records"][name] for s in subsets.values()) for name in ("released", "used", "reported")},
+        "images": {
+            name: sum(s["images"][name] for s in subsets.values()) for name in ("released", "published", "reported")
+        },
+        "records": {
+            name: sum(s["records"][name] for s in subsets.values()) for name in ("released", "used", "reported")
+        },
         "reasons": {"image": {"no_record": len(subsets)}, "record": {"no_image": len(subsets)}},
         "by_modality": {m: sum(s["by_modality"][m] for s in subsets.values()) for m in MODALITIES},
     }
     (out / "report").mkdir(parents=True, exist_ok=True)
-    sources = [{"path": "MMM-RS/GID.zip", "problem": "truncated", "detail": "the zip has no central directory",
-                "remedy": "Download it again"}]  # fmt: skip
-    summary = {"subsets": subsets, "total": total, "sources": sources}
+    sources = [{"path": "MMM-RS/GID.zip", "subset": "GID", "problem": "truncated", "remedy": "Download it again",
+                "detail": "the zip has no central directory"}]  # fmt: skip
+    summary = {"subsets": subsets, "total": total, "sources": sources, "unknown": {"images": 0, "annotations": 0}}
     (out / "report" / "summary.json").write_text(json.dumps(summary, sort_keys=True, indent=2) + "\n")
     schema = pa.schema([("subset", pa.string()), ("kind", pa.string()), ("path", pa.string()), ("position", pa.int64()),
                         ("reason", pa.string()), ("detail", pa.string())])  # fmt: skip
