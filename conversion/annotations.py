@@ -410,11 +410,15 @@ def _holds_records(name: str) -> bool:
     return name.lower() not in PROMPT_KEYS and not _PATH.search(name)
 
 
+# Members that describe the file, not an image; COCO's `info` has a `description`.
+_ABOUT = frozenset(("info", "meta", "metadata", "license", "dataset"))
 _PATH = re.compile(r"[/\\]|\.(jpe?g|png|tiff?|bmp|webp)$", re.I)
 
 
 def _is_keyed(name: str, value: Any) -> bool:
     """Whether an object's member is a record under its image's path."""
     if isinstance(value, dict):
-        return bool(_PATH.search(name)) or any(key.lower() in PROMPT_KEYS for key in value)
+        return bool(_PATH.search(name)) or (
+            name.lower() not in _ABOUT and any(key.lower() in PROMPT_KEYS for key in value)
+        )
     return bool(_PATH.search(name))

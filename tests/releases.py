@@ -117,6 +117,7 @@ class Subset:
     samples: dict[str, dict[str, Pair]]  # key -> modality -> pair
     unmatched_images: tuple[str, ...] = ()  # images that no record names
     unmatched_records: tuple[str, ...] = ()  # paths of records that name no image
+    unmatched_positions: tuple[tuple[str, int], ...] = ()  # the same records as (annotation file, number from 0)
 
     @property
     def images(self) -> dict[str, bytes]:
@@ -164,7 +165,11 @@ def annotation(
         if form == "lines":
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         elif form == "wrapped":
-            text = json.dumps({"info": {"name": "synthetic"}, "annotations": rows}, ensure_ascii=False, indent=1)
+            about = {
+                "description": "synthetic",
+                "version": "1.0",
+            }  # COCO's own members: no record, though it may look so
+            text = json.dumps({"info": about, "annotations": rows}, ensure_ascii=False, indent=1)
         elif form == "array":
             text = json.dumps(rows, ensure_ascii=False)
         else:
@@ -192,7 +197,7 @@ def subset(name: str, files: dict[str, dict], entries: Sequence[Entry]) -> Subse
     said: dict[str, list] = {file: [] for file in files}
     samples: dict[str, dict[str, Pair]] = {}
     images = {}
-    unmatched_images, unmatched_records = [], []
+    unmatched_images, unmatched_records, unmatched_positions = [], [], []
     for entry in entries:
         stated = entry.said or entry.path
         if entry.record:
@@ -207,11 +212,14 @@ def subset(name: str, files: dict[str, dict], entries: Sequence[Entry]) -> Subse
             unmatched_images.append(entry.path)
         else:
             unmatched_records.append(stated)
+            unmatched_positions.append((file, len(said[file]) - 1))
     written = {
         file: annotation(said[file], **{name: value for name, value in options.items() if name != "start"})
         for file, options in files.items()
     }
-    return Subset(name, written | images, samples, tuple(unmatched_images), tuple(unmatched_records))
+    return Subset(
+        name, written | images, samples, tuple(unmatched_images), tuple(unmatched_records), tuple(unmatched_positions)
+    )
 
 
 def small(unmatched: bool = True) -> list[Subset]:

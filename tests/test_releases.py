@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import zipfile
@@ -65,9 +66,16 @@ def test_what_is_said_balances():
         published = sum(map(len, subset.samples.values()))
         assert len(subset.images) == published + len(subset.unmatched_images)
         assert subset.records == published + len(subset.unmatched_records)
+        assert len(subset.unmatched_positions) == len(subset.unmatched_records)
     clean = releases.small(unmatched=False)
     assert not any(subset.unmatched_images or subset.unmatched_records for subset in clean)
     assert releases.pairs(clean).keys() <= releases.pairs(SUBSETS).keys()
+
+
+def test_positions_point_at_the_records_without_an_image():
+    mrssc = next(subset for subset in SUBSETS if subset.name == "MRSSC2.0")
+    ((file, position),) = mrssc.unmatched_positions
+    assert json.loads(mrssc.files[file])[position]["path"] == mrssc.unmatched_records[0]
 
 
 def test_pictures_differ_by_name_and_open():
