@@ -139,7 +139,7 @@ class SubsetPlan:
 
     def write(self, path: Path) -> None:
         """Write the plan file. Its schema's metadata holds what is not a sample's."""
-        first = self.batch(0)
+        first = self.batch(0) if self.shards else pa.RecordBatch.from_pydict({})
         meta = {
             "subset": self.subset,
             "shards": [asdict(shard) for shard in self.shards],
@@ -317,6 +317,8 @@ def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, r
     at = 0
     for source, archive, row in sorted(sources, key=lambda item: (item[0], item[1].label)):
         where = f"{archive.label}/{row['name']}"
+        if row["problem"] in ("encrypted", "unsupported_compression"):
+            continue  # named with the other files of its archive
         if row["problem"] or source in seen:
             code = row["problem"] or "same_name"
             detail = f"another annotation file has this name: {seen[source]}" if source in seen else f"it is {code}"

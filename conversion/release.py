@@ -115,6 +115,7 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
                     unknown.append(pa.table({"path": full, "type": mine["type"]}))
                 else:
                     parts.setdefault(subset, []).append(Part(archive, mine))
+                    problems += _barred(archive, subset, mine)
     subsets = {
         name: SubsetFiles(name, tuple(_set_aside(name, parts[name], problems))) for name in SUBSETS if name in parts
     }
@@ -211,6 +212,18 @@ def _subset_of_path(path: str) -> str | None:
     """The subset that a broken or unfinished file seems to be about, by its name."""
     last = path.rsplit("/", 1)[-1]
     return names.subset_of_file(last.split(".zip")[0].split(".z0")[0].rsplit(".json", 1)[0])
+
+
+def _barred(archive: Archive, subset: str, entries: pa.Table) -> Iterator[Problem]:
+    """One line for all entries of an archive that a key or another method of compression bars."""
+    remedies = {
+        "encrypted": ("are encrypted", "Unzip it with its password and give the folder instead"),
+        "unsupported_compression": ("are compressed by a method that is not read here (neither stored nor deflated)",
+                                    "Unzip it with the program that made it and give the folder instead"),
+    }  # fmt: skip
+    for code, (detail, remedy) in remedies.items():
+        if count := pc.sum(pc.equal(entries["problem"], code)).as_py():
+            yield Problem(archive.label, code, f"{count} of its {entries.num_rows} files {detail}", remedy, subset)
 
 
 def split_folders(paths: pa.ChunkedArray | pa.Array) -> tuple[pa.DictionaryArray, pa.Array]:

@@ -1,0 +1,481 @@
+"""A release in any form becomes the same folder, byte for byte, and nothing is lost on the way.
+
+What is right is stated by `tests.releases`; what was written is read with `tarfile` and `pyarrow`.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from conversion import convert, verify
+from conversion.errors import OutputError, ReleaseError, UsageError
+from conversion.plan import Options
+from tests import releases
+
+
+def tree(out: Path) -> dict[str, str]:
+    """Every file of a folder with its sha256."""
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*")) if path.is_file()
+    }  # fmt: skip
+
+
+def members(out: Path) -> dict[str, bytes]:
+    """Every member of every shard."""
+    found = {}
+    for shard in sorted(out.glob("data/*/*.tar")):
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                assert member.name not in found
+                found[member.name] = tar.extractfile(member).read()
+    return found
+
+
+SUFFIX = {"rgb": "", "nir": ".nir", "sar": ".sar"}
+
+
+def expected_members(subsets):
+    found = {}
+    for (key, modality), (_, prompt, data) in releases.pairs(subsets).items():
+        found[f"{key}{SUFFIX[modality]}.jpg"] = data
+        if prompt is not None:
+            found[f"{key}{SUFFIX[modality]}.txt"] = prompt.encode()
+    return found
+
+
+def unpublished(out: Path) -> list[dict]:
+    return pq.read_table(out / "report/unpublished.parquet").to_pylist()
+
+
+def reasons(out: Path, kind: str = "image") -> dict[str, str]:
+    """{last part of the path: reason} of what was not published."""
+    return {row["path"].rsplit("/", 1)[-1]: row["reason"] for row in unpublished(out) if row["kind"] == kind}
+
+
+@pytest.fixture(scope="module")
+def converted(release, tmp_path_factory):
+    out = tmp_path_factory.mktemp("converted") / "out"
+    return convert(release.path, out, workers=2)
+
+
+def test_every_pair_is_published_with_the_bytes_and_the_prompt_of_the_release(release, converted):
+    found = members(converted.out)
+    texts = {name: data for name, data in found.items() if not name.endswith(".json")}
+    assert texts == expected_members(release.subsets)
+    assert {name[:-5] for name in found if name.endswith(".json")} == {
+        key for subset in release.subsets for key in subset.samples}  # fmt: skip
+
+
+def test_what_does_not_match_is_reported_by_name_and_reason(release, converted):
+    rows = unpublished(converted.out)
+    images = {row["path"]: row["reason"] for row in rows if row["kind"] == "image"}
+    assert images == {path: "no_record" for subset in release.subsets for path in subset.unmatched_images}
+    records = [row for row in rows if row["kind"] == "record"]
+    assert {row["reason"] for row in records} == {"no_image"}
+    for subset in release.subsets:
+        mine = [row for row in records if row["subset"] == subset.name]
+        assert sorted(row["detail"].split(": ")[0] for row in mine) == sorted(subset.unmatched_records)
+        assert all(row["position"] is not None and row["path"].endswith(".json") for row in mine)
+
+
+def test_the_reckoning_balances(release, converted):
+    for subset in release.subsets:
+        totals = converted.summary["subsets"][subset.name]
+        published = sum(len(modalities) for modalities in subset.samples.values())
+        assert totals["images"] == {
+            "released": len(subset.images), "published": published, "reported": len(subset.unmatched_images)}  # fmt: skip
+        assert totals["records"] == {
+            "released": subset.records, "used": published, "reported": len(subset.unmatched_records)}  # fmt: skip
+
+
+def test_members_of_a_sample_stand_together_in_order_with_fixed_metadata(converted):
+    order = ["jpg", "txt", "nir.jpg", "nir.txt", "sar.jpg", "sar.txt", "json"]
+    for shard in converted.out.glob("data/*/*.tar"):
+        raw = shard.read_bytes()
+        with tarfile.open(shard, "r:") as tar:
+            keys: list[str] = []
+            last = ""
+            for member in tar:
+                assert raw[member.offset + 257 : member.offset + 265] == b"ustar\x0000"
+                assert (member.mtime, member.uid, member.gid, member.mode, member.uname) == (0, 0, 0, 0o644, "")
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if f"{folder}/{stem}" != (keys or [""])[-1]:
+                    keys.append(f"{folder}/{stem}")
+                    last = ""
+                assert not last or order.index(suffix) > order.index(last)
+                last = suffix
+            assert len(keys) == len(set(keys))
+
+
+def test_the_index_says_where_the_bytes_are(release, converted):
+    images = {f"{key}{SUFFIX[m]}": data for (key, m), (_, _, data) in releases.pairs(release.subsets).items()}
+    seen = 0
+    for path in converted.out.glob("index/*.parquet"):
+        for row in pq.read_table(path).to_pylist():
+            for modality in ("rgb", "nir", "sar"):
+                data = images.get(f"{row['key']}{SUFFIX[modality]}")
+                if data is None:
+                    assert row[f"{modality}_offset"] is None
+                    continue
+                with open(converted.out / row["shard"], "rb") as shard:
+                    shard.seek(row[f"{modality}_offset"])
+                    assert shard.read(row[f"{modality}_size"]) == data
+                seen += 1
+    assert seen == len(images)
+
+
+def test_the_json_member_describes_the_sample(converted):
+    found = members(converted.out)
+    fmow = json.loads(found["fMoW/airport_0_0_rgb_center.json"])
+    assert fmow["subset"] == "fMoW"
+    assert fmow["source"] == {"rgb": "fMoW_dataset/airport_0_0_rgb_center.jpg", "nir": None, "sar": None}
+    assert (fmow["category"], fmow["gsd"], fmow["gsd_level"], fmow["gsd_level_derived"]) == ("airport", 0.45, "ultra_high", False)
+    assert fmow["cloud_cover"] == 3
+    assert fmow["caption"] == "an image of airport_0_0_rgb_center"
+    assert json.loads(fmow["annotation"]["rgb"]) == {"/home/user/fMoW/airport_0_0_rgb_center.png": {
+        "prompt": "Satellite imagery,  Ultra-high precision resolution, airport, an image of airport_0_0_rgb_center, fMoW",
+        "category": "airport", "spatial_resolution": 0.45, "cloud_cover": 3}}  # fmt: skip
+    fog = json.loads(found["weather/fog/00000.json"])
+    assert (fog["weather"], fog["satellite"], fog["gsd"]) == ("fog", "Sentinel-2", None)
+    assert json.loads(found["Inria/resize_512_from_4096_vienna1.json"])["gsd"] == 2.4
+    gid = json.loads(found["GID/GF2____001.json"])
+    assert (gid["category"], gid["satellite"]) == ("built-up", "GF2")
+
+
+def test_shards_hold_equal_counts_and_none_is_empty(converted):
+    for name, subset in converted.manifest["subsets"].items():
+        counts = [shard["samples"] for shard in converted.manifest["shards"] if shard["subset"] == name]
+        assert len(counts) == min(16, subset["samples"]) and max(counts) - min(counts) <= 1 and min(counts) > 0
+
+
+@pytest.fixture(scope="module")
+def reference(clean_release, tmp_path_factory):
+    """The output for stored zips, one worker."""
+    out = tmp_path_factory.mktemp("reference") / "out"
+    convert(clean_release.path, out, workers=1)
+    return out
+
+
+@pytest.mark.parametrize("form", releases.FORMS)
+def test_every_form_of_a_release_gives_the_same_bytes(form, clean_release, reference, tmp_path):
+    path = releases.FORMS[form](clean_release.subsets, tmp_path / "release")
+    out = tmp_path / "out"
+    result = convert(path, out, workers=4)
+    assert result.reported == 0
+    assert tree(out) == tree(reference)
+
+
+def test_another_hash_seed_gives_the_same_bytes(clean_release, reference, tmp_path):
+    out = tmp_path / "out"
+    for seed in ("1", "2"):
+        subprocess.run([sys.executable, "-m", "conversion.cli", "convert", clean_release.path, out, "--overwrite", "--quiet"],
+                       check=True, env={"PYTHONHASHSEED": seed, "PATH": "", "HOME": str(tmp_path)})  # fmt: skip
+        assert tree(out) == tree(reference)
+
+
+def test_another_seed_gives_another_order_of_the_same_samples(clean_release, reference, tmp_path):
+    out = tmp_path / "out"
+    convert(clean_release.path, out, options=Options(seed=1))
+    assert members(out) == members(reference)
+    orders = [pq.read_table(folder / "index/WHU-OPT-SAR.parquet")["key"].to_pylist() for folder in (out, reference)]
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+
+
+def test_one_subset_alone_as_zip_or_folder(clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    for at, path in enumerate([releases.single_zip(inria, tmp_path / "zip"), releases.single_folder(inria, tmp_path / "folder")]):
+        convert(path, tmp_path / f"out{at}")
+    assert tree(tmp_path / "out0") == tree(tmp_path / "out1")
+    assert list(pq.read_table(tmp_path / "out0/index/Inria.parquet")["key"]) != []
+
+
+def test_the_zip_counts_where_its_folder_lies_beside_it(clean_release, reference, tmp_path):
+    result = convert(releases.zips_beside_folders(clean_release.subsets, tmp_path / "release"), tmp_path / "out")
+    assert members(tmp_path / "out") == members(reference)
+    beside = [source for source in result.summary["sources"] if source["problem"] == "beside_zip"]
+    assert {source["subset"] for source in beside} == {subset.name for subset in clean_release.subsets}
+    assert result.reported
+
+
+def test_regenerated_folders_with_the_annotations_elsewhere(clean_release, reference, tmp_path):
+    images = releases.regenerated(clean_release.subsets, tmp_path / "images", annotations=False)
+    for subset in clean_release.subsets:
+        releases.put(tmp_path / "json", {path: data for path, data in subset.files.items() if releases.is_annotation(path)})
+    result = convert(images, tmp_path / "out", annotations=tmp_path / "json")
+    assert result.reported == 0
+    wanted = {subset.name: set(subset.images.values()) for subset in clean_release.subsets}
+    for subset, contents in wanted.items():
+        prefix = subset.replace(".", "_") + "/"
+        assert {data for name, data in members(tmp_path / "out").items() if name.startswith(prefix) and name.endswith(".jpg")} == contents
+
+
+def test_run_again_when_complete_does_nothing(clean_release, tmp_path):
+    out = tmp_path / "out"
+    assert convert(clean_release.path, out).written
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert not convert(clean_release.path, out).written
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_subsets_that_come_later_are_added(clean_release, reference, tmp_path):
+    out = tmp_path / "out"
+    for name in ("GID", "Inria"):
+        convert(clean_release.path, out, subsets=[name])
+    assert {path.name for path in (out / "data").iterdir()} == {"GID", "Inria"}
+    convert(clean_release.path, out)
+    assert tree(out) == tree(reference)
+
+
+def test_other_options_over_an_output_are_refused(clean_release, tmp_path):
+    out = tmp_path / "out"
+    convert(clean_release.path, out, subsets=["GID"])
+    with pytest.raises(UsageError, match="seed was 0, now 7"):
+        convert(clean_release.path, out, options=Options(seed=7))
+    convert(clean_release.path, out, subsets=["Inria"], options=Options(seed=7), overwrite=True)
+    assert [path.name for path in (out / "data").iterdir()] == ["Inria"]
+
+
+def test_an_output_called_mmm_rs_is_refused(clean_release, tmp_path):
+    with pytest.raises(UsageError, match="loading script"):
+        convert(clean_release.path, tmp_path / "mmm_rs")
+    assert not (tmp_path / "mmm_rs").exists()
+
+
+def test_an_output_within_the_release_is_no_part_of_it(clean_release, reference, tmp_path):
+    path = releases.folders(clean_release.subsets, tmp_path / "release")
+    convert(path, path / "out")
+    convert(path, path / "out", overwrite=True)
+    assert tree(path / "out") == tree(reference)
+
+
+def test_missing_and_unknown_subsets_are_named(clean_release, tmp_path):
+    path = releases.zips_stored([clean_release["GID"]], tmp_path / "release")
+    with pytest.raises(ReleaseError, match="Inria"):
+        convert(path, tmp_path / "out", subsets=["Inria"])
+    with pytest.raises(UsageError, match="NoSuch"):
+        convert(path, tmp_path / "out", subsets=["NoSuch"])
+    with pytest.raises(ReleaseError):
+        convert(releases.put(tmp_path / "empty", {"notes.txt": b"x"}), tmp_path / "out2")
+
+
+def test_odd_but_whole_images_are_published_and_the_rest_is_reported(tmp_path):
+    subset = releases.with_odd_images()
+    path = releases.zips_stored([subset], tmp_path / "release")
+    convert(path, tmp_path / "out")
+    found = members(tmp_path / "out")
+    assert {name: data for name, data in found.items() if not name.endswith(".json")} == expected_members([subset])
+    rejected = {f"{stem}.jpg" for stem, image in releases.odd_images().items() if not image.published}
+    assert set(reasons(tmp_path / "out")) == rejected
+    assert {row["reason"] for row in unpublished(tmp_path / "out") if row["kind"] == "record"} == {"image_rejected"}
+    sizes = {row["key"]: (row["rgb_width"], row["rgb_height"]) for row in pq.read_table(tmp_path / "out/index/GID.parquet").to_pylist()}
+    assert set(sizes.values()) == {(48, 40)}
+    verify(tmp_path / "out", path)
+
+
+def test_damage_moves_no_other_sample_to_another_shard(clean_release, reference, tmp_path):
+    path = releases.zips_stored(clean_release.subsets, tmp_path / "release")
+    broken = releases.flip_bit_of_image(path / "SEN1-2.zip", 3)
+    convert(path, tmp_path / "out")
+    assert reasons(tmp_path / "out") == {broken.rsplit("/", 1)[-1]: "crc_mismatch"}
+    before = {row["key"]: row["shard"] for row in pq.read_table(reference / "index/SEN1-2.parquet").to_pylist()}
+    after = {row["key"]: row["shard"] for row in pq.read_table(tmp_path / "out/index/SEN1-2.parquet").to_pylist()}
+    assert after == {key: before[key] for key in after}
+    assert len(after) == len(before)  # its twin is still published
+    rows = [row for row in pq.read_table(tmp_path / "out/index/SEN1-2.parquet").to_pylist() if None in (row["rgb_offset"], row["sar_offset"])]
+    assert len(rows) == 1
+
+
+def test_a_shard_without_samples_is_not_written(tmp_path):
+    subset = releases.many("GID", 3)
+    path = releases.zips_stored([subset], tmp_path / "release")
+    releases.flip_bit_of_image(path / "GID.zip", 1)
+    result = convert(path, tmp_path / "out")
+    assert len(list((tmp_path / "out/data/GID").iterdir())) == 2 == len(result.manifest["shards"])
+    verify(tmp_path / "out", path)
+
+
+@pytest.mark.parametrize("name", ["GID.zip"])
+def test_archives_that_cannot_be_read_are_named_and_the_rest_converts(name, clean_release, tmp_path):
+    def truncated(path):
+        releases.truncate(path / name)
+
+    def cut(path):
+        releases.cut_directory(path / name)
+
+    def half(path):
+        releases.half_download(path / name)
+
+    def baidu(path):
+        releases.half_download(path / name, ".baiduyun.p.downloading")
+
+    def parts(path):
+        releases.split_archive(path / name, style="z01")
+
+    def numbered(path):
+        releases.split_archive(path / name, style="001", without=[1])
+
+    for damage in (truncated, cut, half, baidu, parts, numbered):
+        folder = tmp_path / damage.__name__
+        path = releases.zips_stored(clean_release.subsets, folder / "release")
+        damage(path)
+        result = convert(path, folder / "out")
+        named = [source for source in result.summary["sources"] if "GID" in source["path"]]
+        assert named and all(source["remedy"] and source["subset"] == "GID" for source in named), damage.__name__
+        assert set(result.manifest["subsets"]) == {subset.name for subset in clean_release.subsets} - {"GID"}, damage.__name__
+
+
+def test_encrypted_entries_are_named(clean_release, tmp_path):
+    path = releases.zips_stored(clean_release.subsets, tmp_path / "release")
+    releases.mark_encrypted(path / "GID.zip")
+    result = convert(path, tmp_path / "out")
+    assert [source["problem"] for source in result.summary["sources"]] == ["encrypted"]
+    assert {row["reason"] for row in unpublished(tmp_path / "out") if row["subset"] == "GID"} == {"encrypted"}
+
+
+def test_two_images_of_one_place_are_both_reported_and_named(clean_release, tmp_path):
+    sen = clean_release["SEN1-2"]
+    double = {"SEN1-2_dataset/copy/ROIs1868_summer_s2_7_p1.jpg": releases.picture("double")}
+    path = releases.zips_stored([sen.with_files(**double)], tmp_path / "release")
+    convert(path, tmp_path / "out")
+    rows = [row for row in unpublished(tmp_path / "out") if row["kind"] == "image"]
+    assert [row["reason"] for row in rows] == ["same_place", "same_place"]
+    assert rows[0]["path"] in rows[1]["detail"] and rows[1]["path"] in rows[0]["detail"]
+    assert "SEN1-2/ROIs1868_summer_7_p1.sar.jpg" in members(tmp_path / "out")
+
+
+def whu(records):
+    """WHU-OPT-SAR with two places of three images each and these records."""
+    images = {
+        f"WHU-OPT-SAR_dataset/{folder}/NH49E001013_{x}_0_{token}.jpg": releases.picture(f"{token}{x}")
+        for token, folder in (("RGB", "RGB_jpg"), ("NIR", "NIR_jpg"), ("SAR", "sar_jpg")) for x in (0, 512)
+    }  # fmt: skip
+    return releases.Subset("WHU-OPT-SAR", {"a.json": json.dumps(records).encode()} | images, {})
+
+
+def test_a_modality_that_no_record_names_is_served_by_the_samples_record(tmp_path):
+    records = [{"image": f"RGB_jpg/NH49E001013_{x}_0_RGB.jpg", "prompt": f"a place {x}"} for x in (0, 512)]
+    result = convert(releases.zips_stored([whu(records)], tmp_path / "release"), tmp_path / "out")
+    assert result.manifest["subsets"]["WHU-OPT-SAR"]["pairs"] == {"rgb": 2, "nir": 2, "sar": 2}
+    assert members(tmp_path / "out")["WHU-OPT-SAR/NH49E001013_512_0.sar.txt"] == b"a place 512"
+    assert result.summary["subsets"]["WHU-OPT-SAR"]["records"] == {"released": 2, "used": 2, "reported": 0}
+
+
+def test_a_modality_that_some_record_names_is_not_served_by_another(tmp_path):
+    records = [{"image": f"NH49E001013_{x}_0_RGB.jpg", "prompt": f"a place {x}"} for x in (0, 512)]
+    records.append({"image": "NH49E001013_0_0_SAR.jpg", "prompt": "a radar image"})
+    path = releases.zips_stored([whu(records)], tmp_path / "release")
+    result = convert(path, tmp_path / "out")
+    assert result.manifest["subsets"]["WHU-OPT-SAR"]["pairs"] == {"rgb": 2, "nir": 2, "sar": 1}
+    assert reasons(tmp_path / "out") == {"NH49E001013_512_0_SAR.jpg": "no_record"}
+    kept = convert(path, tmp_path / "kept", options=Options(keep_unprompted=True))
+    assert kept.manifest["subsets"]["WHU-OPT-SAR"]["pairs"] == {"rgb": 2, "nir": 2, "sar": 1}
+    found = members(tmp_path / "kept")
+    assert "WHU-OPT-SAR/NH49E001013_512_0.sar.jpg" in found and "WHU-OPT-SAR/NH49E001013_512_0.sar.txt" not in found
+    assert kept.reported == 0
+    verify(tmp_path / "kept", path)
+
+
+def test_records_that_cannot_be_used_are_reported_with_file_and_position(tmp_path):
+    image = {f"GID_dataset/{n}.jpg": releases.picture(str(n)) for n in range(3)}
+    records = [
+        {"image": "0.jpg", "prompt": "the first wins"},
+        {"image": "0.jpg", "prompt": "the first wins"},
+        {"image": "0.jpg", "prompt": "another"},
+        {"prompt": "no path"},
+        {"image": "1.jpg"},
+        {"image": "1.jpg", "prompt": 7},
+        "no record",
+        {"image": "1.jpg", "prompt": ["the first of a list", "the second"]},
+        {"image": "2.jpg", "prompt": "half a character \ud800"},
+    ]
+    subset = releases.Subset("GID", {"MMM-RS_GID.json": json.dumps(records).encode()} | image, {})
+    convert(releases.zips_stored([subset], tmp_path / "release"), tmp_path / "out")
+    found = members(tmp_path / "out")
+    assert found["GID/0.txt"] == b"the first wins" and found["GID/1.txt"] == b"the first of a list"
+    rows = {row["position"]: (row["path"], row["reason"]) for row in unpublished(tmp_path / "out") if row["kind"] == "record"}
+    assert rows == {
+        position: ("MMM-RS_GID.json", reason) for position, reason in
+        {1: "duplicate_record", 2: "conflicting_prompt", 3: "no_path", 4: "no_prompt", 5: "wrong_type", 6: "not_an_object",
+         8: "invalid_text"}.items()}  # fmt: skip
+
+
+def test_keys_that_would_be_equal_end_in_a_digest_of_their_source(tmp_path):
+    stems = ["a b", "a_b", "a.b"]
+    files = {"x.json": json.dumps([{"image": f"{stem}.jpg", "prompt": stem} for stem in stems]).encode()}
+    files |= {f"GID_dataset/{stem}.jpg": releases.picture(stem) for stem in stems}
+    convert(releases.zips_stored([releases.Subset("GID", files, {})], tmp_path / "release"), tmp_path / "out")
+    keys = {
+        f"GID/a_b-{hashlib.sha256(f'GID_dataset/{stem}.jpg'.encode()).hexdigest()[:8]}": stem.encode() for stem in stems
+    }
+    assert {name[:-4]: data for name, data in members(tmp_path / "out").items() if name.endswith(".txt")} == keys
+
+
+def test_a_held_out_split_keeps_scenes_whole(tmp_path):
+    subsets = [releases.many("fMoW", 200)]
+    path = releases.zips_stored([*subsets, *releases.small(unmatched=False)[1:3]], tmp_path / "release")
+    result = convert(path, tmp_path / "out", options=Options(validation=0.25))
+    splits = result.manifest["subsets"]["fMoW"]["splits"]
+    assert 20 < splits["validation"]["samples"] < 80
+    assert sum(split["samples"] for split in splits.values()) == 200
+    scenes = {"fMoW": "_".join, "WHU-OPT-SAR": lambda parts: parts[0], "SEN1-2": lambda parts: "_".join(parts[:3])}
+    for name in scenes:
+        sides: dict[str, set[str]] = {}
+        for row in pq.read_table(tmp_path / f"out/index/{name}.parquet").to_pylist():
+            parts = row["key"].split("/")[1].split("_")
+            scene = "_".join(parts[:2]) if name == "fMoW" else scenes[name](parts)
+            sides.setdefault(scene, set()).add(row["split"])
+        assert all(len(found) == 1 for found in sides.values())
+    verify(tmp_path / "out", path)
+
+
+def test_a_second_conversion_into_the_same_folder_waits_for_nobody(clean_release, tmp_path):
+    out = tmp_path / "out"
+    seen = []
+
+    def second(done, total, what):
+        if not seen:
+            with pytest.raises(OutputError, match="running"):
+                convert(clean_release.path, out)
+            seen.append(what)
+
+    convert(clean_release.path, out, progress=second)
+    assert seen
+
+
+def test_a_release_that_changed_between_two_runs_is_noticed(clean_release, tmp_path):
+    path = releases.zips_stored(clean_release.subsets, tmp_path / "release")
+
+    def stop(done, total, what):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(path, tmp_path / "out", progress=stop, workers=1)
+    releases.flip_bit_of_image(path / "GID.zip", 0)
+    with pytest.raises(ReleaseError, match="GID"):
+        convert(path, tmp_path / "out")
+    assert convert(path, tmp_path / "out", overwrite=True).written
+
+
+def test_an_interrupted_conversion_goes_on(clean_release, reference, tmp_path):
+    done = []
+
+    def stop(*progress):
+        done.append(progress)
+        if len(done) == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(clean_release.path, tmp_path / "out", progress=stop, workers=1)
+    before = {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*.tar")}
+    assert len(before) >= 9
+    convert(clean_release.path, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(reference)
+    assert all(path.stat().st_ino == inode for path, inode in before.items())  # nothing complete was done again
