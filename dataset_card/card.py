@@ -163,6 +163,31 @@ def metadata(converted: Converted) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def faults(card: str, converted: Converted) -> list[str]:
+    """Where a card's YAML does not say how to load these shards, or how many samples they hold."""
+    found = re.match(r"---\n(.*?)\n---", card, re.S)
+    try:
+        said = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError as error:
+        return [f"{NAME}: its YAML cannot be read: {' '.join(str(error).split())}"]
+    if not isinstance(said, dict):
+        return [f"{NAME}: has no YAML"]
+    expected = metadata(converted)
+    wrong = []
+    for key in ("configs", "dataset_info"):
+        there = said.get(key) or []  # the hub itself writes a single entry without its list
+        by_name = {
+            one.get("config_name"): one
+            for one in (there if isinstance(there, list) else [there])
+            if isinstance(one, dict)
+        }
+        for one in expected[key]:
+            if by_name.pop(one["config_name"], None) != one:
+                wrong.append(f"{NAME}: {key} of {one['config_name']} is not what manifest and index say")
+        wrong += [f"{NAME}: {key} has {name}, of which there is no shard" for name in by_name]
+    return wrong
+
+
 def size_category(samples: int) -> str:
     """The hub's name for a number of samples: `n<1K`, `1K<n<10K`, ..."""
     names = [f"{bound // 1000}K" if bound < 10**6 else f"{bound // 10**6}M" for bound in SIZES]

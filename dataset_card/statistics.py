@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,13 @@ def _count(counted: Statistics, rows: pa.Table) -> None:
 def _counts(values: pa.ChunkedArray | pa.Array) -> Counter:
     """value -> how often it occurs."""
     return Counter({found["values"]: found["counts"] for found in pc.value_counts(values).to_pylist()})
+
+
+def rows_by_shard(out: Path, subsets: Iterable[str]) -> Counter:
+    """shard -> rows that the index has of it."""
+    counted: Counter = Counter()
+    for subset in subsets:
+        with pq.ParquetFile(out / "index" / f"{subset}.parquet") as index:
+            for batch in index.iter_batches(columns=["shard"]):
+                counted.update(_counts(batch["shard"]))
+    return counted

@@ -25,9 +25,9 @@ def body(converted: Converted, pictures: list[str], repo_id: str) -> str:
     sections = [
         about(converted),
         "<!-- own: about -->\n<!-- end own -->",
+        loading(converted, repo_id),
         subsets(converted),
         charts(pictures),
-        loading(converted, repo_id),
         fields(converted),
         prompts(),
         left_out(converted),
@@ -125,7 +125,7 @@ from datasets import load_dataset
 
 samples = load_dataset("{repo_id}", "{config}", split="train", streaming=True)
 sample = next(iter(samples))
-{chr(10).join(f'sample["{member}"]' for member in members)}
+{", ".join(f'sample["{member}"]' for member in members)}
 sample["json"]["category"], sample["json"]["gsd"], sample["json"]["gsd_level"]
 ```
 
@@ -135,14 +135,16 @@ Without `streaming=True` it downloads the shards and checks the number of sample
 
 ```python
 import sys
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download
 
-sys.path.append(snapshot_download("{repo_id}", repo_type="dataset", allow_patterns="mmm_rs.py"))
+module = hf_hub_download("{repo_id}", "mmm_rs.py", repo_type="dataset")
+sys.path.append(module.removesuffix("mmm_rs.py"))
 import mmm_rs
 
-samples = mmm_rs.load_dataset("{config}", "hf://datasets/{repo_id}", split="train", streaming=True)
+data = "hf://datasets/{repo_id}"
+samples = mmm_rs.load_dataset("{config}", data, split="train", streaming=True)
 sample = next(iter(samples))
-{chr(10).join(f'sample["{column}"]' for column in columns)}
+{", ".join(f'sample["{column}"]' for column in columns)}
 sample["category"], sample["gsd"], sample["gsd_level"]
 ```
 
@@ -155,10 +157,13 @@ from glob import glob
 import webdataset
 from huggingface_hub import snapshot_download
 
-folder = snapshot_download("{repo_id}", repo_type="dataset", allow_patterns="data/{config}/*")
+folder = snapshot_download(
+    "{repo_id}", repo_type="dataset", allow_patterns="data/{config}/*"
+)
 shards = sorted(glob(folder + "/data/{config}/train-*.tar"))
-samples = webdataset.WebDataset(shards, shardshuffle=False).shuffle(1000).decode("pil")
-image, prompt, labels = next(iter(samples.to_tuple("{members[0]}", "{members[1]}", "json")))
+samples = webdataset.WebDataset(shards, shardshuffle=False).shuffle(1000)
+samples = samples.decode("pil").to_tuple("{members[0]}", "{members[1]}", "json")
+image, prompt, labels = next(iter(samples))
 ```
 
 ### The index
@@ -168,10 +173,11 @@ image, prompt, labels = next(iter(samples.to_tuple("{members[0]}", "{members[1]}
 ```python
 from datasets import load_dataset
 
-index = load_dataset("parquet", data_files="hf://datasets/{repo_id}/index/*.parquet", split="train")
+files = "hf://datasets/{repo_id}/index/*.parquet"
+index = load_dataset("parquet", data_files=files, split="train")
 ```
 
-By SQL with DuckDB or Polars, which read the labels only and not the whole index. In a downloaded folder the path is `index/*.parquet`.
+By SQL with DuckDB or Polars, which read the columns they need and not the whole index. In a downloaded folder the files are `index/*.parquet`.
 
 ```python
 import duckdb
@@ -190,15 +196,17 @@ import polars
 import pyarrow.dataset
 from huggingface_hub import HfFileSystem
 
-index = pyarrow.dataset.dataset("datasets/{repo_id}/index", filesystem=HfFileSystem(), format="parquet")
-found = polars.scan_pyarrow_dataset(index).sql("SELECT key, prompt FROM self WHERE gsd_level = '{level}'").collect()
+index = pyarrow.dataset.dataset(
+    "datasets/{repo_id}/index", filesystem=HfFileSystem(), format="parquet"
+)
+found = polars.scan_pyarrow_dataset(index).sql(
+    "SELECT key, prompt FROM self WHERE gsd_level = '{level}'"
+).collect()
 ```
 
 One image, by its place in the index:
 
 ```python
-from huggingface_hub import HfFileSystem
-
 row = index.head(1, columns=["shard", "rgb_offset", "rgb_size"]).to_pylist()[0]
 with HfFileSystem().open("datasets/{repo_id}/" + row["shard"]) as shard:
     shard.seek(row["rgb_offset"])
