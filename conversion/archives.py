@@ -1,634 +1,1152 @@
 """One reader for a zip, a zip within a zip and a folder.
 
-`read_entries` gives a table of what is in it, from the directory alone; `Reader` gives the bytes of one entry, checked.
+How it works:
+- `read_entries` reads a zip's central directory (never its data) into a table, a row a file. Fixed fields become numpy
+  columns and names one Arrow buffer, so a million entries cost a second and no Python object each.
+- What the directory alone shows to be unusable keeps its row and gets a `problem`, so that nothing is lost silently.
+- `Reader` reads one entry with one system call and returns it only if header, length and CRC32 agree with the
+  directory.
+- A zip stored in a zip is read in place. A deflated one is inflated forward, without a file, for its directory and for
+  streams; `extracted` inflates it once to a file for reads in any order.
 
-* A zip's central directory is read at once and walked; fixed fields become columns without an object an entry.
-* A stored zip within a zip is read in place, at an offset of the outer file.
-* A deflated zip within a zip can only be read forward: `read_entries` keeps its tail, `Reader` inflates up to what is
-  asked for, and `extracted` writes it to one temporary file for whoever reads all of it in any order.
+Formats: PKWARE's APPNOTE.TXT 6.3.10 (zip, zip64), Info-ZIP's extrafld.txt (Unicode path, 0x7075), RFC 1951 (deflate).
 
-Nothing here trusts a size: reads are bounded by the file, inflation by the stated size, tables by the directory.
-Format: PKWARE APPNOTE 6.3.10.
+Limits: only methods 0 (stored) and 8 (deflated); a directory of at most 512 MiB, or 192 MiB in a deflated inner zip; an
+entry read whole is at most 256 MiB (streams have no limit).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
+import re
+import stat
 import struct
-import tempfile
 import zlib
-from collections.abc import Iterator
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conversion.errors import ReleaseError
+from conversion.errors import OutputError, ReleaseError
 
-try:  # libdeflate: several times as fast as zlib
+try:  # several times as fast as zlib, for both
     from deflate import DeflateError, crc32, deflate_decompress
-except ImportError:  # a platform without its wheel
-    crc32, deflate_decompress, DeflateError = zlib.crc32, None, zlib.error
+except ImportError:
+    from zlib import crc32  # type: ignore[assignment]
 
-ENTRIES = pa.schema([
-    ("name", pa.string()),  # decoded, with slashes
-    ("file", pa.binary()),  # folder: the path within it as the system has it; zip: null
-    ("offset", pa.int64()),  # zip: of the local header in the file, bytes; folder: modification time, ns
-    ("packed", pa.int64()),  # bytes
-    ("size", pa.int64()),  # bytes
-    ("crc", pa.uint32()),  # folder: null
-    ("method", pa.uint16()),
-    ("problem", pa.string()),  # why it cannot be read, null where it can
-])  # fmt: skip
+    deflate_decompress = None  # type: ignore[assignment]
+
+MiB = 1 << 20
+LARGEST_DIRECTORY = 512 * MiB  # about five million entries
+TAIL = 192 * MiB  # what is kept of a deflated inner zip while looking for its directory: two million entries
+LARGEST_ENTRY = 256 * MiB  # read whole; above what any image that Pillow opens takes
+LONGEST_NAME = 4096  # bytes; no file system that we know takes a longer path
+CHUNK = 1 * MiB  # of a stream; blocks of 0.5 to 1 MB are the fastest to copy
+KEPT_BUFFER = 16 * MiB  # a larger scratch buffer is not kept for the next read
+DEFLATE_RATIO = 1032  # the most that deflate can expand: 258 bytes from two bits (zlib's technical notes)
 
 STORED, DEFLATED = 0, 8
-END, END_SIZE = b"PK\x05\x06", 22
-END64, LOCATOR64, LOCATOR64_SIZE = b"PK\x06\x06", b"PK\x06\x07", 20
-CENTRAL, CENTRAL_SIZE = b"PK\x01\x02", 46
-LOCAL, LOCAL_SIZE = b"PK\x03\x04", 30
-FULL = 0xFFFFFFFF  # the true number is in the zip64 extra field
-TAIL = 192 << 20  # bytes kept of a deflated inner zip: room for the directory of 1.5 million entries
-LARGEST = 1 << 30  # bytes of one entry read at once; no image is near
-EXPANSION = 1032  # deflate cannot do more
-AHEAD = LOCAL_SIZE + 512  # bytes read before the data: the header with a usual name and extra field
-CHUNK = 1 << 20  # bytes
+METHODS = {
+    1: "shrink", 2: "reduce", 3: "reduce", 4: "reduce", 5: "reduce", 6: "implode", 9: "deflate64", 10: "PKWARE implode",
+    12: "bzip2", 14: "lzma", 16: "CMPSC", 18: "terse", 19: "LZ77", 20: "zstd (old)", 93: "zstd", 94: "mp3", 95: "xz",
+    96: "jpeg", 97: "wavpack", 98: "ppmd", 99: "AES encryption",
+}  # fmt: skip
 
-JUNK = r"(^|/)(__MACOSX/|\._[^/]*$|Thumbs\.db$|\.DS_Store$|desktop\.ini$)"
-UNSAFE = r"(^|/)\.\.(/|$)|^/|^[A-Za-z]:|\x00"
+# What the directory alone shows to be wrong, by falling weight: the first that holds is an entry's `problem`.
+PROBLEMS = {
+    "unsafe_name": "its name is absolute, leads outside, is empty, unreadable or too long, or holds a NUL",
+    "link": "it is a symbolic link, which is not followed",
+    "not_a_file": "it is a device, a pipe or a socket",
+    "encrypted": "it is encrypted",
+    "unsupported_compression": "it is compressed by a method that is not read",
+    "bad_directory_entry": "its fields in the directory contradict each other",
+    "size_mismatch": "its stated size is not possible for its compressed size",
+    "overlap": "its bytes reach into the next entry or out of the archive",
+}
+_PROBLEM = {code: number for number, code in enumerate(PROBLEMS)}
 
-_CENTRAL = np.dtype([("signature", "S4"), ("made", "<u2"), ("needed", "<u2"), ("flags", "<u2"), ("method", "<u2"),
-                     ("time", "<u4"), ("crc", "<u4"), ("packed", "<u4"), ("size", "<u4"), ("name", "<u2"),
-                     ("extra", "<u2"), ("comment", "<u2"), ("disk", "<u2"), ("internal", "<u2"), ("external", "<u4"),
-                     ("offset", "<u4")])  # fmt: skip
+SCHEMA = pa.schema([
+    ("name", pa.string()), ("file", pa.binary()), ("offset", pa.int64()), ("packed", pa.int64()), ("size", pa.int64()),
+    ("crc", pa.uint32()), ("method", pa.uint16()), ("flags", pa.uint16()), ("problem", pa.string()),
+])  # fmt: skip
 
 
 class ArchiveError(ReleaseError):
-    """A container cannot be used as a whole. Example: a zip whose end is missing because its download stopped."""
+    """A whole archive cannot be read. Its text is `<label>: <detail>. <remedy>`, one line."""
 
     def __init__(self, label: str, detail: str, remedy: str) -> None:
-        super().__init__(f"{label}: {detail}. {remedy}")
+        super().__init__(label, detail, remedy)
         self.label, self.detail, self.remedy = label, detail, remedy
 
+    def __str__(self) -> str:
+        return f"{self.label}: {self.detail}. {self.remedy}"
 
-class DamagedEntry(Exception):
-    """One entry cannot be used; the rest can. `reason` is the report's code, `detail` a sentence for a person."""
+
+class DamagedEntry(ReleaseError):
+    """One entry cannot be read whole.
+
+    `reason` is one of crc_mismatch, truncated, bad_local_header, size_mismatch, inflate_error, too_large, missing_file,
+    read_error; `detail` says it for people. Callers make a row of the report of it.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 @dataclass(frozen=True)
 class Inner:
-    """The entry of a deflated inner zip in the outer one."""
+    """The deflated entry that holds an inner zip, as the directory of the zip around it states it. Bytes."""
 
-    offset: int  # of its local header, bytes
+    offset: int
     packed: int
     size: int
     crc: int
+    method: int
 
 
 @dataclass(frozen=True)
 class Archive:
-    """Where one container's bytes are; picklable."""
+    """Where one container's bytes are. Picklable.
 
-    path: str  # the zip file or folder on disk
-    label: str  # what messages call it: MMM-RS.zip/Inria.zip
+    path: zip file or folder on disk. label: what messages call it, e.g. "MMM-RS.zip/MMM-RS/Inria.zip". start, length:
+    the bytes of the zip within `path`, where it is stored in another. inside: a deflated inner zip, which must be
+    inflated to be read; offsets of its entries count from its own first byte.
+    """
+
+    path: str
+    label: str
     kind: Literal["zip", "folder"]
-    start: int = 0  # where the zip begins within `path`, bytes
-    length: int | None = None  # bytes of the zip; None for all of the file
+    start: int = 0
+    length: int | None = None
     inside: Inner | None = None
 
 
-# --- the directory ---------------------------------------------------------------------------------------------------
+def explain(problem: str, method: int) -> str:
+    """A `problem` of the table as a sentence, with the compression's name where that is the problem."""
+    if problem == "unsupported_compression":
+        return f"it is compressed with {METHODS.get(method, 'an unknown method')} (method {method}), which is not read"
+    return PROBLEMS[problem]
 
 
-def read_entries(archive: Archive) -> pa.Table:
-    """All files in a container, columns ENTRIES: a zip in the order of its directory, a folder sorted by name.
-
-    Directories and the junk of other systems are left out. Raises ArchiveError.
-    """
-    try:
-        return _walk(archive) if archive.kind == "folder" else _read_directory(archive)
-    except OSError as error:
-        raise ArchiveError(archive.label, f"cannot be read: {error.strerror or error}",
-                           "Mend its permissions or the disk") from None  # fmt: skip
+# --- bytes, wherever they are ----------------------------------------------------------------------------------------
 
 
-def _walk(archive: Archive) -> pa.Table:
-    files, sizes, times = [], [], []
-    seen = set()
-    folders = [b""]
-    root = os.fsencode(archive.path)
-    while folders:
-        folder = folders.pop()
-        where = os.stat(os.path.join(root, folder))
-        if (where.st_dev, where.st_ino) in seen:  # a link to a folder above
-            continue
-        seen.add((where.st_dev, where.st_ino))
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                name = folder + b"/" + entry.name if folder else entry.name
-                try:
-                    if entry.is_dir():
-                        folders.append(name)
-                    elif entry.is_file():
-                        stat = entry.stat()
-                        files.append(name)
-                        sizes.append(stat.st_size)
-                        times.append(stat.st_mtime_ns)
-                except OSError:  # gone meanwhile, or a loop of links
-                    continue
-    raw = pa.array(files, pa.binary())
-    table = pa.table({"name": _decoded(raw, None), "file": raw, "offset": pa.array(times, pa.int64()),
-                      "packed": pa.array(sizes, pa.int64()), "size": pa.array(sizes, pa.int64()),
-                      "crc": pa.nulls(len(files), pa.uint32()), "method": pa.array(np.zeros(len(files), np.uint16)),
-                      "problem": pa.nulls(len(files), pa.string())}, schema=ENTRIES)  # fmt: skip
-    return _without_junk(table).sort_by("name")
+class _Source(Protocol):
+    """Random access to the bytes that an archive's offsets point into."""
+
+    def into(self, view: memoryview, offset: int) -> int:
+        """Fill the view from `offset` and return the number of bytes; fewer only at the end."""
+
+    def close(self) -> None: ...
 
 
-def _read_directory(archive: Archive) -> pa.Table:
-    with contextlib.closing(_bytes_of(archive)) as file:
-        directory, shift, base = _directory_bytes(archive, file)
-    heads, raw, extras = _split(archive, directory)
-    fields = heads.view(_CENTRAL).reshape(-1)
-    packed, size = fields["packed"].astype(np.int64), fields["size"].astype(np.int64)
-    offset = fields["offset"].astype(np.int64)
-    for row in np.flatnonzero((packed == FULL) | (size == FULL) | (offset == FULL)):
-        packed[row], size[row], offset[row] = _zip64(extras(int(row)), packed[row], size[row], offset[row])
-    names = _decoded(raw, fields["flags"], extras)
-    problem = _problems(fields, names, offset, packed, base - shift, raw)
-    table = pa.table({"name": names, "file": pa.nulls(len(names), pa.binary()), "offset": pa.array(offset + shift),
-                      "packed": pa.array(packed), "size": pa.array(size), "crc": pa.array(fields["crc"].copy()),
-                      "method": pa.array(fields["method"].copy()), "problem": problem}, schema=ENTRIES)  # fmt: skip
-    keep = pc.invert(pc.ends_with(table["name"], "/"))
-    return _without_junk(table.filter(keep) if not pc.all(keep).as_py() else table)
+class _File:
+    """A regular file. Raises OSError."""
 
+    def __init__(self, path: str | bytes, folder: int | None = None, follow: bool = True) -> None:
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        self.fd = os.open(path, flags, dir_fd=folder)
+        status = os.fstat(self.fd)
+        self.size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise OSError(errno.EINVAL, "it is not a regular file")
 
-def _directory_bytes(archive: Archive, file: _Bytes) -> tuple[bytes, int, int]:
-    """(the central directory, what to add to its offsets, where it starts); positions are absolute in the file."""
-    if file.length < END_SIZE:
-        raise _no_end(archive)
-    tail = file.tail(min(file.length, (1 << 16) + END_SIZE))
-    at = tail.rfind(END)
-    if at < 0 or at + END_SIZE > len(tail):
-        raise _no_end(archive)
-    end = struct.unpack_from("<4s4H2LH", tail, at)
-    position = file.length - len(tail) + at
-    disk, count, length, start = end[1], end[4], end[5], end[6]
-    locator = file.read(position - LOCATOR64_SIZE, LOCATOR64_SIZE) if position >= LOCATOR64_SIZE else b""
-    if locator.startswith(LOCATOR64):
-        _, disk64, where, disks = struct.unpack("<4sLQL", locator)
-        record = file.read(where, 56)
-        if not record.startswith(END64):  # something stands before the zip: the record is just before its locator
-            where = position - LOCATOR64_SIZE - 56
-            record = file.read(where, 56) if where >= 0 else b""
-        if len(record) < 56 or not record.startswith(END64):
-            raise ArchiveError(archive.label, "its zip64 directory is missing", "Download it again")
-        disk = disk64 if disks > 1 else 0
-        count, length, start = struct.unpack_from("<QQQ", record, 32)
-        position = where
-    if disk not in (0, 0xFFFF):
-        raise ArchiveError(archive.label, "it is the last part of an archive in several parts",
-                           "Get all parts and join them with `zip -s 0 X.zip --out Y.zip`")  # fmt: skip
-    begin = position - length
-    if begin < 0 or start > begin:
-        raise ArchiveError(archive.label, "its directory is cut: its beginning is missing", "Download it again")
-    directory = file.read(begin, length)
-    if count and not directory.startswith(CENTRAL):
-        raise ArchiveError(archive.label, "its directory is damaged or encrypted",
-                           "Download it again, or unzip it with its password")  # fmt: skip
-    return directory, archive.start + begin - start, archive.start + begin
-
-
-def _no_end(archive: Archive) -> ArchiveError:
-    return ArchiveError(archive.label, "it is no whole zip: its end is missing, so the download was cut short or it is "
-                        "one part of several", "Download it again")  # fmt: skip
-
-
-def _split(archive: Archive, directory: bytes) -> tuple[np.ndarray, pa.Array, Any]:
-    """(the fixed fields, a row of 46 bytes an entry; the raw names; a function that gives an entry's extra field)."""
-    starts, chunks, names = [], [], []  # type: ignore[var-annotated]
-    at, end, lengths = 0, len(directory), struct.Struct("<HHH").unpack_from
-    while at + CENTRAL_SIZE <= end:
-        name, extra, comment = lengths(directory, at + 28)
-        starts.append(at)
-        names.append(directory[at + CENTRAL_SIZE : at + CENTRAL_SIZE + name])
-        at += CENTRAL_SIZE + name + extra + comment
-        if len(names) == 1 << 16:
-            chunks.append(pa.array(names, pa.binary()))
-            names = []
-    chunks.append(pa.array(names, pa.binary()))
-    where = np.array(starts, np.int64)
-    heads = np.frombuffer(directory, np.uint8)[where[:, None] + np.arange(CENTRAL_SIZE)]
-    if at != end or (heads[:, :4] != np.frombuffer(CENTRAL, np.uint8)).any():
-        raise ArchiveError(archive.label, "its directory is damaged", "Download it again")
-
-    def extra_of(row: int) -> bytes:
-        name, extra, _ = lengths(directory, starts[row] + 28)
-        begin = starts[row] + CENTRAL_SIZE + name
-        return directory[begin : begin + extra]
-
-    return np.ascontiguousarray(heads), pa.concat_arrays(chunks), extra_of
-
-
-def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, at)
-        yield kind, extra[at + 4 : at + 4 + length]
-        at += 4 + length
-
-
-def _zip64(extra: bytes, packed: int, size: int, offset: int) -> tuple[int, int, int]:
-    for kind, data in _extra_fields(extra):
-        if kind == 1:
-            numbers = iter(struct.unpack_from(f"<{len(data) // 8}Q", data))
-            size = next(numbers, FULL) if size == FULL else size
-            packed = next(numbers, FULL) if packed == FULL else packed
-            offset = next(numbers, FULL) if offset == FULL else offset
-    return tuple(min(int(value), 1 << 62) for value in (packed, size, offset))  # type: ignore[return-value]
-
-
-def _decoded(raw: pa.Array, flags: np.ndarray | None, extra_of: Any = None) -> pa.Array:
-    """Names as text. Without the UTF-8 flag the archive decides as a whole: UTF-8 if all are, else GB18030, else cp437."""
-    try:
-        names = raw.cast(pa.string())
-    except pa.ArrowInvalid:
-        names = None
-    if names is None or (extra_of is not None and not pc.all(pc.string_is_ascii(names)).as_py()):
-        data = raw.to_pylist()
-        encoding = "utf-8" if names is not None else _encoding(data, flags)
-        text = []
-        for row, name in enumerate(data):
-            flagged = flags is not None and flags[row] & 0x800
-            plain = name.decode("utf-8" if flagged else encoding, "replace")
-            text.append((_unicode_path(extra_of(row), name) if extra_of and not name.isascii() else None) or plain)
-        names = pa.array(text, pa.string())
-    return pc.replace_substring(names, "\\", "/")
-
-
-def _encoding(names: list[bytes], flags: np.ndarray | None) -> str:
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            for row, name in enumerate(names):
-                if flags is None or not flags[row] & 0x800:
-                    name.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return encoding
-    return "cp437"
-
-
-def _unicode_path(extra: bytes, name: bytes) -> str | None:
-    """Info-ZIP's Unicode path, where it belongs to this name."""
-    for kind, data in _extra_fields(extra):
-        if kind == 0x7075 and len(data) > 5 and data[0] == 1 and struct.unpack_from("<L", data, 1)[0] == zlib.crc32(name):
-            return data[5:].decode("utf-8", "replace")
-    return None
-
-
-def _problems(fields: np.ndarray, names: pa.Array, offset: np.ndarray, packed: np.ndarray, limit: int,
-              raw: pa.Array) -> pa.Array:  # fmt: skip
-    """Why entries cannot be read, null where they can. `limit`: where the directory starts, as their offsets count."""
-    problem = np.full(len(fields), None)
-    order = np.argsort(offset, kind="stable")
-    length = pc.binary_length(raw).to_numpy(zero_copy_only=False).astype(np.int64)
-    end = (offset + LOCAL_SIZE + length + packed)[order]
-    clash = np.flatnonzero(end > np.append(offset[order][1:], limit))
-    problem[order[clash]] = "overlap"
-    problem[order[np.minimum(clash + 1, len(order) - 1)]] = "overlap" if len(clash) else None
-    if len(clash) and clash[-1] == len(order) - 1:  # reaches into the directory: only this one is wrong
-        problem[order[-1]] = "overlap"
-    unix = fields["made"] >> 8 == 3
-    problem[unix & (fields["external"] >> 28 == 0o12)] = "link"
-    problem[~np.isin(fields["method"], (STORED, DEFLATED))] = "unsupported_compression"
-    problem[fields["flags"] & 1 != 0] = "encrypted"
-    problem[pc.match_substring_regex(names, UNSAFE).to_numpy(zero_copy_only=False)] = "unsafe_name"
-    return pa.array(problem, pa.string())
-
-
-def _without_junk(table: pa.Table) -> pa.Table:
-    junk = pc.match_substring_regex(table["name"], JUNK)
-    return table.filter(pc.invert(junk)) if pc.any(junk).as_py() else table
-
-
-def inner_archive(archive: Archive, entries: pa.Table, row: int) -> Archive:
-    """The zip that is entry `row` of a zip."""
-    entry = entries.slice(row, 1).to_pylist()[0]
-    label = f"{archive.label}/{entry['name']}"
-    if entry["method"] == DEFLATED:
-        return Archive(archive.path, label, "zip",
-                       inside=Inner(entry["offset"], entry["packed"], entry["size"], entry["crc"]))  # fmt: skip
-    with contextlib.closing(_bytes_of(Archive(archive.path, label, "zip"))) as file:
-        head = file.read(entry["offset"], LOCAL_SIZE)
-    if not head.startswith(LOCAL) or len(head) < LOCAL_SIZE:
-        raise ArchiveError(label, "its entry in the outer archive is damaged", "Download the outer archive again")
-    name, extra = struct.unpack_from("<HH", head, 26)
-    return Archive(archive.path, label, "zip", entry["offset"] + LOCAL_SIZE + name + extra, entry["packed"])
-
-
-def content_id(archive: Archive, entries: pa.Table) -> str:
-    """A digest that changes when the container does: its size, its time, and all that its directory says."""
-    digest = hashlib.sha256(archive.label.encode())
-    if archive.kind == "zip":
-        stat = os.stat(archive.path)
-        digest.update(b"%d %d %d" % (stat.st_size, stat.st_mtime_ns, archive.start))
-    for name in ("name", "offset", "packed", "size", "crc"):
-        for chunk in pa.concat_tables([entries.select([name])]).combine_chunks()[name].chunks:
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, pa.schema([(name, chunk.type)])) as writer:
-                writer.write_batch(pa.RecordBatch.from_arrays([chunk], names=[name]))
-            digest.update(sink.getvalue())
-    return digest.hexdigest()
-
-
-# --- bytes -----------------------------------------------------------------------------------------------------------
-
-
-class _Bytes:
-    """The bytes of a zip on disk, or of one that lies stored in another; positions count from its own start."""
-
-    def __init__(self, archive: Archive) -> None:
-        self.fd = os.open(archive.path, os.O_RDONLY)
-        self.start = archive.start
-        self.length = os.fstat(self.fd).st_size - self.start
-        if archive.length is not None:
-            self.length = min(self.length, archive.length)
-
-    def read(self, at: int, count: int) -> bytes:
-        return os.pread(self.fd, max(0, min(count, self.length - at)), self.start + at) if at >= 0 else b""
-
-    def tail(self, count: int) -> bytes:
-        return self.read(self.length - count, count)
+    def into(self, view: memoryview, offset: int) -> int:
+        got = _preadv(self.fd, (view,), offset)
+        while got < len(view):
+            more = _preadv(self.fd, (view[got:],), offset + got)
+            if not more:
+                break
+            got += more
+        return got
 
     def close(self) -> None:
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
-class _Inflated:
-    """The bytes of a deflated zip in a zip. Going back means to begin again."""
+def _preadv_by_pread(fd: int, views: tuple[memoryview], offset: int) -> int:
+    data = os.pread(fd, len(views[0]), offset)
+    views[0][: len(data)] = data
+    return len(data)
+
+
+_preadv = getattr(os, "preadv", _preadv_by_pread)  # macOS before 11 has only pread
+
+
+class _Inflating:
+    """A deflated inner zip, inflated forward. A read before the last one's start begins anew.
+
+    Raises DamagedEntry and OSError. The CRC32 of the whole is not checked: each entry's own is, and one damaged image
+    shall not cost the others.
+    """
+
+    def __init__(self, path: str, inner: Inner) -> None:
+        self.inner, self.file = inner, _File(path)
+        self.begin()
+
+    def begin(self) -> None:
+        self.window, self.at = bytearray(), 0  # the window's first byte is at `at`
+        self.chunks = _inner_chunks(self.file, self.inner)
+
+    def into(self, view: memoryview, offset: int) -> int:
+        if offset < self.at:
+            self.begin()
+        end = offset + len(view)
+        while self.at + len(self.window) < end:
+            chunk = next(self.chunks, None)
+            if chunk is None:
+                break
+            self.window += chunk
+            past = min(offset - self.at, len(self.window))
+            # A megabyte is kept: the next entry's header was read as the slack of this one.
+            if past > 2 * CHUNK:
+                del self.window[: past - CHUNK]
+                self.at += past - CHUNK
+        first = offset - self.at
+        data = memoryview(self.window)[first : first + len(view)]
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class _Tail:
+    """The last bytes of a deflated inner zip."""
 
     def __init__(self, archive: Archive) -> None:
         assert archive.inside
-        self.archive, self.inner, self.length = archive, archive.inside, archive.inside.size
-        self.fd = os.open(archive.path, os.O_RDONLY)
-        self.end = b""  # the last bytes, once they were seen
-        self._begin()
+        self.head = b""
+        kept: deque[bytes] = deque()
+        held = total = 0
+        with contextlib.closing(_File(archive.path)) as file:
+            for chunk in _inner_chunks(file, archive.inside):
+                if not total:
+                    self.head = chunk[:64]
+                kept.append(chunk)
+                held, total = held + len(chunk), total + len(chunk)
+                while held - len(kept[0]) >= TAIL:
+                    held -= len(kept.popleft())
+        self.at, self.data, self.label = total - held, b"".join(kept), archive.label
 
-    def _begin(self) -> None:
-        self.chunks = _inflate(self.fd, self.inner, self.archive.label)
-        self.chunk, self.at = b"", 0  # the present chunk and where it starts
-
-    def read(self, at: int, count: int) -> bytes:
-        count = min(count, self.length - at)
-        if self.end and at >= self.length - len(self.end):
-            begin = at - (self.length - len(self.end))
-            return self.end[begin : begin + count]
-        if at < self.at:
-            self._begin()
-        parts = []
-        while count > 0:
-            if at >= self.at + len(self.chunk):
-                self.at += len(self.chunk)
-                self.chunk = next(self.chunks, b"")
-                if not self.chunk:
-                    break
-                continue
-            part = self.chunk[at - self.at : at - self.at + count]
-            parts.append(part)
-            at, count = at + len(part), count - len(part)
-        return b"".join(parts)
-
-    def tail(self, count: int) -> bytes:
-        kept, total = [], 0  # type: ignore[var-annotated]
-        for chunk in _inflate(self.fd, self.inner, self.archive.label):
-            kept.append(chunk)
-            total += len(chunk)
-            while total - len(kept[0]) >= TAIL:
-                total -= len(kept.pop(0))
-        self.end = b"".join(kept)
-        return self.end[-count:]
+    def into(self, view: memoryview, offset: int) -> int:
+        if offset < self.at:
+            if not offset and len(view) <= len(self.head):
+                view[:] = self.head[: len(view)]
+                return len(view)
+            raise ArchiveError(self.label, f"its directory is larger than {TAIL // MiB} MiB, the most that is read "
+                               "inside a compressed zip", "Unzip the outer zip first")  # fmt: skip
+        data = self.data[offset - self.at : offset - self.at + len(view)]
+        view[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
-        os.close(self.fd)
+        self.data = b""
 
 
-def _bytes_of(archive: Archive) -> Any:
-    return _Inflated(archive) if archive.inside else _Bytes(archive)
+def _read(source: _Source, offset: int, length: int) -> bytearray:
+    data = bytearray(length)
+    got = source.into(memoryview(data), offset)
+    del data[got:]
+    return data
 
 
-def _inflate(fd: int, inner: Inner, label: str) -> Iterator[bytes]:
-    """The content of a deflated inner zip, a chunk at a time; its size and CRC are checked at the end."""
-    head = os.pread(fd, LOCAL_SIZE, inner.offset)
-    wrong = ArchiveError(label, "it is damaged within its archive", "Download the outer archive again")
-    if len(head) < LOCAL_SIZE or not head.startswith(LOCAL):
-        raise wrong
-    name, extra = struct.unpack_from("<HH", head, 26)
-    at = inner.offset + LOCAL_SIZE + name + extra
-    end, total, crc = at + inner.packed, 0, 0
-    inflater = zlib.decompressobj(-15)
-    pending = b""
-    while not inflater.eof and (pending or at < end):
-        if not pending:
-            pending = os.pread(fd, min(CHUNK, end - at), at)
-            at += len(pending)
-            if not pending:
+def _open(archive: Archive) -> _Source:
+    return _Inflating(archive.path, archive.inside) if archive.inside else _File(archive.path)
+
+
+def _inner_chunks(source: _Source, inner: Inner) -> Iterator[bytes]:
+    begin = _data_offset(source, inner.offset, inner.packed, inner.size, inner.crc, inner.method, "")
+    return _inflated(_pieces(source, begin, inner.packed), inner.size)
+
+
+def _pieces(source: _Source, offset: int, length: int, step: int = CHUNK) -> Iterator[bytes]:
+    while length:
+        data = bytes(_read(source, offset, min(length, step)))
+        if not data:
+            raise DamagedEntry("truncated", f"the file ends {length} bytes before this entry does")
+        yield data
+        offset, length = offset + len(data), length - len(data)
+
+
+def _inflated(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Inflate to exactly `size` bytes, in chunks of at most CHUNK."""
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    total = 0
+    for piece in pieces:
+        more = True
+        while more and not engine.eof:
+            try:
+                data = engine.decompress(piece, CHUNK)
+            except zlib.error as error:
+                raise DamagedEntry("inflate_error", f"the compressed data is damaged ({error})") from None
+            piece = engine.unconsumed_tail
+            total += len(data)
+            if total > size:
+                raise DamagedEntry("size_mismatch", f"it inflates to more than the stated {size} bytes")
+            if data:
+                yield data
+            more = bool(piece) or len(data) == CHUNK  # a full chunk: the engine may hold more
+        if engine.eof:
+            break
+    if not engine.eof:
+        raise DamagedEntry("inflate_error", "the compressed data ends early")
+    if total < size:
+        raise DamagedEntry("size_mismatch", f"it inflates to {total} bytes, {size} are stated")
+
+
+def _checked(chunks: Iterable[bytes], crc: int) -> Iterator[bytes]:
+    """The chunks; the last one only after the CRC32 of all was found right."""
+    found, last = 0, b""
+    for chunk in chunks:
+        if last:
+            yield last
+        found, last = crc32(chunk, found), chunk
+    if found != crc:
+        raise _crc_mismatch(found, crc)
+    yield last
+
+
+def _crc_mismatch(found: int, crc: int) -> DamagedEntry:
+    return DamagedEntry("crc_mismatch", f"the CRC32 of its bytes is {found:08x}, the directory says {crc:08x}")
+
+
+# --- local headers ---------------------------------------------------------------------------------------------------
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_LOCAL_SIGNATURE = b"PK\3\4"
+_ENCRYPTED, _DESCRIPTOR, _UTF8, _MASKED = 1, 1 << 3, 1 << 11, 1 << 13
+_FULL = 0xFFFFFFFF  # of a 32-bit field: the value is in the zip64 extra field
+
+
+def _data_offset(source: _Source, offset: int, packed: int, size: int, crc: int, method: int, name: str) -> int:
+    """Where the data of the entry at `offset` begins. Raises DamagedEntry where its header is not the directory's."""
+    head = _read(source, offset, _LOCAL.size)
+    if len(head) < _LOCAL.size:
+        raise DamagedEntry("truncated", "the file ends before this entry")
+    if not head.startswith(_LOCAL_SIGNATURE):
+        raise DamagedEntry("bad_local_header", "there is no entry where the directory says")
+    length = sum(_LOCAL.unpack(head)[9:])
+    head += _read(source, offset + _LOCAL.size, length)
+    if len(head) < _LOCAL.size + length:
+        raise DamagedEntry("truncated", "the file ends within this entry's header")
+    _check_header(head, packed, size, crc, method, name)
+    return offset + len(head)
+
+
+def _check_header(head: bytes | bytearray, packed: int, size: int, crc: int, method: int, name: str) -> None:
+    """Raise DamagedEntry where a local header contradicts the directory. `head` starts with the whole header."""
+    signature, _, flags, its_method, _, _, its_crc, its_packed, its_size, n, m = _LOCAL.unpack_from(head)
+    if signature != _LOCAL_SIGNATURE:
+        raise DamagedEntry("bad_local_header", "there is no entry where the directory says")
+    if its_method != method:
+        raise DamagedEntry("bad_local_header", f"its header says method {its_method}, the directory {method}")
+    if flags & _ENCRYPTED:
+        raise DamagedEntry("bad_local_header", "its header says that it is encrypted, the directory does not")
+    extra = bytes(head[_LOCAL.size + n : _LOCAL.size + n + m])
+    stated = (its_crc, its_packed, its_size)
+    if not flags & _DESCRIPTOR and stated != (0, 0, 0):  # else the values follow the data, or the writer left them out
+        if _FULL in (its_packed, its_size):
+            wide = _extra(extra, 1) or b""
+            values = iter(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
+            its_size = next(values, its_size) if its_size == _FULL else its_size
+            its_packed = next(values, its_packed) if its_packed == _FULL else its_packed
+        if (its_crc, its_packed, its_size) != (crc, packed, size):
+            raise DamagedEntry("bad_local_header", f"its header says {its_packed} bytes, {its_size} inflated, CRC32 "
+                               f"{its_crc:08x}; the directory says {packed}, {size}, {crc:08x}")  # fmt: skip
+    if name:
+        raw = bytes(head[_LOCAL.size : _LOCAL.size + n])
+        last = name.rpartition("/")[2]
+        if not any(other.replace("\\", "/").rpartition("/")[2] == last for other in _readings(raw, extra)):
+            raise DamagedEntry("bad_local_header", f"its header names another file, {raw[:200]!r}")
+
+
+def _readings(raw: bytes, extra: bytes) -> Iterator[str]:
+    """What a raw name can be read as."""
+    if unicode := _unicode_path(raw, extra):
+        yield unicode
+    for encoding in ("utf-8", "gb18030", "cp437"):
+        with contextlib.suppress(UnicodeDecodeError):
+            yield raw.decode(encoding)
+
+
+def _extra(extra: bytes, wanted: int) -> bytes | None:
+    """The content of the first extra field of one kind."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == wanted:
+            return extra[at + 4 : at + 4 + length]
+        at += 4 + length
+    return None
+
+
+def _unicode_path(raw: bytes, extra: bytes) -> str | None:
+    """Info-ZIP's Unicode path, if there is one and it belongs to this raw name."""
+    field = _extra(extra, 0x7075)
+    if field and len(field) > 5 and field[0] == 1 and int.from_bytes(field[1:5], "little") == zlib.crc32(raw):
+        with contextlib.suppress(UnicodeDecodeError):
+            return field[5:].decode("utf-8")
+    return None
+
+
+# --- the directory of a zip ------------------------------------------------------------------------------------------
+
+_END = struct.Struct("<4s4H2IH")
+_LOCATOR = struct.Struct("<4sIQI")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_CENTRAL = np.dtype([
+    ("signature", "S4"), ("made_by", "<u2"), ("needed", "<u2"), ("flags", "<u2"), ("method", "<u2"), ("time", "<u4"),
+    ("crc", "<u4"), ("packed", "<u4"), ("size", "<u4"), ("name", "<u2"), ("extra", "<u2"), ("comment", "<u2"),
+    ("disk", "<u2"), ("internal", "<u2"), ("external", "<u4"), ("offset", "<u4"),
+])  # fmt: skip
+_CENTRAL_SIGNATURE = b"PK\1\2"
+
+_PART = re.compile(r"\.(z\d\d|zip\.\d{2,3}|part\d+)$", re.IGNORECASE)
+_DOWNLOADING = re.compile(r"\.(downloading|crdownload|part|partial|aria2|quark|tmp|download)$", re.IGNORECASE)
+_OTHER_FORMATS = {
+    b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive", b"\x1f\x8b": "a gzip file", b"\xfd7zXZ": "an xz file",
+    b"BZh": "a bzip2 file", b"\x28\xb5\x2f\xfd": "a zstd file", b"%PDF": "a PDF", b"<": "a web page",
+}  # fmt: skip
+_AGAIN = "Download it again"
+_JOIN = "Get all its parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01, `cat X.zip.* > X.zip` for .001"
+
+
+@dataclass(frozen=True)
+class _Directory:
+    at: int  # of the first byte, in the source
+    size: int  # bytes
+    count: int  # of entries, as the end record states it
+    wide: bool  # zip64: the count is exact, else modulo 65,536
+    base: int  # what the offsets of entries are counted from, in the source
+
+
+def read_entries(archive: Archive) -> pa.Table:
+    """The files of an archive or folder, with columns as in SCHEMA.
+
+    name: logical name, decoded, separated by "/"; no directories, no junk. file: in a folder the real relative path,
+    as `os.fsencode` gives it; null in a zip. offset: of the local header, absolute within the archive's `path` (in a
+    deflated inner zip within that zip); 0 in a folder. packed, size: bytes. crc: CRC32, null in a folder. problem:
+    null, or a key of PROBLEMS. Rows in the order of the directory; a folder's sorted by `file`.
+
+    Raises ArchiveError.
+    """
+    try:
+        if archive.kind == "folder":
+            return _walk(archive)
+        with contextlib.closing(_Tail(archive) if archive.inside else _File(archive.path)) as source:
+            first = archive.start
+            if archive.inside:
+                last = archive.inside.size
+            else:
+                size = cast(_File, source).size
+                last = size if archive.length is None else min(size, first + archive.length)
+            directory = _find_directory(source, archive, first, last)
+            raw = _read(source, directory.at, directory.size)
+        return _table(raw, directory, archive)
+    except DamagedEntry as error:
+        raise ArchiveError(archive.label, f"it cannot be inflated ({error.detail})", _AGAIN) from None
+    except OSError as error:
+        raise _unreadable(archive.label, error) from None
+
+
+def _unreadable(label: str, error: OSError) -> ArchiveError:
+    detail = f"it cannot be read ({error.strerror or error})"
+    if error.filename is not None:
+        detail = f"it cannot be read ({os.fsdecode(error.filename)}: {error.strerror})"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ArchiveError(label, detail, "Give yourself the permission to read it")
+    if error.errno == errno.ENOENT:
+        return ArchiveError(label, detail, "Put it back")
+    return ArchiveError(label, detail, "Copy it to another disk or download it again")
+
+
+def _find_directory(source: _Source, archive: Archive, first: int, last: int) -> _Directory:
+    """Read the records at the end of the zip in bytes [first, last). The rules are those of `zipfile`."""
+    label = archive.label
+    tail_at = max(first, last - _END.size - 0xFFFF - _LOCATOR.size - _END64.size)
+    tail = _read(source, tail_at, max(last - tail_at, 0))
+    at = len(tail) - _END.size
+    if not (at >= 0 and tail[at:].startswith(b"PK\5\6") and tail.endswith(b"\0\0")):
+        at = tail.rfind(b"PK\5\6", max(0, len(tail) - _END.size - 0xFFFF))
+        if at < 0 or at + _END.size > len(tail):
+            raise _no_end(source, label, first, last)
+    _, disk, start_disk, here, count, size, offset, _ = _END.unpack_from(tail, at)
+    parts = _PART.search(label) is not None
+    multi_part = ArchiveError(label, "it is one part of a zip in several parts", _JOIN)
+    end_at, wide = tail_at + at, False
+    if at >= _LOCATOR.size and tail[at - _LOCATOR.size :].startswith(b"PK\6\7"):
+        _, _, end64, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        if disks > 1:
+            raise multi_part
+        # The record stands where the locator says, or, with other bytes before the zip, just before the locator.
+        beside = end_at - _LOCATOR.size - _END64.size
+        for where in (first + end64, beside):
+            if not first <= where <= beside:
+                continue
+            record = bytes(_read(source, where, _END64.size))
+            if record.startswith(b"PK\6\6"):
+                narrow = (disk, start_disk, here, count, size, offset)
+                _, _, _, _, *fields = _END64.unpack(record)
+                if any(
+                    a not in (b, limit)
+                    for a, b, limit in zip(narrow, fields, (0xFFFF,) * 4 + (_FULL,) * 2, strict=True)
+                ):
+                    raise ArchiveError(label, "its two end records contradict each other", _AGAIN)
+                disk, start_disk, here, count, size, offset = fields
+                end_at, wide = where, True
                 break
-        try:
-            chunk = inflater.decompress(pending, CHUNK)
-        except zlib.error:
-            raise wrong from None
-        pending = inflater.unconsumed_tail
-        total, crc = total + len(chunk), crc32(chunk, crc)
-        if total > inner.size:
-            raise wrong
-        if chunk:
-            yield chunk
-    if total != inner.size or crc != inner.crc:
-        raise wrong
+        else:
+            raise ArchiveError(label, "its zip64 end record is missing, so it is damaged", _AGAIN)
+    if disk or start_disk or here != count:
+        raise multi_part
+    directory_at = end_at - size
+    base = directory_at - offset
+    if directory_at < first or base < first:
+        if parts:
+            raise multi_part
+        raise ArchiveError(label, f"{first - min(base, directory_at)} bytes are missing in it: its directory is not "
+                           "where its end record says", _AGAIN)  # fmt: skip
+    if size > LARGEST_DIRECTORY:
+        raise ArchiveError(label, f"its directory takes {size} bytes, more than the {LARGEST_DIRECTORY} that are read",
+                           "Unzip it and give the folder")  # fmt: skip
+    return _Directory(directory_at, size, count, wide, base)
+
+
+def _no_end(source: _Source, label: str, first: int, last: int) -> ArchiveError:
+    """Why there is no end record."""
+    head = bytes(_read(source, first, min(max(last - first, 0), 64)))
+    if _DOWNLOADING.search(label):
+        return ArchiveError(label, "its download is not finished", "Let it finish or download it again")
+    if _PART.search(label) or head.startswith((b"PK\7\x08PK\3\4", b"PK00PK\3\4")):
+        return ArchiveError(label, "it is one part of a zip in several parts", _JOIN)
+    if not head:
+        return ArchiveError(label, "it is empty", _AGAIN)
+    if head.startswith(b"PK\3\4"):
+        return ArchiveError(label, "it is truncated: the directory at its end is missing", _AGAIN)
+    if not head.strip(b"\0"):
+        return ArchiveError(label, "it starts with zeros and has no directory: its download is not finished", _AGAIN)
+    for start, what in _OTHER_FORMATS.items():
+        if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(start):
+            remedy = f"{_AGAIN}; the site sent a page instead" if start == b"<" else "Unpack it and give the folder"
+            return ArchiveError(label, f"it is not a zip but {what}", remedy)
+    return ArchiveError(label, "it is not a zip", _AGAIN)
+
+
+def _walk_directory(raw: bytearray) -> np.ndarray:
+    """Where each entry begins in the directory; int64. The last one may reach out of it."""
+    starts = array("q")
+    append, lengths = starts.append, struct.Struct("<3H").unpack_from
+    at, end = 0, len(raw) - _CENTRAL.itemsize
+    while at <= end:
+        append(at)
+        n, m, k = lengths(raw, at + 28)
+        at += 46 + n + m + k
+    append(at)
+    return np.frombuffer(starts, np.int64)
+
+
+def _table(raw: bytearray, directory: _Directory, archive: Archive) -> pa.Table:
+    bounds = _walk_directory(raw)
+    starts, count = bounds[:-1], len(bounds) - 1
+    data = np.frombuffer(raw, np.uint8)
+    fields = _gather(data, starts, _CENTRAL.itemsize).view(_CENTRAL).reshape(-1)
+    bad = np.flatnonzero(fields["signature"] != _CENTRAL_SIGNATURE)
+    if (len(bad) and bad[0] == 0 and raw.startswith(b"PK\6\x08")) or np.any(fields["flags"] & _MASKED):
+        remedy = "Unzip it with its password and give the folder"
+        raise ArchiveError(archive.label, "its directory is encrypted", remedy)
+    if len(bad) or bounds[-1] != len(raw) or len(raw) < directory.size:
+        intact = bad[0] if len(bad) else max(count - 1, 0)
+        raise ArchiveError(archive.label, f"its directory is damaged after {intact} entries", _AGAIN)
+    if count != directory.count if directory.wide else (count - directory.count) % 65536:
+        raise ArchiveError(
+            archive.label, f"its directory lists {count} entries, its end record says {directory.count}", _AGAIN
+        )
+    if not count:
+        return SCHEMA.empty_table()
+    name_at = starts + _CENTRAL.itemsize
+    name_end = name_at + fields["name"]
+    packed, size, offset = (fields[column].astype(np.int64) for column in ("packed", "size", "offset"))
+    wide_at, wide_length, unicode = _extra_fields(data, name_end, name_end + fields["extra"])
+    contradicts = _widen(data, (size, packed, offset), wide_at, wide_length)
+    offset += directory.base
+    raw_names = _slices(raw, name_at, name_end)
+    decoded, unreadable = _decode(raw_names, fields["flags"], unicode, raw, name_at, name_end, fields["extra"])
+    keep, unsafe, decoded = _names(decoded)
+    unsafe |= unreadable
+    kind = fields["external"] >> np.uint32(28)
+    on_unix = np.isin(fields["made_by"] >> 8, (3, 19))  # Unix and macOS write the file's type
+    method, compressed = fields["method"], fields["method"] == DEFLATED
+    possible = np.where(compressed, packed * DEFLATE_RATIO + DEFLATE_RATIO >= size, packed == size)
+    ends = np.where(contradicts, offset, offset + _LOCAL.size + fields["name"] + packed)
+    problem = np.full(count, -1, np.int8)
+    for code, holds in (
+        ("overlap", _overlapping(offset, ends, directory.at)),
+        ("size_mismatch", ~possible),
+        ("bad_directory_entry", contradicts),
+        ("unsupported_compression", ~compressed & (method != STORED)),
+        ("encrypted", (fields["flags"] & _ENCRYPTED) != 0),
+        ("not_a_file", on_unix & ~np.isin(kind, (0, 4, 8, 10))),
+        ("link", kind == 10),
+        ("unsafe_name", unsafe),
+    ):
+        problem[holds] = _PROBLEM[code]
+    keep &= ~(on_unix & (kind == 4))
+    columns = [
+        decoded, pa.nulls(count, pa.binary()), pa.array(offset), pa.array(packed), pa.array(size),
+        pa.array(fields["crc"]), pa.array(method), pa.array(fields["flags"]), _codes(problem),
+    ]  # fmt: skip
+    table = pa.Table.from_arrays(columns, schema=SCHEMA)
+    return table if keep.all() else table.filter(pa.array(keep))
+
+
+def _gather(data: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
+    """Rows of `width` bytes at `starts`, without an index for every byte."""
+    if not len(starts):
+        return np.empty((0, width), np.uint8)
+    return np.lib.stride_tricks.sliding_window_view(data, width)[starts]
+
+
+def _slices(raw: bytearray, begins: np.ndarray, ends: np.ndarray) -> pa.Array:
+    """Slices of a buffer as a binary array: the buffer is read as slice, gap, slice, gap..., the slices are taken."""
+    offsets = np.stack([begins, ends], axis=1).reshape(-1).astype(np.int32)
+    alternating = pa.Array.from_buffers(
+        pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(raw)], null_count=0
+    )
+    return alternating.take(pa.array(np.arange(0, len(offsets) - 1, 2)))
+
+
+def _codes(problem: np.ndarray) -> pa.Array:
+    return pa.array(list(PROBLEMS), pa.string()).take(pa.array(problem, mask=problem < 0))
+
+
+def _extra_fields(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Walk the extra fields of all entries at once, one field a round.
+
+    Returns where each entry's zip64 values begin (-1: none) and their length in bytes, and which entries have a Unicode
+    path (mask).
+    """
+    wide_at, wide_length = np.full(len(begins), -1, np.int64), np.zeros(len(begins), np.int64)
+    unicode = np.zeros(len(begins), bool)
+    rows = np.flatnonzero(begins + 4 <= ends)
+    at = begins[rows]
+    while len(rows):
+        head = _gather(data, at, 4).view("<u2")
+        kind, length = head[:, 0], head[:, 1].astype(np.int64)
+        unicode[rows[kind == 0x7075]] = True
+        wide = (kind == 1) & (wide_at[rows] < 0)
+        wide_at[rows[wide]] = at[wide] + 4
+        wide_length[rows[wide]] = np.minimum(length[wide], ends[rows[wide]] - at[wide] - 4)
+        at = at + 4 + length
+        going = at + 4 <= ends[rows]
+        rows, at = rows[going], at[going]
+    return wide_at, wide_length, unicode
+
+
+def _widen(data: np.ndarray, columns: tuple[np.ndarray, ...], at: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Put zip64 values in the place of full 32-bit fields, in place. Returns a mask: entries that lack them."""
+    bad = np.zeros(len(at), bool)
+    at, left = at.copy(), length.copy()
+    for column in columns:
+        full = (column == _FULL) & (at >= 0)
+        bad |= full & (left < 8)
+        rows = np.flatnonzero(full & (left >= 8))
+        values = _gather(data, at[rows], 8).view("<u8").reshape(-1)
+        huge = values >= 1 << 62
+        bad[rows[huge]] = True
+        column[rows] = np.where(huge, 0, values).astype(np.int64)
+        at[rows] += 8
+        left[rows] -= 8
+    return bad
+
+
+def _overlapping(offset: np.ndarray, ends: np.ndarray, limit: int) -> np.ndarray:
+    """Mask of entries that reach into the one after them or past `limit`: what is left shares no byte, so that the
+    work of reading all is bounded by the archive's size."""
+    if np.all(offset[1:] > offset[:-1]):
+        return ends > np.append(offset[1:], limit)
+    order = np.argsort(offset, kind="stable")
+    following = np.minimum(np.append(offset[order][1:], limit), limit)
+    result = np.zeros(len(offset), bool)
+    result[order] = ends[order] > following
+    return result
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+_JUNK = r"(^|/)(__MACOSX/|\._[^/]*$|(?i:thumbs\.db|\.ds_store|desktop\.ini)$)"
+_OUTSIDE = r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)|\x00|^$"
+
+
+def _decode(raw_names: pa.Array, flags: np.ndarray, unicode: np.ndarray, raw: bytearray, name_at: np.ndarray,
+            name_end: np.ndarray, extra: np.ndarray) -> tuple[pa.Array, np.ndarray]:  # fmt: skip
+    """Raw names as text, and a mask of those that claim to be UTF-8 and are not.
+
+    A Unicode path wins, then the UTF-8 flag. All others of one archive have one encoding: UTF-8, else GB18030, else
+    cp437, the first in which all can be read.
+    """
+    unreadable = np.zeros(len(raw_names), bool)
+    replaced = {}
+    for row in np.flatnonzero(unicode).tolist():
+        path = _unicode_path(
+            bytes(raw[name_at[row] : name_end[row]]), bytes(raw[name_end[row] : name_end[row] + extra[row]])
+        )
+        if path is not None:
+            replaced[row] = path
+    try:
+        text = raw_names.cast(pa.string())
+    except pa.ArrowInvalid:
+        plain = [row for row in np.flatnonzero((flags & _UTF8) == 0).tolist() if row not in replaced]
+        for row in np.flatnonzero(flags & _UTF8).tolist():
+            try:
+                replaced.setdefault(row, raw_names[row].as_py().decode("utf-8"))
+            except UnicodeDecodeError:
+                replaced[row] = raw_names[row].as_py().decode("utf-8", "replace")
+                unreadable[row] = True
+        decoded = _decode_alike([raw_names[row].as_py() for row in plain])
+        values = replaced | dict(zip(plain, decoded, strict=True))
+        return pa.array([values[row] for row in range(len(raw_names))], pa.string()), unreadable
+    if replaced:
+        mask = np.zeros(len(text), bool)
+        mask[list(replaced)] = True
+        text = pc.replace_with_mask(text, pa.array(mask), pa.array(list(replaced.values()), pa.string()))
+    return text, unreadable
+
+
+def _decode_alike(names: list[bytes]) -> list[str]:
+    for encoding in ("utf-8", "gb18030"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return [name.decode(encoding) for name in names]
+    return [name.decode("cp437") for name in names]
+
+
+def _names(text: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
+    """Which entries are files that count, which names are unsafe, and the names with plain slashes."""
+    if pc.any(pc.match_substring(text, "\\")).as_py():
+        text = pc.replace_substring(text, "\\", "/")
+    unsafe = _mask(pc.match_substring_regex(text, _OUTSIDE)) | (pc.binary_length(text).to_numpy() > LONGEST_NAME)
+    for pattern, plain in (("./", r"(^|/)(\./)+"), ("//", "(/)/+")):
+        if pc.any(pc.match_substring(text, pattern)).as_py():
+            text = pc.replace_substring_regex(text, plain, r"\1")
+    keep = ~(_mask(pc.ends_with(text, "/")) | _mask(pc.match_substring_regex(text, _JUNK)))
+    return keep, unsafe, text
+
+
+def _mask(values: pa.Array) -> np.ndarray:
+    return values.to_numpy(zero_copy_only=False)
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _walk(archive: Archive) -> pa.Table:
+    """All files of a folder. Links are not followed."""
+    tables: list[pa.Table] = []
+    files: list[bytes] = []
+    sizes, problems = array("q"), array("b")
+
+    def flush() -> None:
+        tables.append(
+            pa.table(
+                {
+                    "file": pa.array(files, pa.binary()),
+                    "size": pa.array(np.array(sizes, np.int64)),
+                    "problem": pa.array(np.array(problems, np.int8)),
+                }
+            )
+        )
+        files.clear()
+        del sizes[:], problems[:]
+
+    root = os.fsencode(archive.path)
+    folders = [b""]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(os.path.join(root, folder)) as entries:
+            for entry in entries:
+                path = folder + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path + b"/")
+                    continue
+                files.append(path)
+                if entry.is_file(follow_symlinks=False):
+                    try:
+                        sizes.append(entry.stat(follow_symlinks=False).st_size)
+                    except FileNotFoundError:  # deleted meanwhile
+                        files.pop()
+                        continue
+                    problems.append(-1)
+                else:
+                    sizes.append(0)
+                    problems.append(_PROBLEM["link" if entry.is_symlink() else "not_a_file"])
+                if len(files) == 1 << 16:
+                    flush()
+    flush()
+    found = pa.concat_tables(tables).combine_chunks()
+    found = found.take(pc.sort_indices(found["file"])).combine_chunks()
+    count = found.num_rows
+    if not count:
+        return SCHEMA.empty_table()
+    file = found["file"].chunk(0)
+    try:
+        text = file.cast(pa.string())
+    except pa.ArrowInvalid:  # each by itself: a folder can hold what several tools unpacked
+        text = pa.array([_decode_alike([path])[0] for path in file.to_pylist()], pa.string())
+    keep, unsafe, text = _names(text)
+    problem = found["problem"].to_numpy().copy()
+    problem[unsafe] = _PROBLEM["unsafe_name"]
+    zeros = np.zeros(count, np.int64)
+    columns = [
+        text, file, pa.array(zeros), found["size"].chunk(0), found["size"].chunk(0), pa.nulls(count, pa.uint32()),
+        pa.array(zeros.astype(np.uint16)), pa.array(zeros.astype(np.uint16)), _codes(problem),
+    ]  # fmt: skip
+    table = pa.Table.from_arrays(columns, schema=SCHEMA)
+    return table if keep.all() else table.filter(pa.array(keep))
+
+
+# --- archives within archives ----------------------------------------------------------------------------------------
+
+
+def inner_archive(archive: Archive, entries: pa.Table, row: int) -> Archive:
+    """The zip that is entry number `row` of an archive.
+
+    Raises ArchiveError where its header is damaged, or where it lies in a compressed inner zip.
+    """
+    entry = entries.slice(row, 1).to_pylist()[0]
+    label = f"{archive.label}/{entry['name']}"
+    if archive.kind == "folder":
+        return Archive(os.path.join(archive.path, os.fsdecode(entry["file"])), label, "zip")
+    if archive.inside:
+        raise ArchiveError(label, "it is a zip within a compressed zip within a zip", "Unzip the outer zip first")
+    if entry["problem"]:
+        raise ArchiveError(label, explain(entry["problem"], entry["method"]), "Unzip the outer zip first")
+    inner = Inner(*(entry[column] for column in ("offset", "packed", "size", "crc", "method")))
+    if inner.method != STORED:
+        return Archive(archive.path, label, "zip", inside=inner)
+    try:
+        with contextlib.closing(_File(archive.path)) as source:
+            begin = _data_offset(
+                source, inner.offset, inner.packed, inner.size, inner.crc, inner.method, entry["name"]
+            )
+    except DamagedEntry as error:
+        raise ArchiveError(label, error.detail, "Download the outer zip again") from None
+    except OSError as error:
+        raise _unreadable(label, error) from None
+    return Archive(archive.path, label, "zip", start=begin, length=inner.size)
 
 
 @contextlib.contextmanager
 def extracted(archive: Archive, folder: str | os.PathLike[str]) -> Iterator[Archive]:
-    """A deflated inner zip as a file in `folder`, for as long as the context lasts. Raises ArchiveError, OSError."""
-    assert archive.inside
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".inner-", suffix=".tmp") as file:
-        with contextlib.closing(_Inflated(archive)) as source:
-            for chunk in source.chunks:
-                file.write(chunk)
-        file.flush()
-        yield Archive(file.name, archive.label, "zip")
+    """Inflate a deflated inner zip to one file in `folder` and yield an archive over it; delete the file at the end.
+
+    The file's name follows from the archive, so that what a killed run left is replaced, not added to. Needs
+    `archive.inside.size` bytes of disk. An archive that needs no inflating is yielded as it is.
+
+    Raises ArchiveError where it cannot be inflated, OutputError where it cannot be written.
+    """
+    if archive.inside is None:
+        yield archive
+        return
+    identity = hashlib.sha256(f"{archive.path}\0{archive.inside.offset}".encode("utf-8", "surrogateescape"))
+    path = Path(folder, f"inner-{identity.hexdigest()[:16]}.zip")
+    try:
+        try:
+            source = _File(archive.path)
+        except OSError as error:
+            raise _unreadable(archive.label, error) from None
+        try:
+            with contextlib.closing(source), open(path, "wb", buffering=0) as sink:
+                for chunk in _inner_chunks(source, archive.inside):
+                    rest = memoryview(chunk)
+                    while rest:
+                        rest = rest[sink.write(rest) :]
+        except DamagedEntry as error:
+            raise ArchiveError(archive.label, f"it cannot be inflated ({error.detail})", _AGAIN) from None
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}. Free disk space or mend the "
+                              "folder, then run the same command again") from None  # fmt: skip
+        yield Archive(str(path), archive.label, "zip", length=archive.inside.size)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def content_id(archive: Archive, entries: pa.Table) -> str:
+    """A digest (64 hex digits) that changes when the source changes: path, size and time of change of the zip, or of
+    every file of the folder, and the entries' columns. `entries` may be part of `read_entries` and have more columns.
+
+    Raises ArchiveError where the source cannot be read any more.
+    """
+    digest = hashlib.sha256(repr((archive.path, archive.kind, archive.start, archive.length, archive.inside)).encode(
+        "utf-8", "surrogateescape"))  # fmt: skip
+    try:
+        if archive.kind == "folder":
+            times = array("q")
+            root = os.open(archive.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                for file in entries["file"].to_pylist():
+                    times.append(os.stat(file, dir_fd=root, follow_symlinks=False).st_mtime_ns)
+            finally:
+                os.close(root)
+            digest.update(times)
+        else:
+            status = os.stat(archive.path)
+            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    except OSError as error:
+        raise _unreadable(archive.label, error) from None
+    for column in SCHEMA:
+        digest.update(column.name.encode())
+        for values in entries[column.name].chunks:
+            _digest(digest, values)
+    return digest.hexdigest()
+
+
+def _digest(digest: Any, values: pa.Array) -> None:
+    """Values, not buffers: these differ with how the array was made."""
+    digest.update(np.packbits(_mask(pc.is_null(values))))
+    if pa.types.is_integer(values.type):
+        digest.update(np.ascontiguousarray(values.fill_null(0).to_numpy(zero_copy_only=False)))
+        return
+    digest.update(np.ascontiguousarray(pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False)))
+    filled = values.fill_null(b"" if pa.types.is_binary(values.type) else "")
+    _, offsets, data = filled.buffers()
+    if data is not None and len(filled):
+        ends = np.frombuffer(offsets, np.int32)[filled.offset : filled.offset + len(filled) + 1]
+        digest.update(memoryview(data)[ends[0] : ends[-1]])
+
+
+# --- reading entries -------------------------------------------------------------------------------------------------
 
 
 class Reader:
-    """Reads the entries of one container, in one thread."""
+    """Reads entries of one archive, in any order; fastest in the order of their offsets.
+
+    One thread at a time uses a reader; several readers of one archive can work side by side. A deflated inner zip is
+    inflated forward, and again from its start for an entry that lies before the last one: use `extracted` for such.
+    """
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
-        self._scratch = bytearray(1 << 18)
-        self._view = memoryview(self._scratch)
-        self._inflated = _Inflated(archive) if archive.inside else None
-        try:
-            self._fd = os.open(archive.path, os.O_RDONLY)
-        except OSError as error:
-            raise ArchiveError(archive.label, f"cannot be read: {error.strerror}", "Put it back") from None
+        self._source: _Source | None = None
+        self._root = -1
+        self._slack = 256  # bytes read for the header; grows to what the archive's headers need
+        self._buffer = bytearray(MiB // 4)
+        self._view = memoryview(self._buffer)
 
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
         self.close()
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            if self._inflated:
-                self._inflated.close()
+        source, self._source = self._source, None
+        if source:
+            source.close()
+        root, self._root = self._root, -1
+        if root >= 0:
+            os.close(root)
 
-    def read(self, *, offset: int, packed: int, size: int, crc: int | None, method: int, file: bytes | None,
-             name: str) -> tuple[memoryview, int]:  # fmt: skip
-        """The content of one entry and its CRC-32. The view is valid until the next read.
+    def read(self, *, offset: int, packed: int, size: int, crc: int | None, method: int, file: bytes | None = None,
+             name: str = "") -> tuple[memoryview, int]:  # fmt: skip
+        """The bytes of one entry, valid until the next read, and their CRC32. Arguments as in the entries' row; of
+        `name` only the last part is compared with the local header's, so a path from any folder on will do.
 
-        Raises DamagedEntry: `missing_file`, `read_error`, `bad_local_header`, `truncated`, `size_mismatch`,
-        `inflate_error`, `crc_mismatch`, `too_large`.
+        Raises DamagedEntry; ArchiveError where the archive itself is gone.
         """
-        if packed > LARGEST or size > LARGEST:
-            raise DamagedEntry("too_large", f"{size} bytes are more than any image has")
+        if packed > LARGEST_ENTRY or size > LARGEST_ENTRY:
+            raise DamagedEntry("too_large", f"it takes {max(size, packed)} bytes, over the limit of {LARGEST_ENTRY}")
+        if self.archive.kind == "folder":
+            data = self._read_file(cast(bytes, file), size)
+            found = crc32(data)
+            if crc is not None and found != crc:
+                raise _crc_mismatch(found, crc)
+            return data, found
+        view, buffer = self._room(self._slack + packed)
         try:
-            data = self._read_file(file, size) if file is not None else self._read_entry(offset, packed, method)
+            got = (self._source or self._open()).into(view, offset)
+            if got < _LOCAL.size:
+                raise DamagedEntry("truncated", "the file ends before this entry")
+            signature, _, flags, its_method, _, _, its_crc, its_packed, its_size, n, m = _LOCAL.unpack_from(buffer)
+            begin = 30 + n + m
+            if signature != _LOCAL_SIGNATURE:
+                raise DamagedEntry("bad_local_header", "there is no entry where the directory says")
+            if begin + packed > len(view):  # a header longer than any before: read again with room for it
+                self._slack = begin + 64
+                view, buffer = self._room(self._slack + packed)
+                got = cast(_Source, self._source).into(view, offset)
         except OSError as error:
-            raise DamagedEntry("read_error", f"the system could not read it: {error.strerror or error}") from None
+            raise DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})") from None
+        end = begin + packed
+        if end > got:
+            raise DamagedEntry("truncated", f"the file ends {end - got} bytes before this entry does")
+        last = name.rpartition("/")[2].encode()
+        if not (
+            its_crc == crc and its_packed == packed and its_size == size and its_method == method and not flags & 1
+            and buffer.endswith(last, 30, 30 + n)
+            and (n == len(last) or not name or buffer[29 + n - len(last)] in b"/\\")
+        ):  # fmt: skip
+            _check_header(buffer, packed, size, cast(int, crc), method, name)
+        data = view[begin:end]
         if method == DEFLATED:
-            data = _inflated(data, size)
-        elif len(data) != size:
-            raise DamagedEntry("size_mismatch", f"{len(data)} bytes are there, {size} are stated")
+            data = _inflate(data, size)
+        elif method != STORED:
+            raise DamagedEntry("bad_local_header", explain("unsupported_compression", method))
+        elif packed != size:
+            raise DamagedEntry("size_mismatch", f"{packed} bytes are stored, {size} are stated")
         found = crc32(data)
-        if crc is not None and found != crc:
-            raise DamagedEntry("crc_mismatch", f"its CRC-32 is {found:08x}, the archive states {crc:08x}")
+        if found != crc:
+            raise _crc_mismatch(found, cast(int, crc))
         return data, found
 
-    def _room(self, count: int) -> memoryview:
-        if count > len(self._scratch):
-            self._scratch = bytearray(count * 5 // 4)
-            self._view = memoryview(self._scratch)
-        return self._view[:count]
+    def stream(self, *, offset: int, packed: int, size: int, crc: int | None, method: int, file: bytes | None = None,
+               name: str = "") -> BinaryIO:  # fmt: skip
+        """One entry as a readable file, in bounded memory; it has a file descriptor of its own and outlives the reader.
+
+        Reading raises DamagedEntry as soon as damage shows, a wrong CRC32 before the last bytes are given out.
+        """
+
+        def chunks() -> Iterator[bytes]:
+            if self.archive.kind == "folder":
+                yield from self._file_chunks(cast(bytes, file), size, crc)
+                return
+            try:
+                source = _open(self.archive)
+            except OSError as error:
+                raise _unreadable(self.archive.label, error) from None
+            with contextlib.closing(source):
+                begin = _data_offset(source, offset, packed, size, cast(int, crc), method, name)
+                pieces = _pieces(source, begin, packed)
+                if method == DEFLATED:
+                    pieces = _inflated(pieces, size)
+                elif method != STORED:
+                    raise DamagedEntry("bad_local_header", explain("unsupported_compression", method))
+                elif packed != size:
+                    raise DamagedEntry("size_mismatch", f"{packed} bytes are stored, {size} are stated")
+                yield from _checked(pieces, cast(int, crc))
+
+        return io.BufferedReader(_Stream(chunks), CHUNK)
+
+    def _open(self) -> _Source:
+        try:
+            self._source = _open(self.archive)
+        except OSError as error:
+            raise _unreadable(self.archive.label, error) from None
+        return self._source
+
+    def _room(self, need: int) -> tuple[memoryview, bytearray]:
+        """A view of `need` bytes and the buffer that it is a view of."""
+        if need <= len(self._buffer):
+            return self._view[:need], self._buffer
+        buffer = bytearray(need + need // 4)
+        view = memoryview(buffer)
+        if len(buffer) <= KEPT_BUFFER:
+            self._buffer, self._view = buffer, view
+        return view[:need], buffer
+
+    def _opened_file(self, file: bytes) -> _File:
+        if self._root < 0:
+            try:
+                self._root = os.open(self.archive.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                raise _unreadable(self.archive.label, error) from None
+        try:
+            return _File(file, self._root, follow=False)
+        except FileNotFoundError:
+            raise DamagedEntry("missing_file", "the file is gone since it was planned") from None
+        except OSError as error:
+            raise DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})") from None
 
     def _read_file(self, file: bytes, size: int) -> memoryview:
-        try:
-            fd = os.open(os.path.join(os.fsencode(self.archive.path), file), os.O_RDONLY)
-        except FileNotFoundError:
-            raise DamagedEntry("missing_file", "the file is gone") from None
-        try:
-            room = self._room(size + 1)  # one more, to see that it did not grow
-            got = 0
-            while got < len(room) and (more := os.readv(fd, [room[got:]])):
-                got += more
-            return room[:got]
-        finally:
-            os.close(fd)
-
-    def _read_entry(self, offset: int, packed: int, method: int) -> memoryview:
-        data, skip = self._at(offset, AHEAD + packed), LOCAL_SIZE
-        if len(data) < LOCAL_SIZE or data[:4] != LOCAL:
-            raise DamagedEntry("bad_local_header", f"no entry starts at byte {offset}")
-        if data[8] | data[9] << 8 != method:
-            raise DamagedEntry("bad_local_header", "the entry and the directory state different compressions")
-        skip += (data[26] | data[27] << 8) + (data[28] | data[29] << 8)
-        if skip > AHEAD:
-            data, skip = self._at(offset + skip, packed), 0
-        data = data[skip : skip + packed]
-        if len(data) < packed:
-            raise DamagedEntry("truncated", f"{len(data)} of {packed} bytes are there")
-        return data
-
-    def _at(self, offset: int, count: int) -> memoryview:
-        if self._inflated:
-            return memoryview(self._inflated.read(offset, count))
-        room = self._room(count)
-        got = os.preadv(self._fd, [room], offset)
-        while got < count and (more := os.preadv(self._fd, [room[got:]], offset + got)):
-            got += more
-        return room[:got]
-
-    def stream(self, *, offset: int, packed: int, size: int, crc: int | None, method: int, file: bytes | None,
-               name: str) -> BinaryIO:  # fmt: skip
-        """The content of one entry as a file, in bounded memory. Its CRC is checked when its end is read.
-
-        Closing it closes the reader. Reading raises DamagedEntry.
-        """
-        if file is not None:
+        view, _ = self._room(size + 1)  # one more: to notice a file that has grown
+        with contextlib.closing(self._opened_file(file)) as source:
             try:
-                return open(os.path.join(os.fsencode(self.archive.path), file), "rb")
+                got = _preadv(source.fd, (view,), 0)
+                if got < size:
+                    got = source.into(view, 0)
             except OSError as error:
-                raise DamagedEntry("read_error", f"the system could not read it: {error.strerror}") from None
-            finally:
-                self.close()
-        data = self._at(offset, LOCAL_SIZE)
-        if len(data) < LOCAL_SIZE or data[:4] != LOCAL:
-            raise DamagedEntry("bad_local_header", f"no entry starts at byte {offset}")
-        begin = offset + LOCAL_SIZE + (data[26] | data[27] << 8) + (data[28] | data[29] << 8)
-        return io.BufferedReader(_EntryStream(self, begin, packed, size, crc, method), CHUNK)  # type: ignore[return-value]
+                raise DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})") from None
+        if got != size:
+            raise _changed(size)
+        return view[:size]
+
+    def _file_chunks(self, file: bytes, size: int, crc: int | None) -> Iterator[bytes]:
+        with contextlib.closing(self._opened_file(file)) as source:
+            if source.size != size:
+                raise _changed(size)
+            pieces = _pieces(source, 0, size)
+            yield from pieces if crc is None else _checked(pieces, crc)
 
 
-class _EntryStream(io.RawIOBase):
-    def __init__(self, reader: Reader, at: int, packed: int, size: int, crc: int | None, method: int) -> None:
-        self.reader, self.at, self.end, self.size, self.crc = reader, at, at + packed, size, crc
-        self.inflater = zlib.decompressobj(-15) if method == DEFLATED else None
-        self.pending, self.total, self.found = b"", 0, 0
+def _changed(size: int) -> DamagedEntry:
+    return DamagedEntry("size_mismatch", f"the file has changed since it was planned: it is not {size} bytes long")
+
+
+def _inflate(data: memoryview, size: int) -> memoryview:
+    """Inflate to exactly `size` bytes."""
+    if size > len(data) * DEFLATE_RATIO + DEFLATE_RATIO:
+        raise DamagedEntry("size_mismatch", f"{len(data)} bytes cannot inflate to the stated {size}")
+    if deflate_decompress is not None and size:  # it takes a size of 0 as "nothing to do" and checks nothing
+        with contextlib.suppress(DeflateError):
+            result = deflate_decompress(data, size)
+            if len(result) == size:
+                return memoryview(result)
+    # Says what is wrong. In pieces, because the engine copies what it has not used of each.
+    pieces = (bytes(data[at : at + CHUNK]) for at in range(0, len(data), CHUNK))
+    return memoryview(b"".join(_inflated(pieces, size)))
+
+
+class _Stream(io.RawIOBase):
+    """Chunks as a file. Once damage was found, every further read says so: it must never look like the end."""
+
+    def __init__(self, chunks: Callable[[], Iterator[bytes]]) -> None:
+        self._chunks = iter(chunks())
+        self._rest = memoryview(b"")
+        self._error: Exception | None = None
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        data = b""
-        while not data:
-            if not self.pending and self.at < self.end:
-                self.pending = bytes(self.reader._at(self.at, min(CHUNK, self.end - self.at)))
-                if not self.pending:
-                    raise DamagedEntry("truncated", f"it ends {self.end - self.at} bytes early")
-                self.at += len(self.pending)
-            if self.inflater is None:
-                data, self.pending = self.pending[: len(buffer)], self.pending[len(buffer) :]
-            elif not self.inflater.eof:
-                try:
-                    data = self.inflater.decompress(self.pending, len(buffer))
-                except zlib.error as error:
-                    raise DamagedEntry("inflate_error", str(error)) from None
-                self.pending = self.inflater.unconsumed_tail
-            if not data and not self.pending and (self.at >= self.end or (self.inflater and self.inflater.eof)):
-                break
-            if not data and self.inflater and self.inflater.eof:
-                break
-        self.total, self.found = self.total + len(data), crc32(data, self.found)
-        if self.total > self.size or (not data and self.total != self.size):
-            raise DamagedEntry("size_mismatch", f"{self.total} bytes are there, {self.size} are stated")
-        if not data and self.crc is not None and self.found != self.crc:
-            raise DamagedEntry("crc_mismatch", f"its CRC-32 is {self.found:08x}, the archive states {self.crc:08x}")
-        buffer[: len(data)] = data
-        return len(data)
+    def readinto(self, target: Any) -> int:
+        if self._error:
+            raise self._error
+        try:
+            while not self._rest:
+                self._rest = memoryview(next(self._chunks))
+        except StopIteration:
+            return 0
+        except OSError as error:
+            self._error = DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})")
+        except ReleaseError as error:
+            self._error = error
+        if self._error:
+            raise self._error
+        count = min(len(target), len(self._rest))
+        target[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
 
     def close(self) -> None:
-        self.reader.close()
+        if not self.closed:
+            cast(Any, self._chunks).close()
         super().close()
-
-
-def _inflated(data: memoryview, size: int) -> memoryview:
-    if size > len(data) * EXPANSION + 64:
-        raise DamagedEntry("size_mismatch", f"{len(data)} compressed bytes cannot hold the {size} that are stated")
-    try:
-        if deflate_decompress is not None:
-            return memoryview(deflate_decompress(data, size))
-        inflater = zlib.decompressobj(-15)
-        result = inflater.decompress(data, size + 1)
-        if not inflater.eof or len(result) != size:
-            raise DamagedEntry("size_mismatch", f"it inflates to other than the {size} bytes that are stated")
-        return memoryview(result)
-    except (zlib.error, DeflateError) as error:
-        raise DamagedEntry("inflate_error", f"it does not inflate to the {size} bytes that are stated: {error}") from None
