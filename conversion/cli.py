@@ -83,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("out", help="the converted folder")
     command.add_argument("--release", type=Path, help="compare every image with this release, byte by byte")
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
+
+    command = _command(commands, "demo", _demo, "convert and load a small synthetic release, and draw a picture of it",
+                       "mmm-rs demo ./mmm-rs-demo")  # fmt: skip
+    command.add_argument("folder", nargs="?", type=Path, default=Path("mmm-rs-demo"), metavar="DIR",
+                         help="where everything goes (default: ./mmm-rs-demo)")  # fmt: skip
     return parser
 
 
@@ -233,6 +238,29 @@ def _verify(arguments: argparse.Namespace) -> int:
         found = verify(arguments.out, arguments.release, workers=arguments.workers, progress=progress)
     print(f"{arguments.out}: right: {found.shards} shards, {found.samples:,} samples, {found.images:,} images"
           + (f"; {found.compared:,} images are byte for byte the release's" if arguments.release else ""))  # fmt: skip
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from conversion import demo
+
+    made = demo.run(arguments.folder, say=lambda line: print(line, file=sys.stderr, flush=True))
+    total = made.result.summary["total"]
+    print("\nAll of this is synthetic: drawn scenes in upstream's layout, not images of the Earth.\n")
+    for line in table(*demo.table(made)):
+        print(line)
+    print(f"\nOf {total['images']['released']} images {total['images']['published']} were published and "
+          f"{total['images']['reported']} reported; of {total['records']['released']} records {total['records']['used']} "
+          f"were used and {total['records']['reported']} reported: the release holds some that match nothing.")  # fmt: skip
+    print(f"""
+the release    {made.release}
+the dataset    {made.result.out}
+the report     {made.result.out / 'report'}
+look at        {made.sheet}
+
+load it:
+  from datasets import load_dataset
+  load_dataset("{made.result.out}", "WHU-OPT-SAR", split="train", streaming=True)""")
     return 0
 
 

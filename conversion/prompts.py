@@ -46,7 +46,7 @@ def split(prompt: str) -> PromptParts:
     start, end = 0, len(parts)
     kind = level = weather = category = satellite = dataset = None
 
-    if parts[0] and _level(parts[0]) is None and not _ARTICLE.match(parts[0]) and _KIND.fullmatch(parts[0]):
+    if _KIND.fullmatch(parts[0]) and not _ARTICLE.match(parts[0]):
         kind, start = parts[0], 1
     head = start
     while head < end and (level is None or weather is None):
@@ -84,6 +84,8 @@ def _between(prompt: str, start: int, end: int, count: int) -> str:
 
 
 def _level(part: str) -> str | None:
+    if not part.lower().rstrip(".").endswith("resolution"):
+        return None
     match = _LEVEL.fullmatch(part.rstrip("."))
     return re.sub(r"[- ]|(?<=ultra)(?=[hl])", "_", match.group(1).lower()) if match else None
 

@@ -255,7 +255,7 @@ def write_shard(task: Task) -> Marker:
     batch = read_batch(task.plan, task.number)
     reported: list[Reported] = []
     path = Path(task.out, task.name)
-    index: dict[str, list[Any]] = {name: [] for name in index_schema().names}
+    rows: list[dict[str, Any]] = []
     images_of, pairs, used = dict.fromkeys(MODALITIES, 0), dict.fromkeys(MODALITIES, 0), set()
     with replacing(path) as fd:
         tar = _Tar(fd)
@@ -272,18 +272,21 @@ def write_shard(task: Task) -> Marker:
                     pairs[m] += 1
                     used.add((image.record.file, image.record.position))
             tar.add(f"{key}.json", _encode_json(sample.fields))
-            for name, values in index.items():
-                values.append(row.get(name))
-        rows = len(index["key"])
+            rows.append(row)
         if rows:
-            tar.close()
-        else:
-            path = None  # nothing is left of this shard: `replacing` leaves no file
-            os.ftruncate(fd, 0)
-    marker = Marker(task.subset, task.split, task.number, task.name if rows else None, tar.size if rows else 0,
-                    tar.sha256.hexdigest() if rows else None, rows, images_of, pairs, tuple(reported), len(used))  # fmt: skip
-    write_marker(Path(task.marker), marker, pa.RecordBatch.from_pydict(index, schema=index_schema()))
+            tar.close()  # else nothing is written, and `replacing` leaves no empty file
+    marker = Marker(task.subset, task.split, task.number, task.name if rows else None, tar.size,
+                    tar.sha256.hexdigest() if rows else None, len(rows), images_of, pairs, tuple(reported), len(used))  # fmt: skip
+    write_marker(Path(task.marker), marker, _batch(rows))
     return marker
+
+
+def _batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
+    columns: list[pa.Array] = []
+    for column in index_schema():
+        name = column.name
+        columns.append(pa.array([row.get(name) for row in rows], column.type))
+    return pa.RecordBatch.from_arrays(columns, schema=index_schema())
 
 
 def _index_row(sample: Sample, task: Task) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""`mmm-rs demo`: the whole way on a small synthetic release, from zips to rows, with a picture to look at."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from conversion import convert
+from conversion.job import Result
+from conversion.shards import replacing, write_all
+from conversion.synthetic import write_release
+from mmm_rs import MODALITIES, SUBSETS
+
+
+@dataclass(frozen=True)
+class Door:
+    """One way to the data: how many samples came, and at what rate."""
+
+    samples: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.samples / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Demo:
+    release: Path
+    result: Result
+    doors: dict[str, tuple[Door, Door]]  # subset -> no code, builder
+    sheet: Path
+
+
+def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
+    """Make a synthetic release in `folder`, convert it, load every config by two doors, draw a contact sheet.
+
+    Raises OutputError where the folder cannot be written, AssertionError where a door gives other counts than the
+    manifest.
+    """
+    say("drawing a synthetic release in upstream's layout")
+    made = write_release(folder)
+    out = folder / "MMM-RS-hub"
+    say(f"converting {made.path} to {out}")
+    result = convert(made.path, out, overwrite=out.exists())
+    say("loading every config: through load_dataset with no code of ours, then through the builder")
+    doors = {subset: _load(out, subset) for subset in result.manifest["subsets"]}
+    for subset, both in doors.items():
+        expected = result.manifest["subsets"][subset]["samples"]
+        assert [door.samples for door in both] == [expected] * 2, f"{subset}: loaded {both}, written {expected}"
+    sheet = folder / "contact-sheet.jpg"
+    with replacing(sheet) as fd:
+        write_all(fd, _sheet(out, doors))
+    return Demo(made.path, result, doors, sheet)
+
+
+def _load(out: Path, subset: str) -> tuple[Door, Door]:
+    import datasets
+
+    import mmm_rs
+
+    datasets.disable_progress_bars()
+    return (
+        _timed(lambda: datasets.load_dataset(str(out), subset, split="train", streaming=True)),
+        _timed(lambda: mmm_rs.load_dataset(subset, str(out), split="train", streaming=True)),
+    )
+
+
+def _timed(load: Callable[[], Iterable[Any]]) -> Door:
+    start = time.perf_counter()
+    samples = sum(1 for _ in load())  # images are decoded
+    return Door(samples, time.perf_counter() - start)
+
+
+def _sheet(out: Path, subsets: Iterable[str]) -> bytes:
+    """Aligned subsets first, their modalities side by side; then one row of the others."""
+    from dataset_card.figures import Shown, choose, contact_sheet
+
+    aligned = [choose(out, name)[:2] for name in subsets if len(SUBSETS[name].modalities) > 1]
+    others: list[Shown] = [choose(out, name)[0] for name in subsets if len(SUBSETS[name].modalities) == 1]
+    sheets = [Image.open(io.BytesIO(data)) for group in [*aligned, others] if (data := contact_sheet(group))]
+    picture = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), "white")
+    top = 0
+    for sheet in sheets:
+        picture.paste(sheet, (0, top))
+        top += sheet.height
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def table(demo: Demo) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of what was made and loaded. Rates are of whole samples with decoded images, start included."""
+    from conversion.inspection import size
+
+    head = ("subset", "samples", *(f"{m} pairs" for m in MODALITIES), "shards", "size", "no code /s", "builder /s")
+    rows = [
+        (name, str(one["samples"]), *(str(one["pairs"][m]) for m in MODALITIES), str(one["shards"]), size(one["bytes"]),
+         *(f"{door.rate:.0f}" for door in demo.doors[name]))
+        for name, one in demo.result.manifest["subsets"].items()
+    ]  # fmt: skip
+    return head, rows
