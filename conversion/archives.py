@@ -51,6 +51,7 @@ LARGEST_DIRECTORY = 512 * MiB  # about five million entries
 TAIL = 192 * MiB  # what is kept of a deflated inner zip while looking for its directory: two million entries
 LARGEST_ENTRY = 256 * MiB  # read whole; above what any image that Pillow opens takes
 LONGEST_NAME = 4096  # bytes; no file system that we know takes a longer path
+BLOCK = 4 * MiB  # of a directory, read at once; an entry in it takes at most 0.2 MB
 CHUNK = 1 * MiB  # of a stream; blocks of 0.5 to 1 MB are the fastest to copy
 KEPT_BUFFER = 16 * MiB  # a larger scratch buffer is not kept for the next read
 DEFLATE_RATIO = 1032  # the most that deflate can expand: 258 bytes from two bits (zlib's technical notes)
@@ -460,8 +461,8 @@ def read_entries(archive: Archive) -> pa.Table:
                 size = cast(_File, source).size
                 last = size if archive.length is None else min(size, first + archive.length)
             directory = _find_directory(source, archive, first, last)
-            raw = _read(source, directory.at, directory.size)
-        return _table(raw, directory, archive)
+            blocks = list(_blocks(source, directory, archive.label))
+        return _table(blocks, directory, archive.label)
     except DamagedEntry as error:
         raise ArchiveError(archive.label, f"it cannot be inflated ({error.detail})", _AGAIN) from None
     except OSError as error:
@@ -551,70 +552,112 @@ def _no_end(source: _Source, label: str, first: int, last: int) -> ArchiveError:
     return ArchiveError(label, "it is not a zip", _AGAIN)
 
 
-def _walk_directory(raw: bytearray) -> np.ndarray:
-    """Where each entry begins in the directory; int64. The last one may reach out of it."""
+@dataclass(frozen=True)
+class _Block:
+    """Some entries of a directory, as columns."""
+
+    names: pa.Array  # raw, binary
+    columns: dict[str, np.ndarray]  # offset, packed, size, crc, method, flags, as in SCHEMA, and what follows
+    # ends: of the data, at the least; problem: index into PROBLEMS or -1; folder: mask, by the file's type
+    unicode: dict[int, str]  # row -> its Unicode path, where it has one
+
+
+def _blocks(source: _Source, directory: _Directory, label: str) -> Iterator[_Block]:
+    """Read the directory block by block into one buffer, so that memory stays small and in the processor's cache."""
+    buffer = bytearray(min(BLOCK, directory.size))
+    view, at, end, held, intact = memoryview(buffer), directory.at, directory.at + directory.size, 0, 0
+    while at < end or held:
+        filled = held + source.into(view[held : held + min(end - at, len(buffer) - held)], at)
+        at += filled - held
+        starts, used = _walk_directory(buffer, filled)
+        fields = _gather(np.frombuffer(buffer, np.uint8), starts, _CENTRAL.itemsize).view(_CENTRAL).reshape(-1)
+        bad = np.flatnonzero(fields["signature"] != _CENTRAL_SIGNATURE)
+        if (not intact and buffer.startswith(b"PK\6\x08")) or np.any(fields["flags"] & _MASKED):
+            remedy = "Unzip it with its password and give the folder"
+            raise ArchiveError(label, "its directory is encrypted", remedy)
+        intact += int(bad[0]) if len(bad) else len(starts)
+        if len(bad) or not used:
+            raise ArchiveError(label, f"its directory is damaged after {intact} entries", _AGAIN)
+        yield _block(buffer, starts, fields, directory.base)
+        held = filled - used
+        buffer[:held] = buffer[used:filled]
+
+
+def _walk_directory(raw: bytearray, end: int) -> tuple[np.ndarray, int]:
+    """Where each whole entry begins in `raw[:end]`, int64, and where the last one ends."""
+    # All signatures at once. Where each entry's lengths lead to the next signature, that is what the walk would find.
+    data = np.frombuffer(raw, np.uint8, end)
+    at = np.flatnonzero(data[: max(end - 45, 0)] == 0x50)
+    at = at[(data[at + 1] == 0x4B) & (data[at + 2] == 1) & (data[at + 3] == 2)]
+    if len(at) and at[0] == 0:
+        following = at + 46 + _gather(data, at + 28, 6).view("<u2").sum(axis=1, dtype=np.int64)
+        if np.array_equal(following[:-1], at[1:]):
+            return (at, int(following[-1])) if following[-1] <= end else (at[:-1], int(at[-1]))
     starts = array("q")
     append, lengths = starts.append, struct.Struct("<3H").unpack_from
-    at, end = 0, len(raw) - _CENTRAL.itemsize
-    while at <= end:
-        append(at)
-        n, m, k = lengths(raw, at + 28)
-        at += 46 + n + m + k
-    append(at)
-    return np.frombuffer(starts, np.int64)
+    here, last = 0, end - _CENTRAL.itemsize
+    while here <= last:
+        n, m, k = lengths(raw, here + 28)
+        if here + 46 + n + m + k > end:
+            break
+        append(here)
+        here += 46 + n + m + k
+    return np.array(starts, np.int64), here
 
 
-def _table(raw: bytearray, directory: _Directory, archive: Archive) -> pa.Table:
-    bounds = _walk_directory(raw)
-    starts, count = bounds[:-1], len(bounds) - 1
+def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) -> _Block:
     data = np.frombuffer(raw, np.uint8)
-    fields = _gather(data, starts, _CENTRAL.itemsize).view(_CENTRAL).reshape(-1)
-    bad = np.flatnonzero(fields["signature"] != _CENTRAL_SIGNATURE)
-    if (len(bad) and bad[0] == 0 and raw.startswith(b"PK\6\x08")) or np.any(fields["flags"] & _MASKED):
-        remedy = "Unzip it with its password and give the folder"
-        raise ArchiveError(archive.label, "its directory is encrypted", remedy)
-    if len(bad) or bounds[-1] != len(raw) or len(raw) < directory.size:
-        intact = bad[0] if len(bad) else max(count - 1, 0)
-        raise ArchiveError(archive.label, f"its directory is damaged after {intact} entries", _AGAIN)
-    if count != directory.count if directory.wide else (count - directory.count) % 65536:
-        raise ArchiveError(
-            archive.label, f"its directory lists {count} entries, its end record says {directory.count}", _AGAIN
-        )
-    if not count:
-        return SCHEMA.empty_table()
     name_at = starts + _CENTRAL.itemsize
     name_end = name_at + fields["name"]
+    extra_end = name_end + fields["extra"]
     packed, size, offset = (fields[column].astype(np.int64) for column in ("packed", "size", "offset"))
-    wide_at, wide_length, unicode = _extra_fields(data, name_end, name_end + fields["extra"])
+    wide_at, wide_length, unicode = _extra_fields(data, name_end, extra_end)
     contradicts = _widen(data, (size, packed, offset), wide_at, wide_length)
-    offset += directory.base
-    raw_names = _slices(raw, name_at, name_end)
-    decoded, unreadable = _decode(raw_names, fields["flags"], unicode, raw, name_at, name_end, fields["extra"])
-    keep, unsafe, decoded = _names(decoded)
-    unsafe |= unreadable
+    offset += base
     kind = fields["external"] >> np.uint32(28)
     on_unix = np.isin(fields["made_by"] >> 8, (3, 19))  # Unix and macOS write the file's type
     method, compressed = fields["method"], fields["method"] == DEFLATED
     possible = np.where(compressed, packed * DEFLATE_RATIO + DEFLATE_RATIO >= size, packed == size)
-    ends = np.where(contradicts, offset, offset + _LOCAL.size + fields["name"] + packed)
-    problem = np.full(count, -1, np.int8)
+    problem = np.full(len(starts), -1, np.int8)
     for code, holds in (
-        ("overlap", _overlapping(offset, ends, directory.at)),
         ("size_mismatch", ~possible),
         ("bad_directory_entry", contradicts),
         ("unsupported_compression", ~compressed & (method != STORED)),
         ("encrypted", (fields["flags"] & _ENCRYPTED) != 0),
         ("not_a_file", on_unix & ~np.isin(kind, (0, 4, 8, 10))),
         ("link", kind == 10),
-        ("unsafe_name", unsafe),
     ):
         problem[holds] = _PROBLEM[code]
-    keep &= ~(on_unix & (kind == 4))
-    columns = [
-        decoded, pa.nulls(count, pa.binary()), pa.array(offset), pa.array(packed), pa.array(size),
-        pa.array(fields["crc"]), pa.array(method), pa.array(fields["flags"]), _codes(problem),
-    ]  # fmt: skip
-    table = pa.Table.from_arrays(columns, schema=SCHEMA)
+    paths = {}
+    for row in np.flatnonzero(unicode).tolist():
+        raw_name, extra = raw[name_at[row] : name_end[row]], raw[name_end[row] : extra_end[row]]
+        if (path := _unicode_path(bytes(raw_name), bytes(extra))) is not None:
+            paths[row] = path
+    columns = {
+        "offset": offset, "packed": packed, "size": size, "crc": fields["crc"].copy(), "method": method.copy(),
+        "flags": fields["flags"].copy(), "ends": offset + _LOCAL.size + fields["name"] + packed, "problem": problem,
+        "folder": on_unix & (kind == 4),
+    }  # fmt: skip
+    return _Block(_slices(raw, name_at, name_end), columns, paths)
+
+
+def _table(blocks: list[_Block], directory: _Directory, label: str) -> pa.Table:
+    count = sum(len(block.names) for block in blocks)
+    if count != directory.count if directory.wide else (count - directory.count) % 65536:
+        raise ArchiveError(label, f"its directory lists {count} entries, its end record says {directory.count}", _AGAIN)
+    if not count:
+        return SCHEMA.empty_table()
+    columns = {name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns}
+    keeps, unsafes, texts = zip(*(_names(text) for text in _decode(blocks)), strict=True)
+    problem = columns["problem"]
+    problem[_overlapping(columns["offset"], columns["ends"], directory.at) & (problem < 0)] = _PROBLEM["overlap"]
+    problem[np.concatenate(unsafes)] = _PROBLEM["unsafe_name"]
+    keep = np.concatenate(keeps) & ~columns["folder"]
+    table = pa.Table.from_arrays(
+        [pa.chunked_array(texts), pa.nulls(count, pa.binary()),
+         *(pa.array(columns[name]) for name in ("offset", "packed", "size", "crc", "method", "flags")),
+         _codes(problem)], schema=SCHEMA,
+    )  # fmt: skip
     return table if keep.all() else table.filter(pa.array(keep))
 
 
@@ -693,42 +736,32 @@ def _overlapping(offset: np.ndarray, ends: np.ndarray, limit: int) -> np.ndarray
 # --- names -----------------------------------------------------------------------------------------------------------
 
 _JUNK = r"(^|/)(__MACOSX/|\._[^/]*$|(?i:thumbs\.db|\.ds_store|desktop\.ini)$)"
-_OUTSIDE = r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)|\x00|^$"
+_OUTSIDE = r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)|[\x00\x{FFFD}]|^$"
 
 
-def _decode(raw_names: pa.Array, flags: np.ndarray, unicode: np.ndarray, raw: bytearray, name_at: np.ndarray,
-            name_end: np.ndarray, extra: np.ndarray) -> tuple[pa.Array, np.ndarray]:  # fmt: skip
-    """Raw names as text, and a mask of those that claim to be UTF-8 and are not.
+def _decode(blocks: list[_Block]) -> list[pa.Array]:
+    """The names of all blocks as text. Where a name claims to be UTF-8 and is not, it holds a replacement character.
 
     A Unicode path wins, then the UTF-8 flag. All others of one archive have one encoding: UTF-8, else GB18030, else
     cp437, the first in which all can be read.
     """
-    unreadable = np.zeros(len(raw_names), bool)
-    replaced = {}
-    for row in np.flatnonzero(unicode).tolist():
-        path = _unicode_path(
-            bytes(raw[name_at[row] : name_end[row]]), bytes(raw[name_end[row] : name_end[row] + extra[row]])
-        )
-        if path is not None:
-            replaced[row] = path
     try:
-        text = raw_names.cast(pa.string())
+        texts = [block.names.cast(pa.string()) for block in blocks]
     except pa.ArrowInvalid:
-        plain = [row for row in np.flatnonzero((flags & _UTF8) == 0).tolist() if row not in replaced]
-        for row in np.flatnonzero(flags & _UTF8).tolist():
-            try:
-                replaced.setdefault(row, raw_names[row].as_py().decode("utf-8"))
-            except UnicodeDecodeError:
-                replaced[row] = raw_names[row].as_py().decode("utf-8", "replace")
-                unreadable[row] = True
-        decoded = _decode_alike([raw_names[row].as_py() for row in plain])
-        values = replaced | dict(zip(plain, decoded, strict=True))
-        return pa.array([values[row] for row in range(len(raw_names))], pa.string()), unreadable
-    if replaced:
-        mask = np.zeros(len(text), bool)
-        mask[list(replaced)] = True
-        text = pc.replace_with_mask(text, pa.array(mask), pa.array(list(replaced.values()), pa.string()))
-    return text, unreadable
+        raw = [name for block in blocks for name in block.names.to_pylist()]
+        flagged = np.concatenate([block.columns["flags"] for block in blocks]) & _UTF8 != 0
+        names = np.array(raw, object)
+        names[flagged] = [name.decode("utf-8", "replace") for name in names[flagged]]
+        names[~flagged] = _decode_alike(names[~flagged].tolist())
+        bounds = np.cumsum([len(block.names) for block in blocks])[:-1]
+        texts = [pa.array(part.tolist(), pa.string()) for part in np.split(names, bounds)]
+    for number, block in enumerate(blocks):
+        if block.unicode:
+            mask = np.zeros(len(block.names), bool)
+            mask[list(block.unicode)] = True
+            values = pa.array(list(block.unicode.values()), pa.string())
+            texts[number] = pc.replace_with_mask(texts[number], pa.array(mask), values)
+    return texts
 
 
 def _decode_alike(names: list[bytes]) -> list[str]:
@@ -740,14 +773,41 @@ def _decode_alike(names: list[bytes]) -> list[str]:
 
 def _names(text: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
     """Which entries are files that count, which names are unsafe, and the names with plain slashes."""
-    if pc.any(pc.match_substring(text, "\\")).as_py():
+    ends, data = _characters(text)
+    if b"\\" in data:
         text = pc.replace_substring(text, "\\", "/")
-    unsafe = _mask(pc.match_substring_regex(text, _OUTSIDE)) | (pc.binary_length(text).to_numpy() > LONGEST_NAME)
-    for pattern, plain in (("./", r"(^|/)(\./)+"), ("//", "(/)/+")):
-        if pc.any(pc.match_substring(text, pattern)).as_py():
-            text = pc.replace_substring_regex(text, plain, r"\1")
-    keep = ~(_mask(pc.ends_with(text, "/")) | _mask(pc.match_substring_regex(text, _JUNK)))
+        ends, data = _characters(text)
+    # A regular expression over a million names takes half a second: only names that can match are looked at.
+    length = np.diff(ends)
+    codes = np.frombuffer(data + b"\0\0", np.uint8)  # so that an empty last name has a character too
+    first, second, last = codes[ends[:-1]], codes[ends[:-1] + 1], codes[np.maximum(ends[1:] - 1, 0)]
+    after_dot = set(np.unique(codes[1:][codes[:-1] == ord(".")]).tolist())
+    slashes = codes == ord("/")
+    everywhere = ord(".") in after_dot or b"\0" in data or b"\xef\xbf\xbd" in data
+    unsafe = _matches(text, _OUTSIDE, everywhere | (first == 47) | (second == 58) | (length == 0))
+    unsafe |= length > LONGEST_NAME
+    junk = _matches(text, _JUNK, (ord("_") in after_dot or b"__MACOSX" in data) | np.isin(last, list(b"bBeEiI")))
+    keep = ~(junk | ((last == 47) & (length > 0)))
+    if ord("/") in after_dot:
+        text = pc.replace_substring_regex(text, r"(^|/)(\./)+", r"\1")
+    if np.any(slashes[1:] & slashes[:-1]):
+        text = pc.replace_substring_regex(text, "/+", "/")
     return keep, unsafe, text
+
+
+def _characters(text: pa.Array) -> tuple[np.ndarray, bytes]:
+    """The bytes of all names, one after another, and where each begins in them; the last number is their end."""
+    _, offsets, data = text.buffers()
+    ends = np.frombuffer(offsets, np.int32)[text.offset : text.offset + len(text) + 1]
+    return ends - ends[0], data.slice(ends[0], ends[-1] - ends[0]).to_pybytes() if data is not None else b""
+
+
+def _matches(text: pa.Array, pattern: str, candidates: np.ndarray) -> np.ndarray:
+    """Mask of the names that match, of those in the mask `candidates`."""
+    result = np.zeros(len(text), bool)
+    rows = np.flatnonzero(candidates)
+    result[rows] = _mask(pc.match_substring_regex(text.take(pa.array(rows)), pattern))
+    return result
 
 
 def _mask(values: pa.Array) -> np.ndarray:
@@ -913,8 +973,7 @@ def content_id(archive: Archive, entries: pa.Table) -> str:
         raise _unreadable(archive.label, error) from None
     for column in SCHEMA:
         digest.update(column.name.encode())
-        for values in entries[column.name].chunks:
-            _digest(digest, values)
+        _digest(digest, entries[column.name].combine_chunks())
     return digest.hexdigest()
 
 
