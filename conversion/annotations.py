@@ -73,19 +73,18 @@ def read(open_stream: Callable[[], BinaryIO], image_key: str | None = None, prom
     keys that are known. Raises AnnotationError where the form or the keys are not known.
     """
     encoding = _encoding(open_stream)
-    sampled = []
-    kind = "empty"
-    for kind, key, _, value in _Parser(open_stream, encoding).items():
-        if isinstance(value, _Broken):
+    sampled, kind, seen = [], "empty", 0
+    for seen, (found, key, _, value) in enumerate(_Parser(open_stream, encoding).items(), 1):
+        if not isinstance(value, _Broken):
+            kind = found
+            sampled.append((key, value))
+        if seen == SAMPLED:
             break
-        sampled.append((key, value))
-        if len(sampled) == SAMPLED:
-            break
-    if not sampled:
-        if kind != "empty" or _has_text(open_stream, encoding):
-            raise AnnotationError(f"{label}: is no JSON with records in it. Give a file with an array, an object keyed by "
-                                  "image path, or a record a line")  # fmt: skip
+    if not seen:
         return Form("empty", encoding, None, None, ()), iter(())
+    if not sampled:
+        raise AnnotationError(f"{label}: is no JSON with records in it. Give a file with an array, an object keyed by "
+                              "image path, or a record a line")  # fmt: skip
     keys = Counter(name for _, value in sampled if isinstance(value, dict) for name in value)
     found_image = image_key or (None if kind == "keyed" else _choose(keys, IMAGE_KEYS))
     found_prompt = prompt_key or _choose(keys, PROMPT_KEYS)
@@ -220,12 +219,6 @@ def _encoding(open_stream: Callable[[], BinaryIO]) -> str:
     return "utf-8"
 
 
-def _has_text(open_stream: Callable[[], BinaryIO], encoding: str) -> bool:
-    with open_stream() as stream:
-        text = stream.read(WINDOW).decode(encoding, "replace").strip()
-    return bool(text) and not re.fullmatch(r"[\[\]{}\s]*", text)
-
-
 @dataclass(frozen=True)
 class _Broken:
     detail: str
@@ -345,7 +338,7 @@ class _Parser:
                 broken = True
             if not broken:
                 self.at += 1
-                if self._peek() == "[" and kind is None and _holds_records(name):
+                if self._peek() == "[" and kind is None and _holds_records(name) and self._is_array_of_objects():
                     kind, self.pin = "wrapped", None
                     if not (yield from self._array(kind)):
                         return False
@@ -354,10 +347,11 @@ class _Parser:
                 broken = isinstance(value, _Broken)
             assert self.pin is not None or kind == "wrapped"
             if broken:
-                yield from members
-                yield kind or "keyed", None, name_text, value
-                self.pin = None
-                return (yield from self._skip_line()) if kind is None else False
+                yield kind or "lines", None, name_text, value
+                if kind:
+                    return False
+                self.at, self.pin = self.pin or 0, None  # perhaps one line of many: go on after its first
+                return (yield from self._skip_line())
             if kind == "wrapped":
                 continue  # what stands beside the records: licences, information
             text = "{" + self.text[(self.pin or 0) + begin : self.at] + "}"
@@ -377,6 +371,14 @@ class _Parser:
             yield from self._record_or_table(members, text)
         return True
 
+    def _is_array_of_objects(self) -> bool:
+        assert self.pin is not None
+        at = self.at - self.pin
+        self.at += 1
+        found = self._peek() == "{"
+        self.at = self.pin + at
+        return found
+
     def _record_or_table(self, members: list[_Item], text: str) -> Iterator[_Item]:
         """An object of which no member looks like a record: it is one itself, or holds a table of them."""
         value = {name: value for _, name, _, value in members}
@@ -386,7 +388,7 @@ class _Parser:
             for table in tables:
                 for name, inner in table.items():
                     yield "keyed", name, json.dumps({name: inner}, ensure_ascii=False), inner
-        else:
+        elif names & {*IMAGE_KEYS, *PROMPT_KEYS} or [] not in value.values():  # else a wrapper around nothing
             yield "lines", None, text, value
 
     def _line(self) -> Generator[_Item, None, bool]:
