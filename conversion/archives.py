@@ -47,6 +47,7 @@ except ImportError:
     deflate_decompress = None  # type: ignore[assignment]
 
 MiB = 1 << 20
+LATEST_VERSION = 63  # of the format, in tenths: the last that APPNOTE.TXT defines
 LARGEST_DIRECTORY = 512 * MiB  # about five million entries
 TAIL = 192 * MiB  # what is kept of a deflated inner zip while looking for its directory: two million entries
 LARGEST_ENTRY = 256 * MiB  # read whole; above what any image that Pillow opens takes
@@ -69,6 +70,7 @@ PROBLEMS = {
     "link": "it is a symbolic link, which is not followed",
     "not_a_file": "it is a device, a pipe or a socket",
     "encrypted": "it is encrypted",
+    "unsupported_version": "it asks for a reader of a later version of the format than 6.3",
     "unsupported_compression": "it is compressed by a method that is not read",
     "bad_directory_entry": "its fields in the directory contradict each other",
     "size_mismatch": "its stated size is not possible for its compressed size",
@@ -279,9 +281,9 @@ def _inner_chunks(source: _Source, inner: Inner) -> Iterator[bytes]:
     return _inflated(_pieces(source, begin, inner.packed), inner.size)
 
 
-def _pieces(source: _Source, offset: int, length: int, step: int = CHUNK) -> Iterator[bytes]:
+def _pieces(source: _Source, offset: int, length: int) -> Iterator[bytes]:
     while length:
-        data = bytes(_read(source, offset, min(length, step)))
+        data = bytes(_read(source, offset, min(length, CHUNK)))
         if not data:
             raise DamagedEntry("truncated", f"the file ends {length} bytes before this entry does")
         yield data
@@ -415,7 +417,7 @@ _END = struct.Struct("<4s4H2IH")
 _LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _CENTRAL = np.dtype([
-    ("signature", "S4"), ("made_by", "<u2"), ("needed", "<u2"), ("flags", "<u2"), ("method", "<u2"), ("time", "<u4"),
+    ("signature", "S4"), ("made_by", "<u2"), ("needed", "u1"), ("needs", "u1"), ("flags", "<u2"), ("method", "<u2"), ("time", "<u4"),
     ("crc", "<u4"), ("packed", "<u4"), ("size", "<u4"), ("name", "<u2"), ("extra", "<u2"), ("comment", "<u2"),
     ("disk", "<u2"), ("internal", "<u2"), ("external", "<u4"), ("offset", "<u4"),
 ])  # fmt: skip
@@ -623,6 +625,7 @@ def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) ->
         ("size_mismatch", ~possible),
         ("bad_directory_entry", contradicts),
         ("unsupported_compression", ~compressed & (method != STORED)),
+        ("unsupported_version", fields["needed"] > LATEST_VERSION),
         ("encrypted", (fields["flags"] & _ENCRYPTED) != 0),
         ("not_a_file", on_unix & ~np.isin(kind, (0, 4, 8, 10))),
         ("link", kind == 10),
