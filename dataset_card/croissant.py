@@ -91,9 +91,13 @@ CONTEXT: Node = {
 
 def write_croissant(converted: Converted) -> None:
     """Write `croissant.json`. Raises OutputError where it cannot be written."""
-    data = json.dumps(describe(converted), indent=2, ensure_ascii=False) + "\n"
     with replacing(converted.out / NAME) as fd:
-        write_all(fd, data.encode())
+        write_all(fd, render(converted).encode())
+
+
+def render(converted: Converted) -> str:
+    """The text of `croissant.json`."""
+    return json.dumps(describe(converted), indent=2, ensure_ascii=False) + "\n"
 
 
 def describe(converted: Converted) -> Node:

@@ -246,9 +246,13 @@ def _tile(
         draw.rectangle((left, top, left + side - 1, top + side - 1), outline=FAINT, width=1)
         draw.text((left + side / 2, top + side / 2), f"no {modality.upper()}", fill=INK, font=_font(TEXT), anchor="mm")
         return
-    with Image.open(io.BytesIO(data)) as encoded:
-        encoded.draft("RGB", (side, side))  # a large JPEG is decoded at half, a quarter or an eighth of its size
-        image = encoded.convert("RGB")
+    try:
+        with Image.open(io.BytesIO(data)) as encoded:
+            encoded.draft("RGB", (side, side))  # a large JPEG is decoded at half, a quarter or an eighth of its size
+            image = encoded.convert("RGB")
+    except Exception:  # damage that only a decoder sees; Pillow raises almost anything
+        draw.text((left + side / 2, top + side / 2), "not decodable", fill=INK, font=_font(TEXT), anchor="mm")
+        return
     scale = side / max(image.size)
     # small ones are enlarged without smoothing: their pixels are what there is
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS

@@ -84,7 +84,8 @@ def read_converted(out: Path) -> Converted:
     try:
         summary = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be read ({error}). Run `mmm-rs convert` again with --overwrite") from None
+        why = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: cannot be read ({why}). Run `mmm-rs convert` again with --overwrite") from None
     held = [name for name in SUBSETS if made["subsets"].get(name, {}).get("samples")]
     statistics = {name: read_statistics(out / "index" / f"{name}.parquet") for name in held}
     for name, counted in statistics.items():

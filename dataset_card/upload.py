@@ -9,12 +9,13 @@ How it works:
   also removes shards of an earlier conversion. Until that commit the card on the hub describes what it did before.
 - The listing is read once more and compared, file by file, with this folder and its manifest: the proof.
 
-The client retries some requests itself, others never (creating a repository, a commit without Xet). `_patiently` retries
-every step from outside, whatever the client did before.
+The client retries some requests itself, others never (creating a repository, a commit without Xet). `_patiently`
+retries every step from outside, whatever the client did before.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import sys
@@ -47,11 +48,13 @@ TRIES = 5
 WAITS = (1.0, 4.0, 16.0, 60.0)  # seconds before each further try, where the hub does not say how long
 LONGEST_WAIT = 330.0  # seconds; the hub counts requests in windows of 5 minutes
 PASSING = frozenset((408, 409, 412, 425, 429, 500, 502, 503, 504))  # HTTP status codes that another try may not see
+NETWORK = frozenset(("httpx", "httpcore", "requests", "urllib", "hf_xet"))  # libraries, without a version's digits
 
 FOLDERS = ("data", "index", "report", "assets")  # ours alone: whatever else lies there on the hub is removed
 LAST = (card.NAME, manifest.NAME)
 AGAIN = "Run the same command again: what is on the hub is not sent again"
 BLOCK = 1 << 20  # bytes
+NAMED = 20  # faults shown at the most
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,9 @@ class Proof:
         return f"hf://datasets/{self.repo_id}@{self.revision}"
 
     def lines(self) -> list[str]:
-        found = f"{self.files:,} files, {size(self.bytes)}: the size and checksum of every one is right"
-        counted = f"{self.shards:,} shards with {self.samples:,} samples are the manifest's"
-        deep = [f"{self.read:,} shards downloaded and read"] if self.read else []
-        return [f"{self.url}: {found}", f"{self.url}: {counted}", *deep]
+        found = f"{self.files:,} files, {size(self.bytes)}, have the size and checksum that they should have"
+        counted = f"{self.shards:,} shards with {self.samples:,} samples, as the manifest says"
+        return [self.url, found, counted + (f"; {self.read:,} downloaded and read" if self.read else "")]
 
 
 def upload(
@@ -140,7 +142,8 @@ def upload(
         return None
     if (missing or stale) and not yes and not (ask or _ask)("Go on?"):
         raise UsageError("nothing was sent")
-    hub.create(private)
+    if there is None:
+        hub.create(private)
     hub.send(out, missing, stale)
     proof = prove(hub, made, files, len(missing))
     if tag:
@@ -172,32 +175,33 @@ def verify_hub(
     assert there is not None
     with tempfile.TemporaryDirectory(prefix="mmm-rs-verify-") as folder:
         copy = Path(folder)
-        hub.download(
-            copy, [path for path in there if path in (*LAST, croissant.NAME) or path.startswith(("index/", "report/"))]
-        )
-        if not (copy / manifest.NAME).exists():
-            raise VerificationError(
-                f"{url}: no {manifest.NAME} there. Its upload was not finished, or it is another dataset"
-            )
+        small = [path for path in there if path in (*LAST, croissant.NAME) or path.startswith(("index/", "report/"))]
+        if manifest.NAME not in small:
+            raise VerificationError(f"{url}: no {manifest.NAME} there. Finish its upload, or it is another dataset")
+        hub.download(copy, small)
         try:
             faults, made = _check_copy(copy, there)
         except MMMRSError as error:
-            raise VerificationError(str(error).replace(f"{copy}/", f"{url}/")) from None
+            raise VerificationError(str(error).replace(f"{copy}", url)) from None
         read = 0
-        if deep and not faults:
-            for shard in made["shards"]:
-                hub.download(copy, [shard["name"]])
-                faults += _read_shard(copy, shard)
-                (copy / shard["name"]).unlink(missing_ok=True)
-                read += 1
-                say(f"{shard['name']}: read")
+        for shard in made["shards"] if deep and not faults else ():
+            hub.download(copy, [shard["name"]])
+            faults += [fault.replace(f"{copy}/", "") for fault in _read_shard(copy, shard)]
+            (copy / shard["name"]).unlink(missing_ok=True)
+            read += 1
+            say(f"{shard['name']}: read")
     if faults:
-        shown = "\n".join(fault.replace(f"{folder}/", "") for fault in faults[:20])
-        more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise VerificationError(f"{url}: {len(faults)} faults. Upload it again\n{shown}{more}")
+        raise VerificationError(f"{url}: is not what its manifest says. Upload it again\n{_first(faults)}")
     samples = sum(shard["samples"] for shard in made["shards"])
-    total = sum(file.size for file in there.values())
-    return Proof(repo_id, commit, len(there), len(made["shards"]), samples, total, read=read)
+    checked = [*small, *(shard["name"] for shard in made["shards"])]
+    total = sum(there[path].size for path in checked)
+    return Proof(repo_id, commit, len(checked), len(made["shards"]), samples, total, read=read)
+
+
+def _first(faults: Sequence[str]) -> str:
+    """Some of many faults, one a line."""
+    shown = list(dict.fromkeys(faults))
+    return "\n".join(shown[:NAMED]) + (f"\n... and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
 
 
 def parse_url(url: str) -> tuple[str, str]:
@@ -210,8 +214,14 @@ def parse_url(url: str) -> tuple[str, str]:
 
 def check_name(repo_id: str) -> None:
     """Raises UsageError for a name that the hub or `datasets` would refuse."""
-    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", repo_id):
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if repo_id.count("/") != 1:
         raise UsageError(f"{repo_id}: is no name of a repository. Give it as org/MMM-RS")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"{repo_id}: {_short(error)}. Give it as org/MMM-RS") from None
     if repo_id.split("/")[1] == "mmm_rs":
         raise UsageError(
             f"{repo_id}: a repository called mmm_rs that holds mmm_rs.py is taken for a loading script, which no "
@@ -272,12 +282,14 @@ def check_limits(files: Sequence[LocalFile]) -> None:
     folder, most = max(entries.items(), key=lambda item: item[1])
     if most > MOST_ENTRIES:
         raise UsageError(
-            f"{folder}: {most:,} files are more than the hub takes in a folder ({MOST_ENTRIES:,}). Convert with a larger --shard-size"
+            f"{folder}: {most:,} files are more than the hub takes in a folder ({MOST_ENTRIES:,}). "
+            "Convert with a larger --shard-size"
         )
     for file in files:
         if file.size > LARGEST_FILE:
             raise UsageError(
-                f"{file.path}: {size(file.size)} are more than the hub takes ({size(LARGEST_FILE)}). Convert with a smaller --shard-size"
+                f"{file.path}: {size(file.size)} are more than the hub takes ({size(LARGEST_FILE)}). "
+                "Convert with a smaller --shard-size"
             )
 
 
@@ -296,8 +308,7 @@ def prove(hub: _Hub, made: dict[str, Any], files: Sequence[LocalFile], sent: int
     faults += [fault for shard in made["shards"] if (fault := shard_fault(shard, there))]
     faults += [f"{path}: is on the hub, but is not the manifest's" for path in stale_files(there, files)]
     if faults:
-        shown = "\n".join(list(dict.fromkeys(faults))[:20])
-        raise VerificationError(f"{hub.repo_id}: the hub's copy is not this folder's. {AGAIN}\n{shown}")
+        raise VerificationError(f"{hub.repo_id}: the hub's copy is not this folder's. {AGAIN}\n{_first(faults)}")
     total = sum(file.size for file in files)
     samples = sum(shard["samples"] for shard in made["shards"])
     return Proof(hub.repo_id, commit, len(files), len(made["shards"]), samples, total, sent)
@@ -341,8 +352,9 @@ def _check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], di
         f"{path}: is no shard of the manifest" for path in there if path.startswith("data/") and path not in names
     ]
     rows = rows_by_shard(copy, converted.subsets)
-    faults += [f"{shard['name']}: the index has {rows[shard['name']]} samples of it, the manifest says {shard['samples']}"
-               for shard in made["shards"] if rows[shard["name"]] != shard["samples"]]  # fmt: skip
+    for shard in made["shards"]:
+        if rows[shard["name"]] != shard["samples"]:
+            faults.append(f"{shard['name']}: {rows[shard['name']]} rows of the index, {shard['samples']} samples said")
     faults += card.faults(
         (copy / card.NAME).read_text(encoding="utf-8") if (copy / card.NAME).exists() else "", converted
     )
@@ -512,16 +524,16 @@ class _Hub:
         tagged = _Hub(self.repo_id, tag, self.api, self.say).commit()
         if tagged != commit:
             raise UsageError(
-                f"{self.repo_id}: the tag {tag} is there already and means commit {tagged}, not {commit}. Choose another"
+                f"{self.repo_id}: the tag {tag} is there already and means commit {tagged}, not {commit}. "
+                "Choose another"
             )
 
     def download(self, folder: Path, paths: Sequence[str]) -> None:
         """Download files of the revision to `folder`, under their own paths."""
         for path in paths:
-            self._patiently(
-                lambda path=path: self.api.hf_hub_download(self.repo_id, path, repo_type="dataset", revision=self.revision, local_dir=folder),
-                f"downloading {path}",
-            )  # fmt: skip
+            fetch = functools.partial(self.api.hf_hub_download, self.repo_id, path, repo_type="dataset",
+                                      revision=self.revision, local_dir=folder)  # fmt: skip
+            self._patiently(fetch, f"downloading {path}")
 
     def _patiently(self, do: Callable[[], T], what: str) -> T:
         """Do it, again after a while where the trouble may pass. Raises what `explain` makes of the client's error."""
@@ -554,9 +566,10 @@ def may_pass(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         return status in PASSING
-    library = type(error).__module__.split(".")[0]
-    return isinstance(error, (ConnectionError, TimeoutError)) or library.startswith(("httpx", "httpcore", "requests", "urllib3", "hf_xet")) \
-        or (isinstance(error, RuntimeError) and library == "builtins")  # fmt: skip  # Xet raises bare RuntimeErrors
+    library = type(error).__module__.split(".")[0].rstrip("0123456789")
+    if library in NETWORK or isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    return type(error) is RuntimeError  # what Xet raises, whatever happened
 
 
 def wait_before(error: BaseException, attempt: int) -> float:
@@ -579,7 +592,7 @@ def explain(error: BaseException, repo_id: str, what: str) -> MMMRSError:
     if isinstance(error, RevisionNotFoundError):
         return OutputError(f"{failed}. There is no such revision; give a branch, tag or commit that is there")
     remedies = {
-        401: "The token is missing, wrong or expired, or the repository is private. Run `hf auth login`, or set HF_TOKEN",
+        401: "The token is missing, wrong or expired. Run `hf auth login`, or set HF_TOKEN to one that may write",
         403: "The token may not do this. Use one with write access to this organisation and repository",
         404: "No such repository or organisation, or it is private. Check the name, and that the token may see it",
         409: "Somebody else is changing the repository. Wait until they are done",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import zlib
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+import mmm_rs
 from mmm_rs import index_schema
 
 MODALITIES = ("rgb", "nir", "sar")
@@ -84,8 +86,8 @@ def samples() -> list[Sample]:
         for i in range(5)
     ]  # fmt: skip
     made += [
-        Sample(f"Inria/512/crop_512_center_vienna{i}", {"rgb": f"Ultra-high precision resolution, roof {i}, Google Earth"},
-               f"roof {i}", satellite="Google Earth", gsd=0.3, gsd_level="ultra_high")
+        Sample(f"Inria/512/crop_512_center_vienna{i}", {"rgb": f"Ultra-high precision resolution, roof {i}, GF2"},
+               f"roof {i}", satellite="GF2", gsd=0.3, gsd_level="ultra_high")
         for i in range(3)
     ]  # fmt: skip
     made += [
@@ -140,6 +142,7 @@ def write(out: Path, made: list[Sample] | None = None, shards: int = 2) -> list[
         },
     )
     _report(out, made)
+    shutil.copy(mmm_rs.__file__, out / "mmm_rs.py")
     return made
 
 
