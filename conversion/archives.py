@@ -74,6 +74,7 @@ PROBLEMS = {
     "unsupported_compression": "it is compressed by a method that is not read",
     "bad_directory_entry": "its fields in the directory contradict each other",
     "size_mismatch": "its stated size is not possible for its compressed size",
+    "bad_local_header": "there is no entry where the directory says",
     "overlap": "its bytes reach into the next entry or out of the archive",
 }
 _PROBLEM = {code: number for number, code in enumerate(PROBLEMS)}
@@ -417,9 +418,9 @@ _END = struct.Struct("<4s4H2IH")
 _LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _CENTRAL = np.dtype([
-    ("signature", "S4"), ("made_by", "<u2"), ("needed", "u1"), ("needs", "u1"), ("flags", "<u2"), ("method", "<u2"), ("time", "<u4"),
-    ("crc", "<u4"), ("packed", "<u4"), ("size", "<u4"), ("name", "<u2"), ("extra", "<u2"), ("comment", "<u2"),
-    ("disk", "<u2"), ("internal", "<u2"), ("external", "<u4"), ("offset", "<u4"),
+    ("signature", "S4"), ("made_by", "<u2"), ("needed", "u1"), ("needs", "u1"), ("flags", "<u2"), ("method", "<u2"),
+    ("time", "<u4"), ("crc", "<u4"), ("packed", "<u4"), ("size", "<u4"), ("name", "<u2"), ("extra", "<u2"),
+    ("comment", "<u2"), ("disk", "<u2"), ("internal", "<u2"), ("external", "<u4"), ("offset", "<u4"),
 ])  # fmt: skip
 _CENTRAL_SIGNATURE = b"PK\1\2"
 
@@ -464,7 +465,8 @@ def read_entries(archive: Archive) -> pa.Table:
                 last = size if archive.length is None else min(size, first + archive.length)
             directory = _find_directory(source, archive, first, last)
             blocks = list(_blocks(source, directory, archive.label))
-        return _table(blocks, directory, archive.label)
+            # Of a deflated inner zip only the end is at hand: its local headers cannot be looked at.
+            return _table(blocks, directory, archive.label, None if archive.inside else source)
     except DamagedEntry as error:
         raise ArchiveError(archive.label, f"it cannot be inflated ({error.detail})", _AGAIN) from None
     except OSError as error:
@@ -644,7 +646,7 @@ def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) ->
     return _Block(_slices(raw, name_at, name_end), columns, paths)
 
 
-def _table(blocks: list[_Block], directory: _Directory, label: str) -> pa.Table:
+def _table(blocks: list[_Block], directory: _Directory, label: str, source: _Source | None) -> pa.Table:
     count = sum(len(block.names) for block in blocks)
     if count != directory.count if directory.wide else (count - directory.count) % 65536:
         raise ArchiveError(label, f"its directory lists {count} entries, its end record says {directory.count}", _AGAIN)
@@ -653,7 +655,8 @@ def _table(blocks: list[_Block], directory: _Directory, label: str) -> pa.Table:
     columns = {name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns}
     keeps, unsafes, texts = zip(*(_names(text) for text in _decode(blocks)), strict=True)
     problem = columns["problem"]
-    problem[_overlapping(columns["offset"], columns["ends"], directory.at) & (problem < 0)] = _PROBLEM["overlap"]
+    for code, rows in _conflicts(columns["offset"], columns["ends"], directory.at, source):
+        problem[rows[problem[rows] < 0]] = _PROBLEM[code]
     problem[np.concatenate(unsafes)] = _PROBLEM["unsafe_name"]
     keep = np.concatenate(keeps) & ~columns["folder"]
     table = pa.Table.from_arrays(
@@ -724,16 +727,28 @@ def _widen(data: np.ndarray, columns: tuple[np.ndarray, ...], at: np.ndarray, le
     return bad
 
 
-def _overlapping(offset: np.ndarray, ends: np.ndarray, limit: int) -> np.ndarray:
-    """Mask of entries that reach into the one after them or past `limit`: what is left shares no byte, so that the
-    work of reading all is bounded by the archive's size."""
-    if np.all(offset[1:] > offset[:-1]):
-        return ends > np.append(offset[1:], limit)
+def _conflicts(offset: np.ndarray, ends: np.ndarray, limit: int,
+               source: _Source | None) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
+    """Rows that claim bytes of others, by problem. The rest share no byte: the work of reading all is bounded.
+
+    A damaged offset often points into a whole entry: where no local header stands, nothing is overlapped.
+    """
     order = np.argsort(offset, kind="stable")
-    following = np.minimum(np.append(offset[order][1:], limit), limit)
-    result = np.zeros(len(offset), bool)
-    result[order] = ends[order] > following
-    return result
+    first, second = _overlapping(offset, ends, limit, order)
+    if source and len(first):
+        rows = np.unique(np.concatenate([first, second]))
+        real = [0 <= offset[row] < limit and _read(source, int(offset[row]), 4) == _LOCAL_SIGNATURE for row in rows]
+        unreal = rows[~np.array(real)]
+        yield "bad_local_header", unreal
+        first, _ = _overlapping(offset, ends, limit, order[~np.isin(order, unreal)])
+    yield "overlap", first
+
+
+def _overlapping(offset: np.ndarray, ends: np.ndarray, limit: int, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the rows in `order`, by offset: those that reach into the next one or past `limit`, and these next ones."""
+    following = np.minimum(np.append(offset[order[1:]], limit), limit)
+    at = np.flatnonzero(ends[order] > following)
+    return order[at], order[at[at + 1 < len(order)] + 1]
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -461,7 +461,15 @@ def test_an_entry_that_reaches_out_of_the_archive_is_marked(tmp_path):
     data = zipped(FILES)
     size = len(FILES[last]) + 100
     assert problems(on_disk(tmp_path, patched(data, central(data, last) + 20, "2I", size, size)))[last] == "overlap"
-    assert problems(on_disk(tmp_path, patched(data, central(data, last) + 42, "I", 1 << 31)))[last] == "overlap"
+    away = on_disk(tmp_path, patched(data, central(data, last) + 42, "I", 1 << 31))
+    assert problems(away)[last] == "bad_local_header"
+
+
+def test_a_wrong_offset_into_a_whole_entry_does_not_cost_that_one(tmp_path):
+    data = zipped(FILES)
+    wrong = "Inria_dataset/4096/b.jpg"
+    archive = on_disk(tmp_path, patched(data, central(data, wrong) + 42, "I", 2000))
+    assert problems(archive) == dict.fromkeys(FILES) | {wrong: "bad_local_header"}
 
 
 @with_either_inflate
