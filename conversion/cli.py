@@ -80,9 +80,24 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "verify", _verify, "check a converted folder, or its copy on the hub",
                        "mmm-rs verify ./MMM-RS-hub --release ~/Downloads/MMM-RS")  # fmt: skip
-    command.add_argument("out", help="the converted folder")
+    command.add_argument("out", help="the converted folder, or hf://datasets/org/MMM-RS[@revision]")
     command.add_argument("--release", type=Path, help="compare every image with this release, byte by byte")
+    command.add_argument("--deep", action="store_true", help="on the hub: download and read every shard too")
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
+
+    command = _command(commands, "card", _card, "write the card, its pictures and Croissant again",
+                       "mmm-rs card ./MMM-RS-hub")  # fmt: skip
+    command.add_argument("out", type=Path, help="the converted folder")
+
+    command = _command(commands, "upload", _upload, "send a converted folder to the hub and prove what is there",
+                       "mmm-rs upload ./MMM-RS-hub org/MMM-RS --private")  # fmt: skip
+    command.add_argument("out", type=Path, help="the converted folder")
+    command.add_argument("repo", help="the dataset repository, such as org/MMM-RS; it is made if it is not there")
+    command.add_argument("--private", action="store_true", help="make a private repository")
+    command.add_argument("--revision", metavar="BRANCH", help="the branch (default: main)")
+    command.add_argument("--tag", metavar="TAG", help="name the proved commit")
+    command.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+    command.add_argument("--yes", action="store_true", help="do not ask")
 
     command = _command(commands, "demo", _demo, "convert and load a small synthetic release, and draw a picture of it",
                        "mmm-rs demo ./mmm-rs-demo")  # fmt: skip
@@ -173,7 +188,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     def say(line: str) -> None:
         if not arguments.quiet:
-            print(line, file=sys.stderr, flush=True)
+            _say(line)
 
     with _progress(arguments.quiet) as progress:
         result = convert(
@@ -233,7 +248,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     from conversion import verify
 
     if "://" in arguments.out:
-        raise UsageError(f"{arguments.out}: give a local folder")
+        return _verify_hub(arguments)
+    if arguments.deep:
+        raise UsageError("--deep is for a copy on the hub; a folder is always read")
     with _progress() as progress:
         found = verify(arguments.out, arguments.release, workers=arguments.workers, progress=progress)
     print(f"{arguments.out}: right: {found.shards} shards, {found.samples:,} samples, {found.images:,} images"
@@ -241,10 +258,40 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _verify_hub(arguments: argparse.Namespace) -> int:
+    from dataset_card.upload import verify_hub
+
+    if arguments.release:
+        raise UsageError("--release compares a local folder; verify the folder that was uploaded")
+    for line in verify_hub(arguments.out, arguments.deep, say=_say).lines():
+        print(line)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from dataset_card.card import write_card
+
+    write_card(arguments.out)
+    print(f"{arguments.out / 'README.md'}: written, with its pictures and croissant.json")
+    return 0
+
+
+def _upload(arguments: argparse.Namespace) -> int:
+    from dataset_card.upload import upload
+
+    upload(arguments.out, arguments.repo, private=arguments.private, revision=arguments.revision,
+           dry_run=arguments.dry_run, tag=arguments.tag, yes=arguments.yes)  # fmt: skip
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from conversion import demo
 
-    made = demo.run(arguments.folder, say=lambda line: print(line, file=sys.stderr, flush=True))
+    made = demo.run(arguments.folder, say=_say)
     total = made.result.summary["total"]
     print("\nAll of this is synthetic: drawn scenes in upstream's layout, not images of the Earth.\n")
     for line in table(*demo.table(made)):
