@@ -652,8 +652,9 @@ def _table(blocks: list[_Block], directory: _Directory, label: str, source: _Sou
         raise ArchiveError(label, f"its directory lists {count} entries, its end record says {directory.count}", _AGAIN)
     if not count:
         return SCHEMA.empty_table()
-    columns = {name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns}
     keeps, unsafes, texts = zip(*(_names(text) for text in _decode(blocks)), strict=True)
+    # Taken out of the blocks, so that a column is not held twice.
+    columns = {name: np.concatenate([block.columns.pop(name) for block in blocks]) for name in list(blocks[0].columns)}
     problem = columns["problem"]
     for code, rows in _conflicts(columns["offset"], columns["ends"], directory.at, source):
         problem[rows[problem[rows] < 0]] = _PROBLEM[code]
@@ -766,13 +767,15 @@ def _decode(blocks: list[_Block]) -> list[pa.Array]:
     try:
         texts = [block.names.cast(pa.string()) for block in blocks]
     except pa.ArrowInvalid:
-        raw = [name for block in blocks for name in block.names.to_pylist()]
-        flagged = np.concatenate([block.columns["flags"] for block in blocks]) & _UTF8 != 0
-        names = np.array(raw, object)
-        names[flagged] = [name.decode("utf-8", "replace") for name in names[flagged]]
-        names[~flagged] = _decode_alike(names[~flagged].tolist())
-        bounds = np.cumsum([len(block.names) for block in blocks])[:-1]
-        texts = [pa.array(part.tolist(), pa.string()) for part in np.split(names, bounds)]
+        flagged = [block.columns["flags"] & _UTF8 != 0 for block in blocks]
+        encoding = _encoding(block.names.filter(pa.array(~flags)) for block, flags in zip(blocks, flagged, strict=True))
+        texts = [
+            pa.array(
+                [name.decode("utf-8", "replace") if flag else name.decode(encoding)
+                 for name, flag in zip(block.names.to_pylist(), flags.tolist(), strict=True)], pa.string(),
+            )
+            for block, flags in zip(blocks, flagged, strict=True)
+        ]  # fmt: skip
     for number, block in enumerate(blocks):
         if block.unicode:
             mask = np.zeros(len(block.names), bool)
@@ -782,11 +785,17 @@ def _decode(blocks: list[_Block]) -> list[pa.Array]:
     return texts
 
 
-def _decode_alike(names: list[bytes]) -> list[str]:
-    for encoding in ("utf-8", "gb18030"):
-        with contextlib.suppress(UnicodeDecodeError):
-            return [name.decode(encoding) for name in names]
-    return [name.decode("cp437") for name in names]
+def _encoding(arrays: Iterable[pa.Array]) -> str:
+    """The first encoding in which all raw names can be read. One array at a time becomes Python objects."""
+    possible = ["utf-8", "gb18030"]
+    for names in arrays:
+        joined = b"\n".join(names.to_pylist())  # a line feed is no part of a longer character in either
+        for encoding in possible[:]:
+            try:
+                joined.decode(encoding)
+            except UnicodeDecodeError:
+                possible.remove(encoding)
+    return possible[0] if possible else "cp437"
 
 
 def _names(text: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
@@ -887,7 +896,7 @@ def _walk(archive: Archive) -> pa.Table:
     try:
         text = file.cast(pa.string())
     except pa.ArrowInvalid:  # each by itself: a folder can hold what several tools unpacked
-        text = pa.array([_decode_alike([path])[0] for path in file.to_pylist()], pa.string())
+        text = pa.array([path.decode(_encoding([pa.array([path])])) for path in file.to_pylist()], pa.string())
     keep, unsafe, text = _names(text)
     problem = found["problem"].to_numpy().copy()
     problem[unsafe] = _PROBLEM["unsafe_name"]
