@@ -177,7 +177,7 @@ files = "hf://datasets/{repo_id}/index/*.parquet"
 index = load_dataset("parquet", data_files=files, split="train")
 ```
 
-By SQL with DuckDB or Polars, which read the columns they need and not the whole index. In a downloaded folder the files are `index/*.parquet`.
+By SQL with DuckDB or Polars, which read the columns they need and not the whole index:
 
 ```python
 import duckdb
@@ -203,6 +203,8 @@ found = polars.scan_pyarrow_dataset(index).sql(
     "SELECT key, prompt FROM self WHERE gsd_level = '{level}'"
 ).collect()
 ```
+
+In a downloaded folder: `FROM 'index/*.parquet'` and `polars.scan_parquet("index/*.parquet").sql(...)`.
 
 One image, by its place in the index:
 

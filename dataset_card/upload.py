@@ -127,14 +127,18 @@ def upload(
     out = Path(out)
     check_name(repo_id)
     made = check_folder(out, say)
-    if not dry_run:
-        card.write_card(out, repo_id)
+    if not dry_run and card.repository(_text(out / card.NAME)) != repo_id:
+        card.write_card(out, repo_id)  # its examples name the repository
     files = local_files(out, made)
     check_limits(files)
     hub = _Hub(repo_id, revision or "main", api or _api(), say)
     if not dry_run:
         hub.check_login()
     there = hub.listing(missing_ok=True)
+    if private and there is not None and not hub.info().private:
+        raise UsageError(
+            f"{repo_id}: is public already. Change that in its settings on the hub, or leave out --private"
+        )
     missing = [file for file in files if there is None or not _holds(there, file)]
     stale = stale_files(there or {}, files)
     _say_plan(hub, files, missing, stale, there is None, private, say)
@@ -169,7 +173,7 @@ def verify_hub(
     """
     repo_id, revision = parse_url(url)
     hub = _Hub(repo_id, revision, api or _api(), say)
-    commit = hub.commit()
+    commit = hub.info().sha
     hub = _Hub(repo_id, commit, hub.api, say)
     there = hub.listing()
     assert there is not None
@@ -301,7 +305,7 @@ def stale_files(there: dict[str, RemoteFile], files: Iterable[LocalFile]) -> lis
 
 def prove(hub: _Hub, made: dict[str, Any], files: Sequence[LocalFile], sent: int) -> Proof:
     """Compare the hub with the folder and the manifest. Raises VerificationError with what differs."""
-    commit = hub.commit()
+    commit = hub.info().sha
     there = _Hub(hub.repo_id, commit, hub.api, hub.say).listing()
     assert there is not None
     faults = [_difference(file.path, file.size, file.sha256, there) for file in files if not _holds(there, file)]
@@ -328,7 +332,9 @@ def _difference(path: str, length: int, sha256: str, there: dict[str, RemoteFile
         return f"{path}: is not on the hub"
     if found.size != length:
         return f"{path}: {found.size:,} bytes on the hub, {length:,} expected"
-    return f"{path}: sha256 {found.sha256 or found.blob_id} on the hub, {sha256} expected"
+    if found.sha256:
+        return f"{path}: sha256 {found.sha256} on the hub, {sha256} expected"
+    return f"{path}: another text of the same length on the hub"
 
 
 def _holds(there: dict[str, RemoteFile], file: LocalFile) -> bool:
@@ -355,10 +361,14 @@ def _check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], di
     for shard in made["shards"]:
         if rows[shard["name"]] != shard["samples"]:
             faults.append(f"{shard['name']}: {rows[shard['name']]} rows of the index, {shard['samples']} samples said")
-    faults += card.faults(
-        (copy / card.NAME).read_text(encoding="utf-8") if (copy / card.NAME).exists() else "", converted
-    )
+    faults += card.faults(_text(copy / card.NAME), converted)
+    if _text(copy / croissant.NAME) != croissant.render(converted):
+        faults.append(f"{croissant.NAME}: is not what manifest and index say")
     return faults, made
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _read_shard(copy: Path, shard: dict[str, Any]) -> list[str]:
@@ -414,13 +424,12 @@ class _Hub:
             )
         self._patiently(self.api.whoami, "asking who you are")
 
-    def commit(self) -> str:
-        """The commit that the revision stands for."""
-        info = self._patiently(
+    def info(self) -> Any:
+        """What the hub says of the repository at the revision: `sha`, its commit, `private` and more."""
+        return self._patiently(
             lambda: self.api.repo_info(self.repo_id, repo_type="dataset", revision=self.revision),
             "asking for the repository",
         )
-        return info.sha
 
     def listing(self, missing_ok: bool = False) -> dict[str, RemoteFile] | None:
         """Every file of the revision, by path; None where repository or revision is not there and that is no fault."""
@@ -521,7 +530,7 @@ class _Hub:
             self.api.create_tag(self.repo_id, tag=tag, revision=commit, repo_type="dataset", exist_ok=True)
 
         self._patiently(make, f"making the tag {tag}")
-        tagged = _Hub(self.repo_id, tag, self.api, self.say).commit()
+        tagged = _Hub(self.repo_id, tag, self.api, self.say).info().sha
         if tagged != commit:
             raise UsageError(
                 f"{self.repo_id}: the tag {tag} is there already and means commit {tagged}, not {commit}. "
@@ -556,9 +565,16 @@ def _message(files: Sequence[LocalFile]) -> str:
     return f"Shards of {', '.join(subsets)}" if subsets else "Index, report and pictures"
 
 
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status behind an error, None where no answer came."""
-    return getattr(getattr(error, "response", None), "status_code", None)
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status behind an error, None where no answer came. The client hides some in another error's cause."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is None and (said := re.search(r"HTTP status \w+ error \((\d{3}) ", str(error))):  # Xet's words
+            status = int(said[1])
+        if status is not None:
+            return status
+        error = error.__cause__
+    return None
 
 
 def may_pass(error: BaseException) -> bool:

@@ -65,6 +65,11 @@ def picture(text: str, hue: int, size: int = 64) -> bytes:
     return buffer.getvalue()
 
 
+def pixels(data: bytes) -> str:
+    """sha256 of an image's pixels."""
+    return hashlib.sha256(Image.open(io.BytesIO(data)).convert("RGB").tobytes()).hexdigest()
+
+
 def samples() -> list[Sample]:
     """Five subsets, all three modalities, each level of GSD or none, weather, a null prompt, a modality missing."""
     said = "Low precision resolution, a satellite image of {}, Sentinel-{}."

@@ -63,7 +63,8 @@ class File:
 
     def entry(self, path: str) -> dict[str, Any]:
         lfs = {"lfs": {"oid": self.sha256, "size": len(self.data), "pointerSize": 130}} if self.sha256 else {}
-        return {"type": "file", "path": path, "size": len(self.data), "oid": self.blob_id, **lfs}
+        last = {"id": "0" * 40, "title": "the last commit", "date": "2024-01-01T00:00:00.000Z"}
+        return {"type": "file", "path": path, "size": len(self.data), "oid": self.blob_id, "lastCommit": last, **lfs}
 
 
 @dataclass
@@ -251,7 +252,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/datasets/{name}"
         if name in self.hub.repositories:
             return lambda: self._json({"error": "You already created this dataset repo", "url": url}, 409)
-        repository = self.hub.repositories[name] = Repository(bool(asked.get("private")))
+        repository = self.hub.repositories[name] = Repository(
+            asked.get("visibility") == "private" or bool(asked.get("private"))
+        )
         attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
         repository.add("main", {".gitattributes": File(attributes.encode())}, "initial commit")
         return lambda: self._json({"url": url, "id": name, "name": name})

@@ -1,0 +1,427 @@
+"""A folder goes to the hub whole, goes on after any trouble, sends nothing twice, and what is there is proved."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, constants
+
+from conversion.errors import MMMRSError, OutputError, UsageError, VerificationError
+from dataset_card import upload as uploading
+from dataset_card.card import write_card
+from dataset_card.upload import upload, verify_hub
+from tests import converted
+from tests.hub import TOKEN, Hub
+
+REPO = "org/MMM-RS"
+ROOT = Path(__file__).parents[1]
+URL = f"hf://datasets/{REPO}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "MMM-RS"
+    converted.write(out)
+    write_card(out)
+    return out
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "MMM-RS"))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # this hub knows LFS only
+    sleeps = []
+    monkeypatch.setattr("time.sleep", sleeps.append)
+    with Hub() as hub:
+        hub.sleeps = sleeps
+        yield hub
+
+
+@pytest.fixture
+def api(hub: Hub) -> HfApi:
+    return HfApi(endpoint=hub.url, token=TOKEN)
+
+
+def sent(hub: Hub) -> list[str]:
+    return hub.repositories[REPO].messages[1:]
+
+
+def local(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def lines_of(error: pytest.ExceptionInfo) -> list[str]:
+    return str(error.value).splitlines()
+
+
+# ------------------------------------------------------------------------------------------------------------ sending
+
+
+def test_everything_arrives_shards_first_card_and_manifest_last(out, hub, api):
+    said: list[str] = []
+    proof = upload(out, REPO, yes=True, api=api, say=said.append)
+
+    assert hub.files(REPO) == local(out)
+    assert sent(hub) == [
+        "Shards of Inria, MRSSC2.0, SEN1-2, WHU-OPT-SAR, weather",
+        "Index, report and pictures",
+        "Card and manifest",
+    ]
+    assert (proof.files, proof.shards, proof.samples) == (len(local(out)), 10, 20)
+    assert proof.revision == hub.repositories[REPO].refs["main"]
+    assert f"{REPO} at main: 28 of 28 files to send" in "\n".join(said)
+    assert said[-3:] == proof.lines()
+    assert f'load_dataset("{REPO}"' in hub.files(REPO)["README.md"].decode()
+
+
+def test_the_same_command_again_sends_nothing_and_proves_it_again(out, hub, api):
+    first = upload(out, REPO, yes=True, api=api)
+    before = hub.requests.copy()
+    again = upload(out, REPO, api=api)  # nothing to send: nothing to ask
+
+    assert again.sent == 0 and again.revision == first.revision
+    assert hub.requests["commit"] == before["commit"] and hub.requests["lfs_put"] == before["lfs_put"]
+
+
+def test_a_dry_run_says_what_it_would_send_and_changes_nothing(out, hub, api):
+    before = local(out)
+    said: list[str] = []
+    assert upload(out, "them/MMM-RS", dry_run=True, api=api, say=said.append) is None
+    assert hub.repositories == {} and local(out) == before
+    assert "them/MMM-RS at main: not there yet, will be made (public)" in said
+    assert any("28 of 28 files to send" in line for line in said)
+
+
+def test_it_asks_before_it_sends(out, hub, api):
+    questions = []
+    with pytest.raises(UsageError, match="nothing was sent"):
+        upload(out, REPO, api=api, ask=lambda question: bool(questions.append(question)))
+    assert len(questions) == 1 and hub.repositories == {}
+    with pytest.raises(UsageError, match="--yes"):  # standard input is no terminal here
+        upload(out, REPO, api=api)
+
+
+def test_private_revision_and_tag(out, hub, api):
+    proof = upload(out, REPO, private=True, revision="next", tag="v1", yes=True, api=api)
+    repository = hub.repositories[REPO]
+    assert repository.private
+    assert hub.files(REPO, "next") == hub.files(REPO, "v1") == local(out)
+    assert hub.files(REPO, "main") == {}
+    assert repository.refs["v1"] == proof.revision
+    assert upload(out, REPO, revision="next", tag="v1", api=api).sent == 0
+
+
+def test_what_is_public_already_is_not_taken_for_private(out, hub, api):
+    upload(out, REPO, yes=True, api=api)
+    with pytest.raises(UsageError, match="is public already"):
+        upload(out, REPO, private=True, yes=True, api=api)
+
+
+def test_a_tag_that_means_another_commit_is_not_moved(out, hub, api):
+    upload(out, REPO, yes=True, tag="v1", api=api)
+    tagged = hub.repositories[REPO].refs["v1"]
+    (out / "assets" / "pairs.png").unlink()
+    write_card(out, REPO)
+    (out / "README.md").write_text(
+        (out / "README.md").read_text().replace("own: about -->\n", "own: about -->\nNew.\n")
+    )
+    with pytest.raises(UsageError, match="tag v1 is there already"):
+        upload(out, REPO, yes=True, tag="v1", api=api)
+    assert hub.repositories[REPO].refs["v1"] == tagged
+
+
+def test_another_conversion_replaces_the_first_and_leaves_no_shard_of_it(out, hub, api, tmp_path):
+    upload(out, REPO, yes=True, api=api)
+    repository = hub.repositories[REPO]
+    files = repository.commits[repository.refs["main"]]
+    repository.add("main", files | {"notes.txt": files["README.md"]}, "a person's file")
+    second = tmp_path / "second"
+    converted.write(second, converted.samples()[:-3], shards=3)
+    write_card(second)
+    upload(second, REPO, yes=True, api=api)
+
+    files = hub.files(REPO)
+    assert files.pop("notes.txt")
+    assert files == local(second)
+
+
+def test_many_files_go_in_groups(out, hub, api, monkeypatch):
+    monkeypatch.setattr(uploading, "GROUP", 4)
+    upload(out, REPO, yes=True, api=api)
+    assert hub.files(REPO) == local(out)
+    assert len(sent(hub)) == 3 + 4 + 1  # 10 shards, 16 others, the last two
+
+
+# ---------------------------------------------------------------------------------------------------------- refusing
+
+
+@pytest.mark.parametrize("name", ["mmm_rs", "org/mmm_rs", "MMM-RS", "a/b/c", "org/MMM RS", "org/-x"])
+def test_a_name_that_could_not_be_loaded_is_refused(out, hub, api, name):
+    with pytest.raises(UsageError) as error:
+        upload(out, name, yes=True, api=api)
+    assert len(lines_of(error)) == 1 and not hub.requests
+    if name == "org/mmm_rs":
+        assert "taken for a loading script" in str(error.value)
+
+
+def test_a_folder_that_is_not_right_is_not_sent(out, hub, api):
+    shard = out / "data" / "Inria" / "train-00000-of-00002.tar"
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(VerificationError, match=r"train-00000-of-00002\.tar"):
+        upload(out, REPO, yes=True, api=api)
+    assert not hub.requests
+
+
+def test_an_unfinished_conversion_is_not_sent(out, hub, api):
+    (out / "manifest.json").unlink()
+    with pytest.raises(OutputError, match="is not finished"):
+        upload(out, REPO, yes=True, api=api)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MOST_FILES", 20), ("MOST_ENTRIES", 5), ("LARGEST_FILE", 10_000)])
+def test_what_the_hub_would_refuse_is_refused_here(out, hub, api, monkeypatch, limit, value):
+    monkeypatch.setattr(uploading, limit, value)
+    with pytest.raises(UsageError, match="than the hub takes") as error:
+        upload(out, REPO, yes=True, api=api)
+    assert "--shard-size" in str(error.value) and not hub.requests
+
+
+# ----------------------------------------------------------------------------------------------------------- trouble
+
+PAUSE = {"status": 429, "headers": {"Retry-After": "7"}}
+GONE = {"status": 503}
+HANGS_UP: dict = {}
+
+
+@pytest.mark.parametrize(
+    ("route", "how"),
+    [
+        ("whoami", GONE), ("tree", PAUSE), ("create", GONE), ("create", PAUSE), ("create", HANGS_UP),
+        ("preupload", GONE), ("lfs_batch", HANGS_UP), ("lfs_put", PAUSE), ("lfs_put", HANGS_UP),
+        ("lfs_verify", GONE), ("commit", GONE), ("commit", PAUSE), ("commit", HANGS_UP), ("info", GONE),
+    ],
+)  # fmt: skip
+def test_trouble_that_passes_is_waited_out(out, hub, api, route, how):
+    hub.fail(route, **how)
+    upload(out, REPO, yes=True, api=api, say=lambda line: None)
+    assert hub.files(REPO) == local(out)
+    assert len(sent(hub)) == 3
+    if how.get("status") == 429:
+        assert max(hub.sleeps) >= 7  # as long as the hub said
+
+
+@pytest.mark.parametrize("skip", [0, 1, 2], ids=["shards", "rest", "last"])
+def test_a_commit_whose_answer_was_lost_is_known_to_have_landed(out, hub, api, skip):
+    hub.fail("commit", lost=True, skip=skip)
+    upload(out, REPO, yes=True, api=api, say=lambda line: None)
+    assert hub.files(REPO) == local(out)
+    assert len(sent(hub)) == 3  # none was made twice
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "remedy"),
+    [
+        ("whoami", 401, "hf auth login"), ("create", 403, "write access"), ("preupload", 404, "Check the name"),
+        ("lfs_batch", 403, "write access"), ("lfs_put", 500, "trouble of its own"), ("commit", 413, "--shard-size"),
+        ("commit", 429, "Wait five minutes"), ("commit", 503, "trouble of its own"),
+    ],
+)  # fmt: skip
+def test_trouble_that_stays_ends_in_one_line_and_the_same_command_completes(out, hub, api, route, status, remedy):
+    hub.fail(route, status=status, times=1000)
+    with pytest.raises(OutputError) as error:
+        upload(out, REPO, yes=True, api=api, say=lambda line: None)
+    (line,) = lines_of(error)
+    assert line.startswith(f"{REPO}: ") and remedy in line and "Run the same command again" in line
+    assert error.value.exit_code == 5
+
+    hub.faults.clear()
+    upload(out, REPO, yes=True, api=api, say=lambda line: None)
+    assert hub.files(REPO) == local(out)
+
+
+def test_a_server_gone_in_the_middle_ends_in_one_line_and_the_same_command_completes(out, hub, api):
+    hub.fail("lfs_put", skip=5, times=1000)
+    hub.fail("tree", skip=1, times=1000)
+    with pytest.raises(OutputError) as error:
+        upload(out, REPO, yes=True, api=api, say=lambda line: None)
+    assert len(lines_of(error)) == 1 and "check the network" in str(error.value)
+
+    hub.faults.clear()
+    stored = len(hub.objects)
+    before = hub.requests["lfs_put"]
+    upload(out, REPO, yes=True, api=api, say=lambda line: None)
+    assert hub.files(REPO) == local(out)
+    assert hub.requests["lfs_put"] - before == len(hub.objects) - stored  # nothing that was there came again
+
+
+def test_nothing_listens(out, hub):
+    with pytest.raises(OutputError, match="cannot be reached") as error:
+        upload(out, REPO, yes=True, api=HfApi(endpoint="http://127.0.0.1:9", token=TOKEN), say=lambda line: None)
+    assert len(lines_of(error)) == 1
+
+
+def test_without_a_token_it_says_how_to_get_one(out, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(OutputError, match="hf auth login"):
+        upload(out, REPO, yes=True, api=HfApi(endpoint=hub.url))
+    assert not hub.requests
+
+
+def test_a_hub_that_keeps_other_bytes_is_found_out(out, hub, api, monkeypatch):
+    prove = uploading.prove
+
+    def damaged(*arguments):
+        hub.damage(REPO, "data/Inria/train-00000-of-00002.tar", b"x" * 10_240)
+        return prove(*arguments)
+
+    monkeypatch.setattr(uploading, "prove", damaged)
+    with pytest.raises(VerificationError, match=r"data/Inria/train-00000-of-00002\.tar: sha256 \w+ on the hub"):
+        upload(out, REPO, yes=True, api=api)
+
+
+# ------------------------------------------------------------------------------------------------------------- proof
+
+
+@pytest.fixture
+def published(out: Path, hub: Hub, api: HfApi) -> Path:
+    upload(out, REPO, yes=True, tag="v1", api=api, say=lambda line: None)
+    hub.requests.clear()
+    return out
+
+
+def test_a_copy_is_proved_without_downloading_a_shard(published, hub, api):
+    proof = verify_hub(URL, api=api)
+    assert (proof.shards, proof.samples, proof.read) == (10, 20, 0)
+    small = [name for name in local(published) if not name.startswith(("data/", "assets/", "mmm_rs.py"))]
+    assert proof.files == 10 + len(small)
+    assert verify_hub(f"{URL}@v1", api=api).revision == proof.revision
+
+
+def test_deep_reads_every_shard(published, hub, api):
+    assert verify_hub(URL, deep=True, api=api).read == 10
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "said"),
+    [
+        ("data/Inria/train-00000-of-00002.tar", lambda data: data[:-1] + b"x", "train-00000-of-00002.tar: sha256"),
+        ("data/Inria/train-00000-of-00002.tar", lambda data: data[:5120], "5,120 bytes on the hub, 10,240 expected"),
+        ("data/Inria/train-00000-of-00002.tar", lambda data: None, "is not on the hub"),
+        ("index/Inria.parquet", lambda data: None, "Inria.parquet: not found"),
+        ("manifest.json", lambda data: data.replace(b'"samples": 6', b'"samples": 7'), "manifest.json: was edited"),
+        ("manifest.json", lambda data: None, "no manifest.json there"),
+        ("README.md", lambda data: data.replace(b"num_examples: 6\n", b"num_examples: 7\n"), "dataset_info of weather"),
+        ("croissant.json", lambda data: data.replace(b"10240 B", b"10241 B"), "croissant.json: is not what"),
+        ("report/summary.json", lambda data: b"{", "summary.json: cannot be read"),
+    ],
+)
+def test_whatever_was_changed_on_the_hub_is_named(published, hub, api, path, change, said):
+    hub.damage(REPO, path, change(hub.files(REPO)[path]))
+    with pytest.raises(VerificationError) as error:
+        verify_hub(URL, api=api)
+    assert said in str(error.value)
+    assert error.value.exit_code == 6
+    assert verify_hub(f"{URL}@v1", api=api)  # as it was tagged it is right
+
+
+def test_a_shard_too_many_is_named(published, hub, api):
+    files = hub.repositories[REPO].commits[hub.repositories[REPO].refs["main"]]
+    more = {"data/Inria/train-00002-of-00003.tar": files["data/Inria/train-00000-of-00002.tar"]}
+    hub.repositories[REPO].add("main", files | more, "one more")
+    with pytest.raises(VerificationError, match=r"train-00002-of-00003\.tar: is no shard of the manifest"):
+        verify_hub(URL, api=api)
+
+
+@pytest.mark.parametrize("url", ["hf://org/MMM-RS", "hf://datasets/MMM-RS", "https://huggingface.co/org/MMM-RS"])
+def test_another_url_is_refused(url):
+    with pytest.raises(UsageError, match="hf://datasets/org/name"):
+        verify_hub(url)
+
+
+def test_a_repository_or_revision_that_is_not_there(published, api):
+    for url in ("hf://datasets/org/other", f"{URL}@v2"):
+        with pytest.raises(MMMRSError) as error:
+            verify_hub(url, api=api)
+        assert len(lines_of(error)) == 1
+
+
+# -------------------------------------------------------------------------------------------------------- end to end
+
+
+def run(code: str, hub: Hub, home: Path) -> str:
+    """Run Python in a process whose clients talk to the hub; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=home.parent,
+        env={**os.environ, **hub.environment, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+ROWS = """
+import datasets, hashlib, json
+from mmm_rs import load_dataset
+def plain(value):
+    if hasattr(value, "tobytes"):
+        return hashlib.sha256(value.tobytes()).hexdigest()
+    return {name: plain(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+def show(rows):
+    print(json.dumps([{name: plain(value) for name, value in row.items() if name != "__url__"} for row in rows]))
+for config in ("all", "MRSSC2.0"):
+    for streaming in (True, False):
+        show(datasets.load_dataset(DATA, config, split="train", streaming=streaming))
+        show(load_dataset(config, DATA_DIR, split="train", streaming=streaming))
+"""
+
+
+def test_load_dataset_and_the_builder_give_the_local_rows_over_http(published, hub, tmp_path):
+    def rows(data: str, data_dir: str) -> list:
+        code = f"DATA, DATA_DIR = {data!r}, {data_dir!r}\n{ROWS}"
+        return [json.loads(line) for line in run(code, hub, tmp_path / data.replace("/", "-")).splitlines()]
+
+    there = rows(REPO, URL)
+    assert there == rows(str(published), str(published))
+    assert [len(one) for one in there] == [20] * 4 + [2] * 4
+    assert there[0] == there[2] and there[1] == there[3]  # streaming or not
+
+
+def test_every_line_of_code_in_the_card_runs(published, hub, tmp_path):
+    pytest.importorskip("duckdb")
+    pytest.importorskip("polars")
+    pytest.importorskip("webdataset")
+    blocks = re.findall(r"^```python\n(.*?)^```$", (published / "README.md").read_text(), flags=re.M | re.S)
+    assert len(blocks) == 7
+    blocks[3] += "assert len(index) == 20\n"
+    assert blocks[4].count(".show()") == 1
+    blocks[4] = blocks[4].replace("duckdb.sql", "counts = duckdb.sql").replace(".show()", ".fetchall()")
+    blocks[4] += "assert sum(count for _, _, count in counts) == 20\n"
+    blocks[5] += "assert found.height == 9 and index.count_rows() == 20\n"
+    blocks[6] += """
+import io, PIL.Image
+assert PIL.Image.open(io.BytesIO(jpeg)).size == image.size == (64, 64)
+assert prompt.startswith("Low precision resolution") and labels["subset"] == "SEN1-2"
+print("ran")
+"""
+    assert run("\n".join(blocks), hub, tmp_path / "home").endswith("ran\n")
+
+
+def test_in_a_folder_the_index_answers_sql(published, monkeypatch):
+    duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
+    monkeypatch.chdir(published)
+    query = "SELECT count(*) AS n FROM {} WHERE gsd_level = 'low'"
+    assert duckdb.sql(query.format("'index/*.parquet'")).fetchall() == [(9,)]
+    assert polars.scan_parquet("index/*.parquet").sql(query.format("self")).collect().item() == 9
