@@ -626,9 +626,8 @@ def explain(error: BaseException, repo_id: str, what: str) -> MMMRSError:
 
 
 def _short(error: BaseException) -> str:
-    """The error on one line; the client's own can be a page."""
+    """The error on one line, without a full stop; the client's own can be a page."""
     status = status_of(error)
-    server = getattr(error, "server_message", None)
-    line = " ".join((server or str(error) or type(error).__name__).split())
-    line = line if len(line) <= 200 else line[:197] + "..."
-    return f"HTTP {status}, {line}" if status is not None and str(status) not in line else line.rstrip(".")
+    line = " ".join((getattr(error, "server_message", None) or str(error) or type(error).__name__).split())
+    line = (line if len(line) <= 200 else line[:197] + "...").rstrip(".")
+    return f"HTTP {status}, {line}" if status is not None and str(status) not in line else line
