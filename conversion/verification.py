@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,11 +18,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from conversion import manifest, release, report
 from conversion.archives import DamagedEntry, Reader
-from conversion.errors import VerificationError
+from conversion.errors import MMMRSError, VerificationError
 from conversion.release import IMAGE, SubsetFiles
 from mmm_rs import MODALITIES, index_schema
 
@@ -60,7 +58,7 @@ def verify(
     if made is None:
         raise VerificationError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an "
                                 "unfinished conversion goes on with the same command")  # fmt: skip
-    faults = [*_files(out, made), *_totals(out, made), *_card(out, made)]
+    faults = [*_files(out, made), *_totals(out, made), *_card(out)]
     samples = images = done = 0
     total = sum(shard["bytes"] for shard in made["shards"])
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -112,23 +110,23 @@ def _totals(out: Path, made: dict[str, Any]) -> Iterator[str]:
         yield f"{path}: the report is missing or does not balance: {error}. Convert again with --overwrite"
 
 
-def _card(out: Path, made: dict[str, Any]) -> Iterator[str]:
-    """The counts of the card's YAML are the manifest's."""
-    path = out / "README.md"
+def _card(out: Path) -> Iterator[str]:
+    """What the card says wrongly, or why that cannot be told."""
+    from dataset_card import card
+    from dataset_card.statistics import read_converted
+
     try:
-        text = path.read_text(encoding="utf-8")
-        found = re.match(r"---\n(.*?)\n---", text, re.S)
-        infos = yaml.safe_load(found.group(1))["dataset_info"] if found else None
-        infos = infos if isinstance(infos, list) else [infos]
-        splits = {info["config_name"]: {s["name"]: (s["num_examples"], s["num_bytes"]) for s in info["splits"]} for info in infos}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        yield f"{path}: the card is missing or its YAML has no dataset_info: {error!r}. Run `mmm-rs card {out}`"
+        text = (out / card.NAME).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        yield f"{out / card.NAME}: cannot be read: {error.strerror}. Run `mmm-rs card {out}`"
         return
-    for subset, total in made["subsets"].items():
-        expected = {name: (split["samples"], split["bytes"]) for name, split in total["splits"].items()}
-        if splits.get(subset) != expected:
-            yield (f"{path}: says {splits.get(subset)} for {subset}, the manifest says {expected} (samples, bytes). "
-                   f"Run `mmm-rs card {out}`")  # fmt: skip
+    try:
+        converted = read_converted(out)
+    except MMMRSError as error:
+        yield str(error)
+        return
+    for fault in card.faults(text, converted):
+        yield f"{out}/{fault}. Run `mmm-rs card {out}`"
 
 
 def _index(out: Path, made: dict[str, Any], faults: list[str]) -> dict[str, list[dict[str, Any]]]:

@@ -164,8 +164,8 @@ def metadata(converted: Converted) -> dict[str, Any]:
 
 
 def faults(card: str, converted: Converted) -> list[str]:
-    """Where a card's YAML does not say how to load these shards, or how many samples they hold."""
-    found = re.match(r"---\n(.*?)\n---", card, re.S)
+    """What a card says wrongly: how to load these shards, or how many samples and pairs they hold."""
+    found = re.match(r"---\r?\n(.*?)\r?\n---", card, re.S)
     try:
         said = yaml.safe_load(found[1]) if found else None
     except yaml.YAMLError as error:
@@ -185,6 +185,11 @@ def faults(card: str, converted: Converted) -> list[str]:
             if by_name.pop(one["config_name"], None) != one:
                 wrong.append(f"{NAME}: {key} of {one['config_name']} is not what manifest and index say")
         wrong += [f"{NAME}: {key} has {name}, of which there is no shard" for name in by_name]
+    for config, counts in text.counts(converted).items():
+        row = re.search(rf"^\| `{re.escape(config)}` \|(.*)$", card, re.M)
+        cells = [cell.strip() for cell in row[1].split("|")][: len(counts)] if row else None
+        if cells != counts:
+            wrong.append(f"{NAME}: the table of subsets says {cells} for {config}, manifest and index say {counts}")
     return wrong
 
 

@@ -107,7 +107,7 @@ def read_statistics(path: Path) -> Statistics:
                 _count(counted, index.read_row_group(group, columns=[*COLUMNS, *(f"{m}_size" for m in MODALITIES)]))
     except FileNotFoundError:
         raise OutputError(f"{path}: not found. Finish the conversion first: run `mmm-rs convert` again") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, KeyError) as error:  # KeyError: a column is missing
         raise OutputError(f"{path}: cannot be read ({error}). Run `mmm-rs convert` again with --overwrite") from None
     return counted
 

@@ -56,17 +56,28 @@ A multi-modal, multi-GSD, multi-scene remote sensing dataset for text-to-image g
 This copy holds **{sum(pairs.values()):,} pairs** of an image and its prompt ({parts}) in **{samples:,} samples** of {len(converted.subsets)} of the {len(SUBSETS)} subsets, {len(converted.manifest["shards"]):,} shards, {size(stored)}. A *sample* is the aligned images of one place, one to three modalities, each with its own prompt. The images are the release's bytes, unchanged; every shard's sha256 is in `manifest.json`."""
 
 
+def counts(converted: Converted) -> dict[str, list[str]]:
+    """config -> samples and pairs by modality, as the table of subsets writes them."""
+    numbers = {
+        name: [counted.samples, *(counted.pairs[m] for m in MODALITIES)]
+        for name, counted in converted.statistics.items()
+    }
+    numbers[mmm_rs.ALL] = [sum(column) for column in zip(*numbers.values(), strict=True)]
+    return {name: [f"{number:,}" if number else "" for number in row] for name, row in numbers.items()}
+
+
 def subsets(converted: Converted) -> str:
     rows = []
-    for name, counted in converted.statistics.items():
-        subset = SUBSETS[name]
-        rows.append((
-            f"`{name}`", f"{counted.samples:,}", *(f"{counted.pairs[m]:,}" if counted.pairs[m] else "" for m in MODALITIES),
-            _gsd(counted, subset), subset.sensor, f"[{subset.source}]({subset.homepage})", subset.source_licence,
-        ))  # fmt: skip
-    total = [sum(s.pairs[m] for s in converted.statistics.values()) for m in MODALITIES]
-    samples = sum(s.samples for s in converted.statistics.values())
-    rows.append(("`all`", f"{samples:,}", *(f"{number:,}" if number else "" for number in total), "", "", "", ""))
+    for name, numbers in counts(converted).items():
+        about = ["", "", "", ""]
+        if subset := SUBSETS.get(name):
+            about = [
+                _gsd(converted.statistics[name], subset),
+                subset.sensor,
+                f"[{subset.source}]({subset.homepage})",
+                subset.source_licence,
+            ]
+        rows.append([f"`{name}`", *numbers, *about])
     lines = [
         "## Subsets",
         "",
@@ -81,9 +92,9 @@ def subsets(converted: Converted) -> str:
                 if "validation" in s["splits"]}  # fmt: skip
     if held_out:
         share = converted.manifest["options"].get("validation")
-        counts = ", ".join(f"`{name}` {number:,}" for name, number in held_out.items())
+        each = ", ".join(f"`{name}` {number:,}" for name, number in held_out.items())
         lines += ["", f"The `validation` split holds out whole scenes (a share of {share} of them, drawn with seed "
-                  f"{converted.manifest['options'].get('seed')}), so that no scene is on both sides. Its samples: {counts}."]  # fmt: skip
+                  f"{converted.manifest['options'].get('seed')}), so that no scene is on both sides. Its samples: {each}."]  # fmt: skip
     return "\n".join(lines)
 
 

@@ -268,6 +268,8 @@ def test_a_card_that_says_something_else_than_the_manifest_is_told(out):
     assert faults(card.replace("num_examples: 6\n", "num_examples: 7\n"), folder) == [
         "README.md: dataset_info of weather is not what manifest and index say"
     ]
+    table = "README.md: the table of subsets says ['7', '6', '', ''] for weather, manifest and index say"
+    assert faults(card.replace("| `weather` | 6 |", "| `weather` | 7 |"), folder)[0].startswith(table)
     assert faults(card.replace("data/Inria/train-*.tar", "data/Inria/*.tar"), folder) == [
         "README.md: configs of Inria is not what manifest and index say",
         "README.md: configs of all is not what manifest and index say",
