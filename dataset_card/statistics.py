@@ -133,7 +133,7 @@ def _count(counted: Statistics, rows: pa.Table) -> None:
         prompted = rows.filter(pc.and_(pc.is_valid(rows[column]), pc.is_valid(rows[f"{modality}_size"])))
         counted.pairs[modality] += prompted.num_rows
         counted.levels[modality].update(_counts(prompted["gsd_level"]))
-        words = pc.add(pc.count_substring_regex(pc.utf8_trim_whitespace(prompted[column]), r"\s+"), 1)
+        words = pc.list_value_length(pc.ascii_split_whitespace(pc.utf8_trim_whitespace(prompted[column])))
         counted.words.update(_counts(pc.multiply(pc.divide(words, WORDS_A_BIN), WORDS_A_BIN)))
 
 

@@ -45,7 +45,7 @@ LARGEST_FILE = 200 * 10**9  # bytes
 GROUP = 90  # files a commit; the hub recommends fewer than 100
 
 TRIES = 5
-WAITS = (1.0, 4.0, 16.0, 60.0)  # seconds before each further try, where the hub does not say how long
+WAITS = (1.0, 4.0, 16.0, 30.0)  # seconds before each further try, where the hub does not say how long
 LONGEST_WAIT = 330.0  # seconds; the hub counts requests in windows of 5 minutes
 PASSING = frozenset((408, 409, 412, 425, 429, 500, 502, 503, 504))  # HTTP status codes that another try may not see
 NETWORK = frozenset(("httpx", "httpcore", "requests", "urllib", "hf_xet"))  # libraries, without a version's digits

@@ -17,6 +17,7 @@ from conversion.errors import MMMRSError, OutputError, UsageError, VerificationE
 from dataset_card import upload as uploading
 from dataset_card.card import write_card
 from dataset_card.upload import upload, verify_hub
+from mmm_rs import index_schema
 from tests import converted
 from tests.hub import TOKEN, Hub
 
@@ -417,6 +418,15 @@ assert prompt.startswith("Low precision resolution") and labels["subset"] == "SE
 print("ran")
 """
     assert run("\n".join(blocks), hub, tmp_path / "home").endswith("ran\n")
+
+
+def test_the_indexs_labels_stand_together_before_its_long_texts():
+    """So a filter on labels reads one stretch of each row group, and little of it."""
+    names = index_schema().names
+    labels = ["category", "weather", "satellite", "gsd", "gsd_level", "gsd_level_derived", "cloud_cover"]
+    texts = ["prompt", "nir_prompt", "sar_prompt", "caption", "source", "annotation"]
+    assert [name for name in names if name in labels] == names[4:11] == labels
+    assert names[-len(texts) :] == texts
 
 
 def test_in_a_folder_the_index_answers_sql(published, monkeypatch):
