@@ -15,6 +15,7 @@ from conversion import convert
 from conversion.job import Result
 from conversion.shards import replacing, write_all
 from conversion.synthetic import write_release
+from dataset_card.card import write_own
 from mmm_rs import MODALITIES, SUBSETS
 
 
@@ -49,6 +50,8 @@ def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
     out = folder / "MMM-RS-hub"
     say(f"converting {made.path} to {out}")
     result = convert(made.path, out, overwrite=out.exists())
+    write_own(out, "about", "> **Everything in this copy is synthetic**: drawn scenes in the layout of MMM-RS, made by "
+              "`mmm-rs demo`. It holds no image of the Earth.")  # fmt: skip
     say("loading every config: through load_dataset with no code of ours, then through the builder")
     doors = {subset: _load(out, subset) for subset in result.manifest["subsets"]}
     for subset, both in doors.items():

@@ -128,6 +128,21 @@ def own_parts(card: str, path: Path) -> dict[str, str]:
     return parts
 
 
+def write_own(out: str | os.PathLike[str], name: str, kept: str) -> None:
+    """Put text of one's own into the card's part `name`, instead of what stands there.
+
+    Raises UsageError where the card has no such part.
+    """
+    path = Path(out) / NAME
+    card = _read(path)
+    if name not in own_parts(card, path):
+        raise UsageError(f"{path}: has no part `own: {name}`. Write the card anew first: `mmm-rs card {out}`")
+    part = rf"^<!-- own: {re.escape(name)} -->\n.*?^<!-- end own -->\n"
+    kept = kept if not kept or kept.endswith("\n") else kept + "\n"
+    with replacing(path) as fd:
+        write_all(fd, re.sub(part, lambda match: _part(name, kept), card, count=1, flags=re.M | re.S).encode())
+
+
 def repository(card: str) -> str | None:
     """The repository that a card's examples name."""
     found = re.search(r'load_dataset\("([\w.-]+/[\w.-]+)"', card)

@@ -49,11 +49,13 @@ def about(converted: Converted) -> str:
     pairs = {m: sum(s.pairs[m] for s in converted.statistics.values()) for m in MODALITIES}
     parts = ", ".join(f"{number:,} {MODALITY_NAMES[m]}" for m, number in pairs.items() if number)
     stored = sum(shard["bytes"] for shard in converted.manifest["shards"])
+    every, held = len(SUBSETS), len(converted.subsets)
+    of = f"all {every} subsets" if held == every else f"{held} of the {every} subsets"
     return f"""# MMM-RS
 
 A multi-modal, multi-GSD, multi-scene remote sensing dataset for text-to-image generation ([paper]({PAPER}), [upstream]({HOMEPAGE})), as shards that can be streamed and filtered.
 
-This copy holds **{sum(pairs.values()):,} pairs** of an image and its prompt ({parts}) in **{samples:,} samples** of {len(converted.subsets)} of the {len(SUBSETS)} subsets, {len(converted.manifest["shards"]):,} shards, {size(stored)}. A *sample* is the aligned images of one place, one to three modalities, each with its own prompt. The images are the release's bytes, unchanged; every shard's sha256 is in `manifest.json`."""
+This copy holds **{sum(pairs.values()):,} pairs** of an image and its prompt ({parts}) in **{samples:,} samples** of {of}, {len(converted.manifest["shards"]):,} shards, {size(stored)}. A *sample* is the aligned images of one place, one to three modalities, each with its own prompt. The images are the release's bytes, unchanged; every shard's sha256 is in `manifest.json`."""
 
 
 def counts(converted: Converted) -> dict[str, list[str]]:

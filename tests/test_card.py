@@ -16,7 +16,7 @@ from PIL import Image
 
 import mmm_rs
 from conversion.errors import OutputError, UsageError, VerificationError
-from dataset_card.card import faults, size_category, write_card
+from dataset_card.card import faults, size_category, write_card, write_own
 from dataset_card.statistics import read_converted
 from tests import converted
 
@@ -227,6 +227,18 @@ def test_a_persons_own_text_and_yaml_survive_a_rewrite(out):
         assert front_matter(out)["license"] == "mit"
         assert front_matter(out)["extra_gated_prompt"] == "Who are you?"
         assert "**31 pairs**" in text  # outside the marks the card is the folder's
+
+
+def test_a_program_can_write_such_text_too(out):
+    write_own(out, "about", "> This is synthetic.")
+    write_card(out)
+    write_own(out, "notes", "One.\n")
+    write_own(out, "notes", "Two.\n")
+    text = (out / "README.md").read_text()
+    assert "<!-- own: about -->\n> This is synthetic.\n<!-- end own -->\n" in text
+    assert "<!-- own: notes -->\nTwo.\n<!-- end own -->\n" in text
+    with pytest.raises(UsageError, match="no part `own: thanks`"):
+        write_own(out, "thanks", "x")
 
 
 def test_the_repository_that_the_examples_name_is_kept(out):

@@ -373,6 +373,32 @@ def run(code: str, hub: Hub, home: Path) -> str:
     return done.stdout
 
 
+def test_the_commands(out, hub, tmp_path):
+    def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "conversion.cli", *arguments], capture_output=True, text=True, check=False, cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home"), **environment},
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    assert command("card", str(out))[0] == 0
+    code, printed, _ = command("upload", str(out), REPO, "--dry-run")
+    assert code == 0 and "28 of 28 files to send" in printed and hub.repositories == {}
+    code, _, said = command("upload", str(out), REPO)
+    assert code == 2 and "--yes" in said
+    code, _, said = command("upload", str(out), REPO, "--yes", HF_TOKEN="hf_wrong")
+    assert code == 5 and "write access" in said and hub.repositories == {}
+    code, printed, _ = command("upload", str(out), REPO, "--yes", "--tag", "v1")
+    assert code == 0 and "10 shards with 20 samples, as the manifest says" in printed
+    code, printed, _ = command("verify", f"{URL}@v1", "--deep")
+    assert code == 0 and "10 downloaded and read" in printed
+    hub.damage(REPO, "data/Inria/train-00000-of-00002.tar", None)
+    code, _, said = command("verify", URL)
+    assert code == 6 and "data/Inria/train-00000-of-00002.tar: is not on the hub" in said
+
+
 ROWS = """
 import datasets, hashlib, json
 from mmm_rs import load_dataset
