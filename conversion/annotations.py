@@ -1,47 +1,71 @@
 """Any annotation file of the release as one stream of records.
 
-Form, keys and encoding are recognised by content, since upstream publishes none of them. The file is decoded and parsed
-a window at a time: memory does not grow with it. What cannot be used becomes a Record with a problem, the rest goes on.
+Form, keys and encoding are recognised by content, since upstream publishes none of them.
+
+How it works:
+- The file is decoded a window at a time and cut into records by `json`'s own scanner: memory does not grow with it.
+- Whether an object is a record, a table keyed by image path or a wrapper around records is decided by as much of it as
+  a record can have at the most. What is longer than that holds records, or is nobody's description of one image.
+- The first records choose the keys. What then cannot be used becomes a Record with a problem, and the rest goes on.
 """
 
 from __future__ import annotations
 
 import codecs
-import io
 import json
 import math
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, BinaryIO
 
 import msgspec
 
 from conversion.errors import ReleaseError
 
-IMAGE_KEYS = ("image", "image_path", "img", "img_path", "file_name", "filename", "path", "file", "image_name", "img_name",
-              "filepath", "file_path", "name", "image_id")  # fmt: skip
-PROMPT_KEYS = ("prompt", "text_prompt", "text", "caption", "captions", "description", "prompts", "texts", "sentence",
+# In the order of preference, in lower case without "_", "-" and spaces. A prompt is preferred to a caption, which is
+# only a part of upstream's prompts.
+IMAGE_KEYS = ("image", "imagepath", "img", "imgpath", "filename", "path", "file", "imagename", "imgname", "filepath",
+              "imagefile", "name", "imageid")  # fmt: skip
+PROMPT_KEYS = ("prompt", "textprompt", "prompts", "text", "texts", "caption", "captions", "description", "sentence",
                "sentences")  # fmt: skip
-CATEGORY_KEYS = ("category", "class", "class_name", "label", "scene")
-GSD_KEYS = ("spatial_resolution", "gsd", "GSD", "resolution")
-CLOUD_KEYS = ("cloud_cover", "cloud", "cloudcover")
+CATEGORY_KEYS = ("category", "class", "classname", "label", "scene")
+GSD_KEYS = ("spatialresolution", "gsd", "resolution")
+CLOUD_KEYS = ("cloudcover", "cloud")
 
-WINDOW = 1 << 18  # characters read at a time
-LONGEST = 64 << 20  # characters of one record; a longer one is no record
+WINDOW = 1 << 18  # bytes read at a time
+LONGEST = 4 << 20  # characters of one record; they can take 25 times as much memory when decoded
+DEEPEST = 4  # objects that may lie around the records
 SAMPLED = 100  # records looked at to choose the keys
-SHOWN = 200  # characters of a broken record that are kept
+SHOWN = 200  # characters of an unusable record in its detail
+NAMED = 20  # keys named in a message
+WASTE = 64 << 20  # characters decoded in vain, beyond 8 times the file, before a file of broken lines is given up
 
-_SPACE = " \t\n\r"
+_GAP = re.compile(r"[ \t\n\r,\ufeff]*")  # commas are not counted: too many or too few do no harm
+_NAME = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"[ \t\n\r]*:[ \t\n\r]*', re.S)
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.S)
+_CONTROL = re.compile(r"[\x00-\x1f]")
+_BRACKETS = re.compile(r'\\.|["\[\]{}]', re.S)
+_PATH = re.compile(r"[/\\]|\.(?:jpe?g|png|tiff?|bmp|webp|jp2|gif)$", re.I)
+_DIGIT = re.compile(r"\d")
+# Members that describe the file, not an image; COCO's `info` has a `description`.
+_ABOUT = frozenset(("info", "information", "meta", "metadata", "license", "licenses", "dataset", "config"))
 
 
 class AnnotationError(ReleaseError):
     """An annotation file whose form or keys are not known. Example: records without any key that names an image."""
 
 
-class Record(msgspec.Struct, frozen=True):
-    """One annotation. Where `problem` is set it cannot be used, and `detail` says why."""
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One annotation. Where `problem` is set it cannot be used, and `detail` says why.
+
+    Problems: not_an_object, no_path, no_prompt, wrong_type (path or prompt is no text), invalid_text (not to be written
+    as UTF-8, or damaged), invalid_json (of an array or object: all that follows; of JSON lines: the line), too_long,
+    too_deep.
+    """
 
     position: int  # ordinal in its file, from 0
     path: str | None  # of the image, as it stands
@@ -49,7 +73,7 @@ class Record(msgspec.Struct, frozen=True):
     category: str | None
     gsd: float | None  # metres a pixel
     cloud_cover: float | None  # as the file has it
-    text: str  # the record verbatim
+    text: str  # the record verbatim, as JSON; of a keyed table `{key: value}`. Only a beginning where it is no JSON
     problem: str | None = None
     detail: str | None = None
 
@@ -60,8 +84,8 @@ class Form:
 
     kind: str
     encoding: str
-    image_key: str | None
-    prompt_key: str | None
+    image_key: str | None  # None where the path is the key of the table
+    prompt_key: str | None  # None where prompts stand under the paths without a key
     keys: tuple[str, ...]  # that the first records have
 
 
@@ -69,123 +93,188 @@ def read(open_stream: Callable[[], BinaryIO], image_key: str | None = None, prom
          label: str = "annotations") -> tuple[Form, Iterator[Record]]:  # fmt: skip
     """The form of an annotation file and its records.
 
-    `open_stream` gives the file's bytes, from the start each time. `image_key` and `prompt_key` are used instead of the
-    keys that are known. Raises AnnotationError where the form or the keys are not known.
+    `open_stream` gives the file's bytes, from the start each time it is called. `image_key` and `prompt_key` are
+    preferred to the keys that are known, in files that have them. `label` is what messages call the file. Raises
+    AnnotationError where the form or the keys are not known, and whatever reading the stream raises.
     """
     encoding = _encoding(open_stream)
-    sampled, kind, seen = [], "empty", 0
-    for seen, (found, key, _, value) in enumerate(_Parser(open_stream, encoding).items(), 1):
-        if not isinstance(value, _Broken):
-            kind = found
-            sampled.append((key, value))
-        if seen == SAMPLED:
-            break
-    if not seen:
+    with open_stream() as stream:
+        parser = _Parser(stream, encoding, image_key, prompt_key)
+        sampled = list(islice(parser.items(), SAMPLED))
+    whole = [item for item in sampled if not isinstance(item[3], _Broken)]
+    if not parser.others and _holds_nothing(sampled, parser):
         return Form("empty", encoding, None, None, ()), iter(())
-    if not sampled:
-        raise AnnotationError(f"{label}: is no JSON with records in it. Give a file with an array, an object keyed by "
-                              "image path, or a record a line")  # fmt: skip
-    keys = Counter(name for _, value in sampled if isinstance(value, dict) for name in value)
-    found_image = image_key or (None if kind == "keyed" else _choose(keys, IMAGE_KEYS))
-    found_prompt = prompt_key or _choose(keys, PROMPT_KEYS)
-    if (kind != "keyed" and found_image is None) or (found_prompt is None and keys):
-        what = "image path" if found_image is None and kind != "keyed" else "prompt"
-        raise AnnotationError(f"{label}: no key that is known names the {what}; the records have {sorted(keys)}. Say it "
-                              f"with --{'image' if what != 'prompt' else 'prompt'}-key")  # fmt: skip
-    form = Form(kind, encoding, found_image, found_prompt, tuple(sorted(keys)))
-    return form, _records(open_stream, form)
+
+    kind = whole[0][0] if whole else ""
+    rows = [value for _, _, _, value in whole if isinstance(value, dict)]
+    seen = Counter(name for row in rows for name in row) or parser.others
+    if not rows and kind != "keyed" and not seen:
+        raise AnnotationError(
+            f"{label}: holds no JSON records. Give an array of records, an object keyed by image path, or a record a "
+            "line; perhaps the file is damaged: download it again"
+        )
+    by_path = kind == "keyed" and not (image_key and image_key in seen) and not _is_keyed_by_number(whole)
+    image = None if by_path else _choose(rows, IMAGE_KEYS, image_key)
+    prompt = _choose(rows, PROMPT_KEYS, prompt_key)
+    for option, found, what in (("--image-key", image or by_path, "image path"),
+                                ("--prompt-key", prompt or (by_path and not rows), "prompt")):  # fmt: skip
+        if not found:
+            inside = [inner for row in rows[:1] for inner in row.values() if isinstance(inner, list)]
+            seen.update(name for inner in inside for row in inner[:SAMPLED] if isinstance(row, dict) for name in row)
+            names = ", ".join(sorted(repr(_writable(name)) for name in islice(seen, NAMED)))
+            raise AnnotationError(
+                f"{label}: no known key names the {what}; its records have {names}. Say it with {option}"
+            )
+    form = Form(kind, encoding, image, prompt, tuple(sorted(map(_writable, seen))))
+    return form, _records(open_stream, form, image_key, prompt_key)
 
 
-def _choose(keys: Counter[str], known: tuple[str, ...]) -> str | None:
-    folded: dict[str, str] = {}
-    for name in keys:
-        folded.setdefault(name.lower(), name)
-    return next((folded[name] for name in known if name in folded), None)
+def _holds_nothing(sampled: list[_Item], parser: _Parser) -> bool:
+    """Whether a file has no records: nothing at all, or an object with an empty list or table in their place."""
+    if len(sampled) != 1:
+        return not sampled
+    kind, _, _, value = sampled[0]
+    if kind != "lines" or not isinstance(value, dict) or parser.strength(value):
+        return False
+    inside = [inner for inner in value.values() if isinstance(inner, (list, dict))]
+    return not value or (
+        any(not inner for inner in inside) and not any(isinstance(inner, list) and inner for inner in inside)
+    )
 
 
-def _records(open_stream: Callable[[], BinaryIO], form: Form) -> Iterator[Record]:
-    for position, (_, key, text, value) in enumerate(_Parser(open_stream, form.encoding).items()):
-        yield _record(position, key, text, value, form)
+def _is_keyed_by_number(items: list[_Item]) -> bool:
+    """Whether a table's keys are row numbers or the like, and the paths stand in its records."""
+    if any(key is not None and _PATH.search(key) for _, key, _, _ in items):
+        return False
+    rows = [value for _, _, _, value in items if isinstance(value, dict)]
+    image = _choose(rows, IMAGE_KEYS, None)
+    return image is not None and any(isinstance(row.get(image), str) and _PATH.search(row[image]) for row in rows)
 
 
-def _record(position: int, key: str | None, text: str, value: Any, form: Form) -> Record:
-    path = prompt = category = gsd = cloud = problem = detail = None
+def _choose(rows: list[dict[str, Any]], known: tuple[str, ...], preferred: str | None) -> str | None:
+    """The key that is used: `preferred` where it is there, else the first that is known and has text often enough."""
+    if preferred and any(preferred in row for row in rows):
+        return preferred
+    texts = Counter(name for row in rows for name, value in row.items() if _text(value, "text")[0] is not None)
+    for counts in (texts, Counter(name for row in rows for name in row)):
+        ranked = _ranked(counts, known)
+        if ranked:
+            most = max(counts[name] for name in ranked)
+            return next(name for name in ranked if 2 * counts[name] >= most)
+    return None
+
+
+def _ranked(names: Iterable[str], known: tuple[str, ...]) -> list[str]:
+    """Those of `names` that are known, best first."""
+    ranks = {name: at for at, name in enumerate(known)}
+    found = [(ranks[folded], name) for name in names if (folded := _fold(name)) in ranks]
+    return [name for _, name in sorted(found)]
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[_\s-]", "", name.lower()) if len(name) < 64 else name
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def _records(open_stream: Callable[[], BinaryIO], form: Form, *preferred: str | None) -> Iterator[Record]:
+    # Records with the same keys have their other fields in the same places: by keys, the names of each, best first.
+    layouts: dict[tuple[str, ...], tuple[list[str], ...]] = {}
+    image_key, prompt_key = form.image_key, form.prompt_key
+    with open_stream() as stream:
+        for position, (_, key, text, value) in enumerate(_Parser(stream, form.encoding, *preferred).items()):
+            if type(value) is not dict:
+                yield _record(position, key, text, value, form)
+                continue
+            names = tuple(value)
+            if names not in layouts:
+                if len(layouts) > 1000:  # records that are all different
+                    layouts.clear()
+                layouts[names] = tuple(_ranked(names, known) for known in (CATEGORY_KEYS, GSD_KEYS, CLOUD_KEYS))
+            categories, gsds, clouds = layouts[names]
+            category = gsd = cloud = None
+            for name in categories:
+                category = value[name]
+                if type(category) is str and category.strip():
+                    break
+                if category := _text(category, "label")[0]:
+                    break
+            for name in gsds:
+                if (gsd := _number(value[name], above=0)) is not None:
+                    break
+            for name in clouds:
+                if (cloud := _number(value[name])) is not None:
+                    break
+            path, prompt = value.get(image_key) if image_key else key, value.get(prompt_key)
+            # The usual case needs no second look: texts of plain ASCII that are not empty.
+            if (type(path) is str and type(prompt) is str and text.isascii() and path.isascii() and prompt.isascii()
+                    and path.strip() and prompt.strip() and (category is None or category.isascii())):  # fmt: skip
+                yield Record(position, path, prompt, category, gsd, cloud, text)
+            else:
+                yield _record(position, key, text, value, form, category, gsd, cloud)
+
+
+def _record(position: int, key: str | None, text: str, value: Any, form: Form, category: str | None = None,
+            gsd: float | None = None, cloud: float | None = None) -> Record:  # fmt: skip
+    path = prompt = problem = detail = None
+    row = value if isinstance(value, dict) else None
     if isinstance(value, _Broken):
-        problem, detail = "invalid_json", value.detail
-    elif key is not None:
-        path = key
-        prompt, problem = _text(value.get(form.prompt_key) if isinstance(value, dict) else value, "prompt")
-    elif not isinstance(value, dict):
-        problem, detail = "not_an_object", f"the record is a {type(value).__name__}"
+        problem, detail = value.problem, value.detail
+    elif form.image_key is None and key is not None:
+        path, problem = _text(key, "path")
+    elif row is not None:
+        path, problem = _text(row.get(form.image_key), "path")
+        if isinstance(row.get(form.image_key), list) and len(row[form.image_key]) > 1:
+            path, problem = None, "wrong_type"  # which of them? Perhaps the file has columns, not records
     else:
-        path, problem = _text(value.get(form.image_key), "path")
-        if problem is None:
-            prompt, problem = _text(value.get(form.prompt_key), "prompt")
-    if isinstance(value, dict):
-        category = _label(_first(value, CATEGORY_KEYS))
-        gsd = _number(_first(value, GSD_KEYS), low=0.0)
-        cloud = _number(_first(value, CLOUD_KEYS))
-    if problem is None and key is not None and not key.strip():
-        problem = "no_path"
-    for part in (path, prompt, category):
-        if problem is None and part is not None and not _is_text(part):
-            problem, detail = "invalid_text", "its text holds half a character (a lone surrogate)"
-    if not _is_text(text):
-        text = text.encode("utf-8", "backslashreplace").decode()
-    if problem and detail is None:
-        detail = f"{path if path and _is_text(path) else 'no image path'}: {_shown(text)}"
-    if problem:
-        return Record(position, None, None, None, None, None, text, problem, detail)
-    return Record(position, path, prompt, category, gsd, cloud, text)
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+        problem, detail = "not_an_object", f"the record is of JSON type {_json_type(value)}"
+    if problem is None:
+        prompt, problem = _text(value if row is None else row.get(form.prompt_key), "prompt")
+    if problem is None and not (_is_text(text) and _is_text(path) and _is_text(prompt) and _is_text(category)):
+        problem, detail = "invalid_text", "it holds damaged text or half a character (a lone surrogate)"
+    if problem is None:
+        return Record(position, path, prompt, category, gsd, cloud, text)
+    text = _writable(text)
+    path = path if _is_text(path) else None
+    detail = f"{path or 'no image path'}: {detail + ': ' if detail else ''}{_shortened(text)}"
+    return Record(position, path, None, None, None, None, text, problem, detail)
 
 
 def _text(value: Any, what: str) -> tuple[str | None, str | None]:
     """(the text, None) or (None, the problem). Of a list the first text that is not empty."""
-    if isinstance(value, list):
+    if type(value) is list:
         texts = [item for item in value if isinstance(item, str) and item.strip()]
         if not texts and any(not isinstance(item, str) and item is not None for item in value):
             return None, "wrong_type"
         value = texts[0] if texts else None
-    if value is None or value == "":
+    if value is None:
         return None, f"no_{what}"
     if not isinstance(value, str):
         return None, "wrong_type"
-    return (value, None) if value.strip() else (None, f"no_{what}")
+    return (value, None) if value and not value.isspace() else (None, f"no_{what}")
 
 
-def _first(value: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((value[name] for name in names if value.get(name) is not None), None)
+_HUGE = 10**300  # a float holds it
+_NUMBER = re.compile(
+    r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(?:m|met(?:er|re)s?|%)?(?:\s*(?:/|per)\s*(?:px|pix|pixel))?\s*$",
+    re.I | re.A,
+)
 
 
-def _label(value: Any) -> str | None:
-    if isinstance(value, list) and value:
-        value = value[0]
-    return value if isinstance(value, str) and value.strip() else None
+def _number(value: Any, above: float = -math.inf) -> float | None:
+    """A finite number, given as one or as text with its unit."""
+    kind = type(value)
+    if kind is float:
+        return value if above < value < math.inf else None
+    if kind is str and len(value) < 64 and (match := _NUMBER.match(value)):
+        return _number(float(match[1]), above)
+    return _number(float(value), above) if kind is int and abs(value) < _HUGE else None
 
 
-_NUMBER = re.compile(r"\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*(?:m|meters?|metres?|m/px|m/pixel|%)?\s*$")
-
-
-def _number(value: Any, low: float | None = None) -> float | None:
-    """A finite number, given as one or as text with a unit; above `low` where that is given."""
-    if isinstance(value, str) and len(value) < 64 and (match := _NUMBER.match(value)):
-        value = float(match.group(1))
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        value = float(value)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) and (low is None or value > low) else None
-
-
-def _is_text(text: str) -> bool:
+def _is_text(text: str | None) -> bool:
     """Whether this can be written as UTF-8. JSON's escapes can spell halves of characters."""
-    if text.isascii():
+    if text is None or text.isascii():
         return True
     try:
         text.encode()
@@ -194,233 +283,506 @@ def _is_text(text: str) -> bool:
     return True
 
 
+def _writable(text: str) -> str:
+    return text if _is_text(text) else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+def _json_type(value: Any) -> str:
+    names = {str: "string", list: "array", dict: "object", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")
+
+
 # --- text ------------------------------------------------------------------------------------------------------------
+
+# Bytes that are no text become half a character, which never comes from sound ones, so that their record can be found.
+_DAMAGED = "conversion-damaged"
+codecs.register_error(_DAMAGED, lambda error: ("\udc80", error.end))  # type: ignore[attr-defined]
 
 
 def _encoding(open_stream: Callable[[], BinaryIO]) -> str:
     """utf-8, utf-8-sig, utf-16 (-le, -be) or gb18030, by the file's bytes."""
     with open_stream() as stream:
-        head = stream.read(WINDOW)
-        for mark, encoding in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
-            if head.startswith(mark):
+        data = stream.read(WINDOW)
+        for mark, encoding in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"),
+                               (codecs.BOM_UTF16_BE, "utf-16")):  # fmt: skip
+            if data.startswith(mark):
                 return encoding
-        if len(head) >= 4 and head[0] and not head[1]:
-            return "utf-16-le"
-        if len(head) >= 4 and not head[0] and head[1]:
-            return "utf-16-be"
+        if len(data) >= 2 and 0 in data[:2] and any(data[:2]):  # JSON begins with an ASCII character
+            return "utf-16-be" if data[0] == 0 else "utf-16-le"
         decoder = codecs.getincrementaldecoder("utf-8")()
-        try:
-            while head:
-                decoder.decode(head)
-                head = stream.read(WINDOW)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return "gb18030"
-    return "utf-8"
+        sound = 0  # bytes of UTF-8 beyond one a character
+        while True:
+            try:
+                sound += len(data) - len(decoder.decode(data, final=not data))
+            except UnicodeDecodeError:
+                # A few bad bytes among sound ones are damage. In GBK text hardly a character is sound UTF-8.
+                text = data.decode("utf-8", "replace")
+                bad = text.count("\ufffd")
+                return "utf-8" if sound + len(re.findall(r"[^\x00-\x7f\ufffd]", text)) > bad else "gb18030"
+            if not data:
+                return "utf-8"
+            data = stream.read(WINDOW)
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) < 300 else float(digits)  # int() takes quadratic time for very many
+
+
+def _scanner(**options: Any) -> Callable[[str, int], tuple[Any, int]]:
+    """What `JSONDecoder.raw_decode` calls: (value, where it ends). StopIteration holds where no value begins."""
+    return json.JSONDecoder(**options).scan_once  # type: ignore[attr-defined, no-any-return]
+
+
+_CAREFUL = _scanner(parse_int=_integer)
+# The usual case: the interpreter itself limits integers, since 3.10.7.
+_STRICT = _scanner() if hasattr(sys, "get_int_max_str_digits") else _CAREFUL
+_LENIENT = _scanner(parse_int=_integer, strict=False)  # allows bare control characters in strings
+
+
+class _Fault(Exception):
+    """No value can be decoded. `open`: perhaps only because the text ends too early."""
+
+    def __init__(self, why: str, where: int, open: bool, problem: str = "invalid_json") -> None:
+        self.why, self.where, self.open, self.problem = why, where, open, problem
 
 
 @dataclass(frozen=True)
 class _Broken:
+    """What stands in for a record that could not be decoded. `final`: nothing behind it can be found either."""
+
+    problem: str
     detail: str
+    final: bool
+    where: int = 0  # character of the file at which decoding failed
 
 
-# key, the text, the value; `kind` first
+# kind of the file, key in its table or None, verbatim text, value or _Broken
 _Item = tuple[str, "str | None", str, Any]
+
+
+def _decode(text: str, at: int) -> tuple[Any, int, bool]:
+    """(value, where it ends, whether it is sound JSON) at `at`. Raises _Fault."""
+    try:
+        try:
+            return *_CAREFUL(text, at), True
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Invalid control character"):
+                raise
+        return *_LENIENT(text, at), False
+    except StopIteration as error:
+        where, why = error.value, "Expecting value"
+    except json.JSONDecodeError as error:
+        where, why = error.pos, error.msg
+    except RecursionError:
+        raise _Fault("it is nested too deeply", at, False, "too_deep") from None
+    # 16: a literal or an escape that is cut, `-Infinity` being the longest, shows at its beginning.
+    raise _Fault(why, where, why.startswith("Unterminated") or where >= len(text) - 16)
+
+
+def _sketch(text: str, at: int, deep: int = 0) -> Any:
+    """The value at `at`, or of an unfinished one as much as can be decoded; None for nothing."""
+    try:
+        return _decode(text, at)[0]
+    except _Fault:
+        if deep == DEEPEST:
+            return None
+    array: list[Any] = []
+    table: dict[str, Any] = {}
+    first, at = text[at : at + 1], at + 1
+    while first in ("[", "{") and len(array) + len(table) < SAMPLED:
+        at = _GAP.match(text, at).end()  # type: ignore[union-attr]
+        name = _NAME.match(text, at) if first == "{" else None
+        if first == "{" and name is None:
+            break
+        begin = name.end() if name else at
+        try:
+            value, end, _ = _decode(text, begin)
+        except _Fault:
+            value, end = _sketch(text, begin, deep + 1), -1
+        if name:
+            table[_name(name)] = value
+        else:
+            array.append(value)
+        if end < 0:
+            break
+        at = end
+    return {"[": array, "{": table}.get(first)
+
+
+def _name(match: re.Match[str]) -> str:
+    """A member's name; as it stands where it has an escape that is none."""
+    quoted = match[0].rstrip(": \t\n\r")
+    try:
+        return str(_LENIENT(quoted, 0)[0])
+    except ValueError:
+        return quoted[1:-1]
 
 
 class _Parser:
     """Cuts a JSON text into its records, reading it a window at a time."""
 
-    def __init__(self, open_stream: Callable[[], BinaryIO], encoding: str) -> None:
-        self.source = io.TextIOWrapper(open_stream(), encoding, "replace", newline="")
-        self.text, self.at = "", 0  # the window, and where we are in it
+    def __init__(self, stream: BinaryIO, encoding: str, image_key: str | None, prompt_key: str | None) -> None:
+        self.stream = stream
+        self.decoder = codecs.getincrementaldecoder(encoding)(_DAMAGED)
+        self.text, self.at = "", 0  # the window, and where we are in it; what lies before is no longer needed
         self.before = 0  # characters before the window
-        self.pin: int | None = None  # what follows this place in the window is still needed
-        self.decoder = json.JSONDecoder(strict=False)
+        self.ended = False  # the window holds the file's last character
+        self.stopped = False  # nothing more can be found
+        self.wasted = 0  # characters that were decoded in vain
+        self.others: Counter[str] = Counter()  # keys of objects that are no records although they stand in an array
+        self.image_names = {*IMAGE_KEYS, *([_fold(image_key)] if image_key else ())}
+        self.prompt_names = {*PROMPT_KEYS, *([_fold(prompt_key)] if prompt_key else ())}
+        self.known: set[tuple[str, ...]] = set()  # keys of objects that were found to be records
 
     def items(self) -> Iterator[_Item]:
-        """(kind, key, text, value) of each record; a value that is _Broken is the last of its file or line."""
-        try:
-            while first := self._peek():
-                if first == "[":
-                    going_on = yield from self._array("array")
-                elif first == "{":
-                    going_on = yield from self._object()
-                else:
-                    going_on = yield from self._line()
-                if not going_on:
-                    return
-        finally:
-            self.source.close()
+        """Each record of the file, in its order."""
+        while not self.stopped and (first := self._peek()):
+            if first == "[":
+                yield from self._array("array")
+            elif first == "{":
+                if self.known:  # a record a line
+                    yield from self._whole("lines", self.known)
+                if self._peek() == "{":
+                    yield from self._object(0)
+            else:
+                yield from self._line()
+
+    def strength(self, value: Any) -> int:
+        """How much this looks like a record: 0 not, 1 a little, 3 with what must be the path of an image."""
+        if not isinstance(value, dict):
+            return 0
+        names = {_fold(name): name for name in value}
+        image, prompt = (next((names[name] for name in names if name in known), None)
+                         for known in (self.image_names, self.prompt_names))  # fmt: skip
+        if image is None or prompt is None:
+            return 0
+        paths = [value[name] for folded, name in names.items() if folded in self.image_names]
+        if any(isinstance(path, str) and _PATH.search(path) for path in paths):
+            return 3
+        return 1 if _fold(image) == "name" else 2
+
+    # -- the window
 
     def _more(self) -> bool:
-        """Read on; what lies before the present place, or before the pin, is dropped. False at the end."""
-        keep = self.at if self.pin is None else self.pin
-        data = self.source.read(max(WINDOW, len(self.text) - keep))  # doubles: a long record is not read over and over
-        if not data:
+        """Read on. False at the end."""
+        if self.ended:
             return False
-        self.text = self.text[keep:] + data
-        self.before, self.at = self.before + keep, self.at - keep
-        self.pin = None if self.pin is None else 0
+        rest = self.text[self.at :]
+        data = self.stream.read(max(WINDOW, len(rest)))  # doubles: a long record is not read over and over
+        self.ended = not data
+        self.text = rest + self.decoder.decode(data, final=self.ended)
+        self.before, self.at = self.before + self.at, 0
         return True
 
     def _peek(self) -> str:
-        """The next character that is no space, with the place moved to it; empty at the end."""
+        """The next character that is neither space nor comma, with the place moved to it; empty at the end."""
         while True:
-            while self.at < len(self.text) and self.text[self.at] in _SPACE:
-                self.at += 1
+            self.at = _GAP.match(self.text, self.at).end()  # type: ignore[union-attr]
             if self.at < len(self.text):
                 return self.text[self.at]
             if not self._more():
                 return ""
 
-    def _next(self) -> str:
-        """As `_peek`, past commas."""
-        while self._peek() == ",":
-            self.at += 1
-        return self._peek()
+    def _beginning(self) -> str:
+        """What stands at the present place, to be shown."""
+        while len(self.text) - self.at < SHOWN and self._more():
+            pass
+        return self.text[self.at : self.at + SHOWN]
 
-    def _value(self) -> tuple[Any, str]:
-        """(value, its text) at the present place, which moves behind it; or (_Broken, the text's beginning)."""
+    # -- values
+
+    def _value(self, lead: int = 0) -> tuple[Any, str]:
+        """(value, text) of the value that stands `lead` characters on; the text includes them. The place moves behind.
+
+        Where it cannot be decoded the value is _Broken: too long or too deep, then it was skipped, else `final`.
+        """
         while True:
             try:
-                value, end = self.decoder.raw_decode(self.text, self.at)
-            except RecursionError:
-                return self._broken("it is nested too deeply", self.at)
-            except ValueError as error:  # JSONDecodeError, or a number of too many digits
-                where = getattr(error, "pos", self.at)
-                why = getattr(error, "msg", str(error))
-                # What breaks at the window's end may be mended by reading on, what breaks before it may not.
-                open_end = "Unterminated" in why or where >= len(self.text) - 16
-                if len(self.text) - self.at > LONGEST:
-                    return self._broken(f"it has more than {LONGEST} characters", self.at)
-                if not open_end or not self._more():
-                    return self._broken(why, where)
-                continue
+                value, end = _STRICT(self.text, self.at + lead)
+                sound = True
+            except (StopIteration, ValueError, RecursionError):
+                try:
+                    value, end, sound = _decode(self.text, self.at + lead)
+                except _Fault as fault:
+                    if fault.problem == "too_deep":
+                        return self._skip(lead, fault.problem, fault.why)
+                    if len(self.text) - self.at > LONGEST and fault.open:
+                        return self._too_long(lead)
+                    if fault.open and self._more():
+                        continue
+                    return self._broken(fault.why, fault.where)
             # A number at the window's edge may go on beyond it.
             if end == len(self.text) and self.text[end - 1] not in '"]}' and self._more():
                 continue
+            if end - self.at > LONGEST:
+                return self._too_long(lead)
             text = self.text[self.at : end]
             self.at = end
-            return value, text
+            return value, text if sound else _STRING.sub(_escaped, text)
 
     def _broken(self, why: str, where: int) -> tuple[_Broken, str]:
-        return _Broken(f"{why}, at character {self.before + where}"), self.text[self.at : self.at + SHOWN]
+        where += self.before
+        text = self._beginning()
+        return _Broken("invalid_json", f"{why}, at character {where}", True, where), text
 
-    def _array(self, kind: str) -> Generator[_Item, None, bool]:
-        self.at += 1
-        while (char := self._next()) != "]":
-            if not char:
-                yield kind, None, "", self._broken("the file ends within its array", self.at)[0]
-                return False
-            value, text = self._value()
-            yield kind, None, text, value
-            if isinstance(value, _Broken):
-                return False
-        self.at += 1
-        return True
+    def _too_long(self, lead: int) -> tuple[_Broken, str]:
+        return self._skip(lead, "too_long", f"it has more than {LONGEST} characters")
 
-    def _object(self) -> Generator[_Item, None, bool]:
-        """An object at the top: a table keyed by image path, a wrapper around records, or a record itself."""
-        self.pin = self.at
-        self.at += 1
-        kind: str | None = None
-        members: list[_Item] = []  # held back until the kind is clear
-        while (char := self._next()) != "}":
-            begin = self.at
-            if kind:
-                self.pin = begin
-            begin -= self.pin or 0  # relative to the pin, which stays while the window moves
-            name, name_text = self._value() if char == '"' else self._broken("a name was expected", self.at)
-            value, broken = name, isinstance(name, _Broken)
-            if not broken and self._peek() != ":":
-                value, name_text = self._broken("a value was expected after a name", self.at)
-                broken = True
-            if not broken:
-                self.at += 1
-                if self._peek() == "[" and kind is None and _holds_records(name) and self._is_array_of_objects():
-                    kind, self.pin = "wrapped", None
-                    if not (yield from self._array(kind)):
-                        return False
+    def _skip(self, lead: int, problem: str, why: str) -> tuple[_Broken, str]:
+        """Go past the value by its brackets, without decoding it."""
+        text, where = self._beginning(), self.before + self.at
+        self.at += lead
+        depth, quoted = 0, False
+        while True:
+            for match in _BRACKETS.finditer(self.text, self.at):
+                mark = match[0]
+                if mark == '"':
+                    quoted = not quoted
+                elif quoted or mark[0] == "\\":
                     continue
-                value, name_text = self._value()
-                broken = isinstance(value, _Broken)
-            assert self.pin is not None or kind == "wrapped"
-            if broken:
-                yield kind or "lines", None, name_text, value
-                if kind:
-                    return False
-                self.at, self.pin = self.pin or 0, None  # perhaps one line of many: go on after its first
-                return (yield from self._skip_line())
-            if kind == "wrapped":
-                continue  # what stands beside the records: licences, information
-            text = "{" + self.text[(self.pin or 0) + begin : self.at] + "}"
-            item = ("keyed", name, text, value)
-            if kind == "keyed":
-                yield item
+                else:
+                    depth += 1 if mark in "[{" else -1
+                if depth <= 0 and not quoted:
+                    self.at = match.end()
+                    return _Broken(problem, f"{why}, at character {where}", False), text
+            backslashes = len(self.text) - len(self.text.rstrip("\\"))
+            self.at = len(self.text) - backslashes % 2  # the last one waits for what it escapes
+            if not self._more():
+                self.at = len(self.text)
+                return _Broken(problem, f"{why}, at character {where}", True), text
+
+    # -- containers
+
+    def _whole(self, kind: str, known: set[tuple[str, ...]] | None = None) -> Iterator[_Item]:
+        """The objects that stand whole in the window, one after the other: the usual case, without a second look.
+
+        Only those whose keys are `known`, where that is given.
+        """
+        text, at = self.text, self.at
+        try:
+            while True:
+                at = _GAP.match(text, at).end()  # type: ignore[union-attr]
+                value, end = _STRICT(text, at)
+                if text[end - 1] != "}" or end - at > LONGEST or (known is not None and tuple(value) not in known):
+                    return
+                self.at = end
+                yield kind, None, text[at:end], value
+                at = end
+        except (StopIteration, ValueError, RecursionError):
+            return
+
+    def _array(self, kind: str) -> Iterator[_Item]:
+        self.at += 1
+        while True:
+            yield from self._whole(kind)
+            first = self._peek()
+            if first == "]":
+                break
+            value, text = self._value() if first else self._broken("the file ends within its array", self.at)
+            yield kind, None, text, value
+            if isinstance(value, _Broken) and value.final:
+                self.stopped = True
+                return
+        self.at += 1
+
+    def _object(self, depth: int) -> Iterator[_Item]:
+        """A record, a table keyed by image path, or what lies around records."""
+        if depth == 0 and self.known:  # where there was a record at the top there is a record a line
+            yield from self._line()
+            return
+        shape, value = self._shape(depth)
+        if shape == "keyed":
+            yield from self._members(depth)
+        elif shape == "wrapped":
+            yield from self._members(depth, inside=True)
+        elif depth == 0:
+            if shape == "record" and isinstance(value, dict):
+                if len(self.known) > 1000:
+                    self.known.clear()
+                self.known.add(tuple(value))
+            yield from self._line()
+        else:
+            yield from self._pass()
+
+    def _shape(self, depth: int) -> tuple[str, Any]:
+        """(record, keyed, wrapped or unknown; the object if it is whole) of the object at the present place."""
+        while True:
+            try:
+                value, end, _ = _decode(self.text, self.at)
+                if end - self.at <= LONGEST:
+                    return self._shape_of(value, depth), value
+                is_open = True
+            except _Fault as fault:
+                value, is_open = _sketch(self.text, self.at) or {}, fault.open
+            if self.strength(value) == 0 and any(self._is_keyed(*member) for member in value.items()):
+                return "keyed", None  # without a doubt, however it goes on
+            if is_open and len(self.text) - self.at > LONGEST:  # too long for a record: they are further on within it
+                return "keyed" if self._shape_of(value, depth) == "keyed" else "wrapped", None
+            if not is_open or not self._more():
+                return self._shape_of(value, depth), None
+
+    def _shape_of(self, value: dict[str, Any], depth: int) -> str:
+        members = list(islice(value.items(), SAMPLED))
+        own = self.strength(value)
+        if own == 3:
+            return "record"
+        if own == 0 and any(self._is_keyed(*member) for member in members):
+            return "keyed"
+        inner = max((self._strength_inside(inner, depth + 1) for _, inner in members), default=0)
+        if inner > own:
+            return "wrapped"
+        if own:
+            return "record"
+        if any(_fold(name) not in _ABOUT and isinstance(row, dict) and self.prompt_names & {_fold(key) for key in row}
+               for name, row in members):  # fmt: skip
+            return "keyed"
+        if members and all(_DIGIT.search(name) and _is_prompt(row) for name, row in members):
+            return "keyed"
+        names = {_fold(name) for name in value}
+        return "record" if names & (self.image_names | self.prompt_names) else "unknown"
+
+    def _is_keyed(self, name: str, value: Any) -> bool:
+        """Whether an object's member is a record under its image's path; without a doubt, by the path."""
+        if not _PATH.search(name):
+            return False
+        if isinstance(value, dict):
+            return bool(self.prompt_names & {_fold(key) for key in value}) or not any(
+                isinstance(inner, (dict, list)) for inner in value.values()
+            )
+        return value is None or _is_prompt(value)
+
+    def _strength_inside(self, value: Any, depth: int) -> int:
+        """The strength of the best record in an array or object; of an object that is one itself nothing counts."""
+        if isinstance(value, list):
+            return max((self.strength(row) for row in value[:SAMPLED]), default=0)
+        if isinstance(value, dict) and depth < DEEPEST:
+            shape = self._shape_of(value, depth)
+            return 3 if shape in ("keyed", "wrapped") else 0
+        return 0
+
+    def _members(self, depth: int, inside: bool = False) -> Iterator[_Item]:
+        """The members of an object: each a record under its key, or (`inside`) perhaps with records in it."""
+        self.at += 1
+        while True:
+            if not inside:
+                yield from self._whole_members()
+            first = self._peek()
+            if first == "}":
+                break
+            name = self._named() if first == '"' else None
+            if name is None:
+                why = "Expecting a name and a value" if first else "the file ends within its object"
+                value, text = self._broken(why, self.at)
+            elif inside and self._opens(name.end()):
+                self.at = name.end()
+                yield from self._descend(depth)
+                if self.stopped:
+                    return
+                continue
             else:
-                members.append(item)
-                if _is_keyed(name, value):
-                    kind = "keyed"
-                    yield from members
-                    members = []
+                value, text = self._value(len(name[0]))
+            if not inside or isinstance(value, _Broken):
+                key = None if name is None or isinstance(value, _Broken) else _name(name)
+                if key is not None and _CONTROL.search(name[0]):  # type: ignore[index]
+                    text = _STRING.sub(_escaped, text)
+                if not inside or value.final:
+                    yield "wrapped" if inside else "keyed", key, text if key is None else "{" + text + "}", value
+            if isinstance(value, _Broken) and value.final:
+                self.stopped = True
+                return
         self.at += 1
-        text = self.text[self.pin or 0 : self.at]
-        self.pin = None
-        if kind is None and members:
-            yield from self._record_or_table(members, text)
-        return True
 
-    def _is_array_of_objects(self) -> bool:
-        assert self.pin is not None
-        at = self.at - self.pin
-        self.at += 1
-        found = self._peek() == "{"
-        self.at = self.pin + at
-        return found
+    def _whole_members(self) -> Iterator[_Item]:
+        """As `_whole`, of a table keyed by image path."""
+        text, at = self.text, self.at
+        try:
+            while True:
+                at = _GAP.match(text, at).end()  # type: ignore[union-attr]
+                name = _NAME.match(text, at)
+                if name is None:
+                    return
+                key, end = _STRICT(text, at)
+                value, end = _STRICT(text, name.end())
+                if text[end - 1] not in '}"]' or end - at > LONGEST:
+                    return
+                self.at = end
+                yield "keyed", key, "{" + text[at:end] + "}", value
+                at = end
+        except (StopIteration, ValueError, RecursionError):
+            return
 
-    def _record_or_table(self, members: list[_Item], text: str) -> Iterator[_Item]:
-        """An object of which no member looks like a record: it is one itself, or holds a table of them."""
-        value = {name: value for _, name, _, value in members}
-        tables = [inner for inner in value.values() if isinstance(inner, dict) and any(_is_keyed(*item) for item in inner.items())]
-        names = {str(name).lower() for name in value}
-        if tables and not names & {*IMAGE_KEYS}:
-            for table in tables:
-                for name, inner in table.items():
-                    yield "keyed", name, json.dumps({name: inner}, ensure_ascii=False), inner
-        elif names & {*IMAGE_KEYS, *PROMPT_KEYS} or [] not in value.values():  # else a wrapper around nothing
-            yield "lines", None, text, value
+    def _named(self) -> re.Match[str] | None:
+        """The member's name at the present place, with the colon and the value's first character in the window."""
+        while True:
+            match = _NAME.match(self.text, self.at)
+            if match and (match.end() < len(self.text) or self.ended):
+                return match
+            if len(self.text) - self.at > LONGEST or not self._more():
+                return match
 
-    def _line(self) -> Generator[_Item, None, bool]:
+    def _opens(self, at: int) -> bool:
+        return self.text[at : at + 1] in ("[", "{")
+
+    def _descend(self, depth: int) -> Iterator[_Item]:
+        """Into an array or object beside or around which there are other things."""
+        if depth + 1 >= DEEPEST:
+            yield from self._pass()
+        elif self.text[self.at] == "{":
+            yield from self._object(depth + 1)
+        else:
+            while True:
+                rows = _sketch(self.text, self.at)
+                if rows or len(self.text) - self.at > LONGEST or not self._more():
+                    break
+            found = self._strength_inside(rows, depth + 1)
+            if not found and isinstance(rows, list):
+                self.others.update(name for row in rows[:SAMPLED] if isinstance(row, dict) for name in row)
+            for item in self._array("wrapped"):
+                if found or (isinstance(item[3], _Broken) and item[3].final):
+                    yield item
+
+    def _pass(self) -> Iterator[_Item]:
+        """Go past a value that is of no use."""
         value, text = self._value()
-        yield "lines", None, text, value
-        return (yield from self._skip_line()) if isinstance(value, _Broken) else True
+        if isinstance(value, _Broken) and value.final:
+            self.stopped = True
+            yield "wrapped", None, text, value
 
-    def _skip_line(self) -> Generator[_Item, None, bool]:
-        """Go on at the next line: of JSON lines only the broken one is lost."""
+    # -- lines
+
+    def _line(self) -> Iterator[_Item]:
+        """A record at the top. Where it is broken its line is lost, and no other."""
+        if self.at > 4096:  # a JSONDecodeError counts the lines from the window's beginning
+            self.text, self.before, self.at = self.text[self.at :], self.before + self.at, 0
+        value, text = self._value()
+        if not isinstance(value, _Broken) or not value.final:
+            yield "lines", None, text, value
+            return
+        yield "lines", None, text.partition("\n")[0].rstrip("\r"), value
+        begin = self.before + self.at
         while (end := self.text.find("\n", self.at)) < 0:
             self.at = len(self.text)
             if not self._more():
-                return False
+                self.stopped = True
+                return
         self.at = end + 1
-        return True
-        yield  # a generator, as its siblings are
+        self.wasted += max(0, value.where - begin)
+        if self.wasted > WASTE + 8 * (self.before + self.at):
+            self.stopped = True
+            yield "lines", None, "", _Broken("invalid_json", "given up here, after too many broken lines", True)
 
 
-def _holds_records(name: str) -> bool:
-    """Whether an array under this name can be an array of records: not a list of prompts under a path or a key."""
-    return name.lower() not in PROMPT_KEYS and not _PATH.search(name)
+def _is_prompt(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return bool(texts) and all(isinstance(text, str) for text in texts)
 
 
-# Members that describe the file, not an image; COCO's `info` has a `description`.
-_ABOUT = frozenset(("info", "meta", "metadata", "license", "dataset"))
-_PATH = re.compile(r"[/\\]|\.(jpe?g|png|tiff?|bmp|webp)$", re.I)
-
-
-def _is_keyed(name: str, value: Any) -> bool:
-    """Whether an object's member is a record under its image's path."""
-    if isinstance(value, dict):
-        return bool(_PATH.search(name)) or (
-            name.lower() not in _ABOUT and any(key.lower() in PROMPT_KEYS for key in value)
-        )
-    return bool(_PATH.search(name))
+def _escaped(match: re.Match[str]) -> str:
+    return _CONTROL.sub(lambda control: f"\\u{ord(control[0]):04x}", match[0])

@@ -7,28 +7,38 @@ uneven spaces and with parts missing; see the figures of upstream's README and t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 
-from mmm_rs import GSD_LEVELS, SUBSETS
+import msgspec
+
+from mmm_rs import GSD_LEVELS, SUBSETS, WEATHERS
 
 # Finest first: (bound in metres a pixel below which a GSD has this level, level). Paper, table of GSD levels; the bound
-# of ultra_low is not published, only that 100 m is ultra-low.
+# of ultra_low is not published, only that 100 m is ultra-low and 10 m is low.
 BOUNDS = ((0.5, "ultra_high"), (1.0, "high"), (5.0, "ordinary"), (100.0, "low"), (float("inf"), "ultra_low"))
 
-_LEVEL = re.compile(r"(ultra[- ]?high|high|ordinary|low|ultra[- ]?low)[- ]precision resolution", re.I)
+_LEVEL = re.compile(r"(ultra[- ]?)?(high|ordinary|low)[- ]precision resolution", re.I)
 _WEATHER = {"fog": "fog", "foggy": "fog", "night": "night", "nighttime": "night", "snow": "snow", "snowy": "snow"}
-_KIND = re.compile(r"(?:[\w-]+ ){0,4}(?:imagery|images?|photographs?|photos?)", re.I)
-_ARTICLE = re.compile(r"(?:a|an|the)\s", re.I)
-_SATELLITE = re.compile(
-    r"(?:GF|Gaofen|TG|Tiangong|Sentinel|Landsat|WorldView|QuickBird|IKONOS|GeoEye|ZY|SuperView)"
-    r"[- ]?\d*[A-Z]?|Google[- ]?Earth",
+_KIND = re.compile(
+    r"(?:[\w-]+ ){0,4}imagery"
+    r"|(?:(?:satellite|aerial|optical|rgb|nir|near[- ]infrared|infrared|sar|radar|synthetic[- ]aperture[- ]radar|drone"
+    r"|uav|remote[- ]sensing|google[- ]earth) ){1,3}(?:image|images|photo|photos|photograph|photographs)",
     re.I,
 )
-_DATASETS = {re.sub(r"[^a-z0-9]", "", name.lower()) for name in SUBSETS} | {"mrssc2", "hrrsd", "sen12", "mmmrs"}
+_ARTICLE = re.compile(r"(?:an?|the)\s", re.I)
+_SATELLITE = re.compile(
+    r"(?:GF|Gaofen|TG|Tiangong|ZY|Ziyuan|Sentinel|Landsat|SPOT|Jilin)[- ]?\d{1,2}[A-Z]?"
+    r"|(?:WorldView|QuickBird|GeoEye|IKONOS|SuperView)(?:[- ]?\d{1,2})?"
+    r"|Google[- ]?Earth",
+    re.I,
+)
+_ALIASES = {"mrssc", "mrssc2", "hrrsd", "mmmrs"}
+_DATASETS = {re.sub(r"[^a-z0-9]", "", name.lower()) for name in SUBSETS} | _ALIASES
+
+LONGEST = 64  # characters; a longer part is caption
 
 
-@dataclass(frozen=True)
-class PromptParts:
+class PromptParts(msgspec.Struct, frozen=True):
     """What a prompt says. `gsd_level` and `weather` are labels, the rest is as written; None where it does not say."""
 
     image_kind: str | None = None
@@ -42,61 +52,84 @@ class PromptParts:
 
 def split(prompt: str) -> PromptParts:
     """The parts of a prompt. What is not recognised stays in the caption, commas and all."""
-    parts = [part.strip() for part in prompt.split(",")]
+    pieces = prompt.split(",")
+    parts = [piece.strip() for piece in pieces]
     start, end = 0, len(parts)
     kind = level = weather = category = satellite = dataset = None
 
-    if _KIND.fullmatch(parts[0]) and not _ARTICLE.match(parts[0]):
-        kind, start = parts[0], 1
-    head = start
-    while head < end and (level is None or weather is None):
-        if level is None and (found := _level(parts[head])):
-            level = found
-        elif weather is None and parts[head].lower() in _WEATHER:
-            weather = _WEATHER[parts[head].lower()]
-        elif parts[head]:
-            break
-        head += 1
-    if level or weather:
-        start = head
-
-    if end > start and _is_dataset(parts[end - 1]):
-        dataset, end = parts[end - 1].rstrip("."), end - 1
-    while end > start and not parts[end - 1]:
+    before_weather = 0
+    while start < end:
+        part = parts[start]
+        if part:
+            role, value = _at_the_head(part) if len(part) <= LONGEST else (None, "")
+            if role == "kind" and kind is level is weather is None:
+                kind = value
+            elif role == "level" and level is None:
+                level = value
+            elif role == "weather" and weather is None:
+                weather, before_weather = value, start
+            else:
+                break
+        start += 1
+    while end > start:
+        part = parts[end - 1]
+        if part and part != ".":
+            role, value = _at_the_tail(part) if len(part) <= LONGEST else (None, "")
+            if role == "dataset" and dataset is None:
+                dataset = value
+            elif role == "satellite" and satellite is None:
+                satellite = value
+            else:
+                break
         end -= 1
-    if end > start and _SATELLITE.fullmatch(parts[end - 1].rstrip(". ")):
-        satellite, end = parts[end - 1].rstrip(". "), end - 1
 
+    # A category stands between level or weather and the part that begins the caption's sentence. Where several parts
+    # stand there, they are a caption that begins without an article.
     if level or weather:
-        # A category stands between level or weather and the part that begins the caption's sentence.
-        sentence = next((at for at in range(start, end) if _ARTICLE.match(parts[at])), None)
-        between = [part for part in parts[start:sentence] if part] if sentence is not None else []
-        if len(between) == 1:
-            category, start = between[0], sentence or start
-    caption = _between(prompt, start, end, len(parts)).strip()
+        between = -1
+        for at in range(start, end):
+            if _ARTICLE.match(parts[at]):
+                if between >= 0:
+                    category, start = parts[between], at
+                break
+            if parts[at]:
+                if between >= 0:
+                    between = -2
+                    break
+                between = at
+        else:
+            between = -1 if start == end else -2
+        if between == -2 and level is None:  # "snow, rocks and ice": a caption, not the weather
+            weather, start = None, before_weather
+    caption = ",".join(pieces[start:end]).strip()
     return PromptParts(kind, level, weather, category, caption or None, satellite, dataset)
 
 
-def _between(prompt: str, start: int, end: int, count: int) -> str:
-    """The text of the parts `start` to `end`, with the commas and spaces that stand between them."""
-    text = prompt.split(",", start)[-1] if start < count else ""
-    return text.rsplit(",", count - end)[0] if end > start else ""
+@lru_cache(maxsize=4096)
+def _at_the_head(part: str) -> tuple[str | None, str]:
+    """(kind, level, weather or None; its value) of a part before the caption."""
+    part = part.rstrip(". ")
+    if match := _LEVEL.fullmatch(" ".join(part.split())):
+        return "level", ("ultra_" if match[1] else "") + match[2].lower()
+    if label := _WEATHER.get(part.lower()):
+        return "weather", label
+    if _KIND.fullmatch(part) and not _ARTICLE.match(part):
+        return "kind", part
+    return None, part
 
 
-def _level(part: str) -> str | None:
-    if not part.lower().rstrip(".").endswith("resolution"):
-        return None
-    match = _LEVEL.fullmatch(part.rstrip("."))
-    return re.sub(r"[- ]|(?<=ultra)(?=[hl])", "_", match.group(1).lower()) if match else None
-
-
-def _is_dataset(part: str) -> bool:
-    return re.sub(r"[^a-z0-9]", "", part.lower()) in _DATASETS
+@lru_cache(maxsize=4096)
+def _at_the_tail(part: str) -> tuple[str | None, str]:
+    """(dataset, satellite or None; its value) of a part behind the caption. A full stop ends the prompt, not a name."""
+    part = part.rstrip(". ")
+    if re.sub(r"[^a-z0-9]|dataset$", "", part.lower()) in _DATASETS:
+        return "dataset", part
+    return "satellite" if _SATELLITE.fullmatch(part) else None, part
 
 
 def gsd_level(metres: float) -> str:
     """The level of a GSD in metres a pixel, by the bounds of the paper."""
-    return next(level for bound, level in BOUNDS if metres < bound)
+    return next((level for bound, level in BOUNDS if metres < bound), BOUNDS[-1][1])
 
 
-assert {level for _, level in BOUNDS} == set(GSD_LEVELS)
+assert tuple(level for _, level in BOUNDS) == GSD_LEVELS and set(_WEATHER.values()) == set(WEATHERS)

@@ -1,5 +1,6 @@
 """Any annotation file becomes a stream of records; what cannot be used is a record with a problem."""
 
+import contextlib
 import io
 import json
 import tracemalloc
@@ -60,7 +61,11 @@ def test_the_record_is_kept_verbatim(name):
 def test_a_path_may_have_its_prompt_without_a_key():
     form, records = read(json.dumps({"a.jpg": "one", "b.jpg": ["two", "three"], "c.jpg": None}))
     assert form.kind == "keyed"
-    assert [(r.path, r.prompt, r.problem) for r in records] == [("a.jpg", "one", None), ("b.jpg", "two", None), (None, None, "no_prompt")]
+    assert [(r.path, r.prompt, r.problem) for r in records] == [
+        ("a.jpg", "one", None),
+        ("b.jpg", "two", None),
+        ("c.jpg", None, "no_prompt"),
+    ]
 
 
 @pytest.mark.parametrize("image", ["image", "image_path", "img", "file_name", "filename", "path", "file", "name"])
@@ -77,7 +82,7 @@ def test_a_list_within_a_record_is_no_list_of_records():
 
 
 def test_the_prompt_is_the_prompt_where_there_is_a_caption_too():
-    form, [record] = read(json.dumps([{"image": "x.jpg", "caption": "a caption", "prompt": "a prompt"}]))
+    _, [record] = read(json.dumps([{"image": "x.jpg", "caption": "a caption", "prompt": "a prompt"}]))
     assert record.prompt == "a prompt"
 
 
@@ -128,9 +133,19 @@ def test_a_record_that_cannot_be_used_says_why_and_the_rest_goes_on(record, prob
 
 
 def test_of_json_lines_only_the_broken_line_is_lost():
-    lines = ['{"image": "1.jpg", "prompt": "x"}', '{"image": "2.jpg", "prom', "rubbish", '{"image": "3.jpg", "prompt": "y"}']
+    lines = [
+        '{"image": "1.jpg", "prompt": "x"}',
+        '{"image": "2.jpg", "prom',
+        "rubbish",
+        '{"image": "3.jpg", "prompt": "y"}',
+    ]
     _, records = read("\n".join(lines))
-    assert [(r.path, r.problem) for r in records] == [("1.jpg", None), (None, "invalid_json"), (None, "invalid_json"), ("3.jpg", None)]
+    assert [(r.path, r.problem) for r in records] == [
+        ("1.jpg", None),
+        (None, "invalid_json"),
+        (None, "invalid_json"),
+        ("3.jpg", None),
+    ]
 
 
 def test_of_a_broken_array_what_came_before_stays():
@@ -156,18 +171,19 @@ def test_twice_the_same_path_in_a_table_are_two_records():
 def test_a_deeply_nested_record_is_a_problem_and_no_crash():
     deep = "[" * 100_000 + "]" * 100_000
     _, records = read('[{"image": "a.jpg", "prompt": "x"}, ' + deep + "]")
-    assert [r.problem for r in records] == [None, "invalid_json"]
+    assert [r.problem for r in records] == [None, "too_deep"]
 
 
 class Endless(io.RawIOBase):
     """JSON text made while it is read: no memory is its own."""
 
-    def __init__(self, count):
+    def __init__(self, count, words=""):
+        self.words = words
         self.pieces = (self.record(at, count) for at in range(count))
         self.rest = b""
 
     def record(self, at, count):
-        row = json.dumps({"image": f"folder/{at}.jpg", "prompt": f"an image of field number {at}"}).encode()
+        row = json.dumps({"image": f"folder/{at}.jpg", "prompt": f"an image of field number {at}{self.words}"}).encode()
         return (b"[" if at == 0 else b",\n") + row + (b"]" if at == count - 1 else b"")
 
     def readable(self):
@@ -183,7 +199,7 @@ class Endless(io.RawIOBase):
 
 def test_memory_does_not_grow_with_the_file():
     peaks = []
-    for count in (20_000, 80_000):
+    for count in (10_000, 40_000):
         tracemalloc.start()
         _, records = annotations.read(lambda count=count: io.BufferedReader(Endless(count)))
         assert sum(record.problem is None for record in records) == count
@@ -192,8 +208,11 @@ def test_memory_does_not_grow_with_the_file():
     assert peaks[1] < 1.2 * peaks[0]
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
-                    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["image", "prompt", "a/b.jpg", "x"]) | st.text(), inner))  # fmt: skip
+NAMES = st.sampled_from(["image", "prompt", "a/b.jpg", "x"]) | st.text()
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner),
+)
 
 
 @given(JSON.map(json.dumps) | st.text() | st.lists(JSON.map(json.dumps)).map("\n".join))
@@ -211,13 +230,18 @@ def test_any_text_gives_records_or_a_clear_error(text):
 
 @given(st.binary())
 def test_any_bytes_give_records_or_a_clear_error(data):
-    try:
+    with contextlib.suppress(AnnotationError):
         read(data)
-    except AnnotationError:
-        pass
 
 
-@given(st.lists(st.fixed_dictionaries({"image": st.text(min_size=1).map(lambda t: "p/" + t), "prompt": st.text(min_size=1).map(lambda t: "x" + t)}), min_size=1))
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"image": st.text(min_size=1).map(lambda t: "p/" + t), "prompt": st.text(min_size=1).map(lambda t: "x" + t)}
+        ),
+        min_size=1,
+    )
+)
 def test_what_json_writes_comes_back(rows):
     for text in (json.dumps(rows), json.dumps(rows, indent=1), "\n".join(map(json.dumps, rows))):
         records = read(text.encode())[1]
@@ -227,3 +251,215 @@ def test_what_json_writes_comes_back(rows):
                 assert (record.path, record.prompt) == (row["image"], row["prompt"])
             else:
                 assert record.problem == "invalid_text"
+
+
+# --- what upstream could have published as well ----------------------------------------------------------------------
+
+
+def paths(text, **options):
+    return [(record.path, record.prompt) for record in read(text, **options)[1]]
+
+
+TWO = [("a/1.jpg", "one, 中文"), ("a/2.jpg", "  two  ")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("wrapped", {"data": {"annotations": ROWS}}),
+        ("keyed", {"data": {"images": KEYED}, "count": 2}),
+        ("wrapped", {"name": "MMM-RS", "description": "A dataset", "annotations": ROWS}),
+        (
+            "wrapped",
+            {"categories": [{"id": 1, "name": "port"}], "licenses": [{"name": "x", "url": "y"}], "records": ROWS},
+        ),
+        ("wrapped", {"annotations": ROWS[:1], "more": ROWS[1:]}),
+        ("wrapped", {"info": {"annotations": [], "text": "x"}, "annotations": ROWS}),
+        ("wrapped", {"info": [[{"deep": [1]}]], "annotations": ROWS}),
+        ("keyed", {"0": ROWS[0], "1": ROWS[1]}),
+        ("keyed", {row["image"]: row["prompt"] for row in ROWS}),
+        ("keyed", {row["image"]: [row["prompt"]] for row in ROWS}),
+        ("array", [{"File Name": row["image"], "Text-Prompt": row["prompt"]} for row in ROWS]),
+        ("array", [{"image": [row["image"]], "prompt": ["", row["prompt"], "third"]} for row in ROWS]),
+    ],
+)
+def test_records_are_found_where_they_are(kind, value):
+    text = json.dumps(value, ensure_ascii=False)
+    form, records = read(text)
+    assert form.kind == kind
+    assert [(record.path, record.prompt) for record in records] == TWO
+    for record in records:
+        assert (record.text[1:-1] if kind == "keyed" else record.text) in text
+
+
+def test_a_table_may_be_keyed_by_stems():
+    assert paths('{"NH49E001013_0_512_RGB": "a field", "NH49E001013_0_1024_RGB": {"prompt": "a lake"}}') == [
+        ("NH49E001013_0_512_RGB", "a field"), ("NH49E001013_0_1024_RGB", "a lake")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"error_code": 31045, "error_msg": "the share has expired", "request": "x"},  # instead of a file
+        {"image": ["1.jpg", "2.jpg"], "prompt": ["x", "y"]},  # columns
+        [["1.jpg", "x"], ["2.jpg", "y"]],
+        ["1.jpg", "2.jpg"],
+        {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]},
+    ],
+)
+def test_nothing_is_guessed_of_other_forms(value):
+    try:
+        _, records = read(json.dumps(value))
+    except AnnotationError as error:
+        assert "annotations:" in str(error)
+    else:
+        assert all(record.problem for record in records)
+
+
+def test_a_record_with_objects_in_it_is_one_record():
+    row = {"image": "a.jpg", "prompt": "x", "objects": [{"name": "ship", "description": "a ship"}] * 2}
+    for text in (json.dumps(row), json.dumps(row, indent=2), "\n".join([json.dumps(row)] * 3)):
+        assert set(paths(text)) == {("a.jpg", "x")}
+
+
+def test_a_key_that_is_given_counts_where_it_is_found():
+    both = [{"image": "a.jpg", "prompt": "x", "zh": "y"}]
+    assert paths(json.dumps(both), prompt_key="zh") == [("a.jpg", "y")]
+    assert paths(json.dumps(both), prompt_key="elsewhere") == [("a.jpg", "x")]
+    wrapped = {"info": {}, "rows": [{"bild": "a.jpg", "satz": "x"}]}
+    assert paths(json.dumps(wrapped), image_key="bild", prompt_key="satz") == [("a.jpg", "x")]
+    with pytest.raises(AnnotationError, match="bild"):
+        read(json.dumps(wrapped))
+
+
+def test_a_key_without_text_is_not_preferred():
+    assert paths('[{"image": 7, "path": "a.jpg", "prompt": null, "caption": "x"}]') == [("a.jpg", "x")]
+
+
+def test_a_key_of_the_first_records_holds_for_all():
+    rows = [{"image": "a.jpg", "prompt": "x"}] * 200 + [{"image": "b.jpg", "caption": "y"}]
+    assert read(json.dumps(rows))[1][-1].problem == "no_prompt"
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_byte_costs_its_record_alone():
+    data = json.dumps(
+        [{"image": f"{at}.jpg", "prompt": "农田 und Wälder"} for at in range(9)], ensure_ascii=False
+    ).encode()
+    form, records = read(data.replace("田".encode(), b"\xff\xfe", 1))
+    assert form.encoding == "utf-8"
+    assert [record.problem for record in records] == ["invalid_text"] + [None] * 8
+    assert "\ufffd" not in "".join(record.prompt or "" for record in records)
+
+
+def test_bare_control_characters_are_escaped_in_the_record():
+    for text in (
+        '[{"image": "a.jpg",\n "prompt": "x\ty\n"}]',
+        '{"a.jpg": {"prompt": "x\ty\n"}}',
+        '{"image": "a.jpg", "prompt": "x\ty\n"}\n',
+    ):
+        [record] = read(text)[1]
+        assert (record.path, record.prompt) == ("a.jpg", "x\ty\n")
+        assert "x\\u0009y" in record.text and json.loads(record.text)
+
+
+def test_what_json_does_not_know_but_python_writes():
+    [record] = read(
+        '[{"image": "a.jpg", "prompt": "x", "gsd": NaN, "resolution": -Infinity, "cloud_cover": Infinity}]'
+    )[1]
+    assert (record.problem, record.gsd, record.cloud_cover) == (None, None, None)
+
+
+def test_commas_too_many_or_too_few_do_no_harm():
+    a, b = (json.dumps({"image": f"{at}.jpg", "prompt": "x"}) for at in (1, 2))
+    for text in (f"{a},\n{b},\n", f"{a}{b}", f"[{a},,{b},]", f"[{a} {b}]", f"[{a}]\n[{b}]"):
+        assert paths(text) == [("1.jpg", "x"), ("2.jpg", "x")]
+
+
+@pytest.mark.parametrize(
+    ("inner", "problem"),
+    [('"' + "x" * 9000 + '"', "too_long"), ("[" * 9000 + "]" * 9000, "too_"), ('"' + '\\"]}' * 3000 + '"', "too_long"),
+     ("9" * 4000, None), ("-" + "9" * 2000, None)],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["array", "lines", "keyed"])
+def test_an_absurd_record_costs_itself_alone(inner, problem, form, monkeypatch):
+    monkeypatch.setattr(annotations, "LONGEST", 5000)
+    rows = [f'"prompt": "x", "gsd": {inner if at == 1 else 2}' for at in range(3)]
+    if form == "keyed":
+        text = "{" + ", ".join(f'"{at}.jpg": {{{row}}}' for at, row in enumerate(rows)) + "}"
+    else:
+        rows = [f'{{"image": "{at}.jpg", {row}}}' for at, row in enumerate(rows)]
+        text = "\n".join(rows) if form == "lines" else f"[{','.join(rows)}]"
+    _, records = read(text)
+    assert [record.path for record in records if record.problem is None] == (
+        ["0.jpg", "1.jpg", "2.jpg"] if problem is None else ["0.jpg", "2.jpg"]
+    )
+    assert problem is None or records[1].problem.startswith(problem)
+
+
+def test_a_wrapper_with_much_beside_its_records(monkeypatch):
+    monkeypatch.setattr(annotations, "LONGEST", 5000)
+    monkeypatch.setattr(annotations, "WINDOW", 1000)
+    beside = {
+        "images": [{"id": at, "width": 512} for at in range(1000)],
+        "text": "x" * 9000,
+        "tree": {str(at): [at] for at in range(1000)},
+    }
+    assert paths(json.dumps({**beside, "annotations": ROWS, "last": beside})) == TWO
+
+
+@pytest.mark.parametrize(
+    "line", ['{"image": "x', '{"image": "x", "prompt": "y"', '["', "[0,", '{"a":{"b":0,', '{"a"', "}", '"', "{"]
+)
+def test_a_file_of_broken_lines_ends_in_good_time(line):
+    good = '{"image": "a.jpg", "prompt": "x"}\n'
+    _, records = read(good + (line + "\n") * 20_000 + good)
+    assert records[0].problem is None and len(records) <= 20_010
+    assert [record.position for record in records] == list(range(len(records)))
+
+
+# --- windows ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_it_makes_no_difference_how_much_is_read_at_a_time(name, monkeypatch):
+    text = FORMS[name][1] + ("\nrubbish\n" + FORMS[name][1] if "lines" in name else "")
+    whole = read(text)
+    for window in range(1, 120):
+        monkeypatch.setattr(annotations, "WINDOW", window)
+        form, records = read(text)
+        assert (form.kind, records) == (whole[0].kind, whole[1]), window
+
+
+RECORDS = ['{"image": "a.jpg", "prompt": "x"}', '{"a/b.jpg": "x"}', '"a/b.jpg": {"prompt": "x"}']
+NAMED = ['"annotations":', '"image": "a"', '"prompt": "x"']
+VALUES = ["NaN", "-Infinity", "12", "1.5e3", "\\u12", "\\ud83d", "null", "中", "\t"]
+PIECES = st.sampled_from([*'{}[]",: \n\\', *RECORDS, *NAMED, *VALUES])
+
+
+@given(st.lists(PIECES).map("".join), st.integers(1, 40))
+def test_nor_does_it_for_broken_text(text, window):
+    def outcome():
+        try:
+            return [(record.path, record.prompt, record.problem) for record in read(text)[1]]
+        except AnnotationError:
+            return None
+
+    whole = outcome()
+    before, annotations.WINDOW = annotations.WINDOW, window
+    try:
+        assert outcome() == whole
+    finally:
+        annotations.WINDOW = before
+
+
+def test_fifty_megabytes_take_a_few():
+    count, words = 25_000, " and more words" * 133
+    tracemalloc.start()
+    _, records = annotations.read(lambda: io.BufferedReader(Endless(count, words)))
+    assert sum(len(record.prompt) for record in records) > 50_000_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
