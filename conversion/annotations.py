@@ -38,6 +38,7 @@ CLOUD_KEYS = ("cloudcover", "cloud")
 
 WINDOW = 1 << 18  # bytes read at a time
 LONGEST = 4 << 20  # characters of one record; they can take 25 times as much memory when decoded
+GLANCE = 1 << 16  # characters by which a broken object is judged
 DEEPEST = 4  # objects that may lie around the records
 SAMPLED = 100  # records looked at to choose the keys
 SHOWN = 200  # characters of an unusable record in its detail
@@ -188,11 +189,14 @@ def _records(open_stream: Callable[[], BinaryIO], form: Form, *preferred: str | 
                 yield _record(position, key, text, value, form)
                 continue
             names = tuple(value)
-            if names not in layouts:
+            layout = layouts.get(names)
+            if layout is None:
                 if len(layouts) > 1000:  # records that are all different
                     layouts.clear()
-                layouts[names] = tuple(_ranked(names, known) for known in (CATEGORY_KEYS, GSD_KEYS, CLOUD_KEYS))
-            categories, gsds, clouds = layouts[names]
+                layout = layouts[names] = tuple(
+                    _ranked(names, known) for known in (CATEGORY_KEYS, GSD_KEYS, CLOUD_KEYS)
+                )
+            categories, gsds, clouds = layout
             category = gsd = cloud = None
             for name in categories:
                 category = value[name]
@@ -331,8 +335,10 @@ def _encoding(open_stream: Callable[[], BinaryIO]) -> str:
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def _integer(digits: str) -> float:
-    return int(digits) if len(digits) < 300 else float(digits)  # int() takes quadratic time for very many
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > 4300:  # int() takes quadratic time, and refuses as many itself since Python 3.10.7
+        raise ValueError("it holds an integer of more than 4300 digits")
+    return int(digits)
 
 
 def _scanner(**options: Any) -> Callable[[str, int], tuple[Any, int]]:
@@ -380,6 +386,8 @@ def _decode(text: str, at: int) -> tuple[Any, int, bool]:
         where, why = error.value, "Expecting value"
     except json.JSONDecodeError as error:
         where, why = error.pos, error.msg
+    except ValueError as error:  # of `_integer`
+        raise _Fault(str(error), at, False, "too_long") from None
     except RecursionError:
         raise _Fault("it is nested too deeply", at, False, "too_deep") from None
     # 16: a literal or an escape that is cut, `-Infinity` being the longest, shows at its beginning.
@@ -407,7 +415,7 @@ def _sketch(text: str, at: int, deep: int = 0) -> Any:
         except _Fault:
             value, end = _sketch(text, begin, deep + 1), -1
         if name:
-            table[_name(name)] = value
+            table[_name(name) or ""] = value
         else:
             array.append(value)
         if end < 0:
@@ -416,13 +424,12 @@ def _sketch(text: str, at: int, deep: int = 0) -> Any:
     return {"[": array, "{": table}.get(first)
 
 
-def _name(match: re.Match[str]) -> str:
-    """A member's name; as it stands where it has an escape that is none."""
-    quoted = match[0].rstrip(": \t\n\r")
+def _name(match: re.Match[str]) -> str | None:
+    """A member's name; None where it has an escape that is none."""
     try:
-        return str(_LENIENT(quoted, 0)[0])
+        return str(_LENIENT(match[0], 0)[0])
     except ValueError:
-        return quoted[1:-1]
+        return None
 
 
 class _Parser:
@@ -490,6 +497,11 @@ class _Parser:
             if not self._more():
                 return ""
 
+    def _fill(self) -> None:
+        """Read on until there is enough to judge by, also where that is broken."""
+        while len(self.text) - self.at < GLANCE and self._more():
+            pass
+
     def _beginning(self) -> str:
         """What stands at the present place, to be shown."""
         while len(self.text) - self.at < SHOWN and self._more():
@@ -511,7 +523,7 @@ class _Parser:
                 try:
                     value, end, sound = _decode(self.text, self.at + lead)
                 except _Fault as fault:
-                    if fault.problem == "too_deep":
+                    if fault.problem != "invalid_json":
                         return self._skip(lead, fault.problem, fault.why)
                     if len(self.text) - self.at > LONGEST and fault.open:
                         return self._too_long(lead)
@@ -613,6 +625,7 @@ class _Parser:
 
     def _shape(self, depth: int) -> tuple[str, Any]:
         """(record, keyed, wrapped or unknown; the object if it is whole) of the object at the present place."""
+        self._fill()
         while True:
             try:
                 value, end, _ = _decode(self.text, self.at)
@@ -690,10 +703,12 @@ class _Parser:
                 value, text = self._value(len(name[0]))
             if not inside or isinstance(value, _Broken):
                 key = None if name is None or isinstance(value, _Broken) else _name(name)
-                if key is not None and _CONTROL.search(name[0]):  # type: ignore[index]
-                    text = _STRING.sub(_escaped, text)
+                if key is not None and name is not None:
+                    text = "{" + (_STRING.sub(_escaped, text) if _CONTROL.search(name[0]) else text) + "}"
+                elif not isinstance(value, _Broken):
+                    value = _Broken("invalid_json", "Invalid escape in its name", False)
                 if not inside or value.final:
-                    yield "wrapped" if inside else "keyed", key, text if key is None else "{" + text + "}", value
+                    yield "wrapped" if inside else "keyed", key, text, value
             if isinstance(value, _Broken) and value.final:
                 self.stopped = True
                 return
@@ -737,6 +752,7 @@ class _Parser:
         elif self.text[self.at] == "{":
             yield from self._object(depth + 1)
         else:
+            self._fill()
             while True:
                 rows = _sketch(self.text, self.at)
                 if rows or len(self.text) - self.at > LONGEST or not self._more():
