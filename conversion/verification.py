@@ -64,7 +64,7 @@ def verify(
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         rows_of = _index(out, made, faults)
         present = [shard for shard in made["shards"] if (out / shard["name"]).is_file()]
-        jobs = pool.map(lambda shard: _shard(out, shard, rows_of.get(shard["name"], [])), present)
+        jobs = pool.map(lambda shard: check_shard(out, shard, rows_of.get(shard["name"], [])), present)
         for shard, (found, count) in zip(present, jobs, strict=True):
             faults += found
             samples, images = samples + shard["samples"], images + count
@@ -157,7 +157,7 @@ def _index(out: Path, made: dict[str, Any], faults: list[str]) -> dict[str, list
     return rows
 
 
-def _shard(out: Path, shard: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[list[str], int]:
+def check_shard(out: Path, shard: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[list[str], int]:
     """Faults of one shard, and how many images it holds."""
     path = out / shard["name"]
     remedy = "Download it again, or convert again with --overwrite"

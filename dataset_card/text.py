@@ -212,17 +212,18 @@ from huggingface_hub import HfFileSystem
 index = pyarrow.dataset.dataset(
     "datasets/{repo_id}/index", filesystem=HfFileSystem(), format="parquet"
 )
-found = polars.scan_pyarrow_dataset(index).sql(
-    "SELECT key, prompt FROM self WHERE gsd_level = '{level}'"
-).collect()
+found = polars.scan_pyarrow_dataset(index).sql(\"\"\"
+    SELECT key, prompt, shard, rgb_offset, rgb_size
+    FROM self WHERE subset = '{config}' AND gsd_level = '{level}'
+\"\"\").collect()
 ```
 
 In a downloaded folder: `FROM 'index/*.parquet'` and `polars.scan_parquet("index/*.parquet").sql(...)`.
 
-One image, by its place in the index:
+The image of one of these rows, by its place:
 
 ```python
-row = index.head(1, columns=["shard", "rgb_offset", "rgb_size"]).to_pylist()[0]
+row = found.row(0, named=True)
 with HfFileSystem().open("datasets/{repo_id}/" + row["shard"]) as shard:
     shard.seek(row["rgb_offset"])
     jpeg = shard.read(row["rgb_size"])

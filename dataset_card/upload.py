@@ -378,7 +378,7 @@ def _read_shard(copy: Path, shard: dict[str, Any]) -> list[str]:
 
     index = copy / "index" / f"{shard['subset']}.parquet"
     rows = pq.read_table(index, filters=[("shard", "==", shard["name"])]).to_pylist()
-    found, _ = verification._shard(copy, shard, rows)
+    found, _ = verification.check_shard(copy, shard, rows)
     return found
 
 
