@@ -259,7 +259,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_hub(arguments: argparse.Namespace) -> int:
-    from dataset_card.upload import verify_hub
+    from dataset_card.proof import verify_hub
 
     if arguments.release:
         raise UsageError("--release compares a local folder; verify the folder that was uploaded")

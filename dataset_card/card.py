@@ -149,6 +149,11 @@ def repository(card: str) -> str | None:
     return found[1] if found else None
 
 
+def named_repository(out: Path) -> str | None:
+    """The repository that the examples of a folder's card name; None where it has no card."""
+    return repository(_read(out / NAME))
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")

@@ -16,7 +16,8 @@ from huggingface_hub import HfApi, constants
 from conversion.errors import MMMRSError, OutputError, UsageError, VerificationError
 from dataset_card import upload as uploading
 from dataset_card.card import write_card
-from dataset_card.upload import upload, verify_hub
+from dataset_card.proof import verify_hub
+from dataset_card.upload import upload
 from mmm_rs import index_schema
 from tests import converted
 from tests.hub import TOKEN, Hub
@@ -75,9 +76,9 @@ def test_everything_arrives_shards_first_card_and_manifest_last(out, hub, api):
 
     assert hub.files(REPO) == local(out)
     assert sent(hub) == [
-        "Shards of Inria, MRSSC2.0, SEN1-2, WHU-OPT-SAR, weather",
-        "Index, report and pictures",
-        "Card and manifest",
+        "shards of Inria, MRSSC2.0, SEN1-2, WHU-OPT-SAR, weather",
+        "index, report and pictures",
+        "card and manifest",
     ]
     assert (proof.files, proof.shards, proof.samples) == (len(local(out)), 10, 20)
     assert proof.revision == hub.repositories[REPO].refs["main"]
