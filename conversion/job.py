@@ -1,7 +1,8 @@
 """One conversion: from a release to an output folder. Plan, write the shards, then what is made from them.
 
 While a conversion is unfinished its state lies in OUT/.mmm-rs: a lock, the options, and for each subset its plan, its
-records and the markers of the shards that are done. The same command goes on from there. The folder is removed last.
+records and the markers of the shards that are done. The same command goes on from there, also one with --overwrite: that
+removes what an earlier conversion left, not what it wrote itself before it was interrupted. The folder is removed last.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from conversion.shards import Marker, Task, read_marker, replacing, write_all, w
 from dataset_card.card import write_card
 
 WORK = ".mmm-rs"
+BEGUN = "options.json"  # in the work folder, as long as the conversion is unfinished
 PRODUCTS = ("data", "index", "report", "assets", "README.md", "croissant.json", "mmm_rs.py", manifest.NAME)
 RESERVE = 64_000_000  # bytes for index, report and card, beside a tenth of the shards' JSON
 
@@ -116,25 +118,27 @@ def convert(
     options = options or Options()
     _check(out, subsets, options)
     with _locked(out) as work:
-        if overwrite:
+        if overwrite and _begun(work) != {"options": asdict(options), "overwrite": True}:
             _remove(out, work)
         earlier = _earlier(out, work, options)
         found = release.find(release_path, annotations, exclude=out)
         wanted = _wanted(found, subsets, release_path)
         new = [name for name in wanted if earlier is None or name not in earlier["subsets"]]
-        resumed = (work / "options.json").exists()
-        if earlier and not new and not resumed:
+        if earlier and not new and not _begun(work):
             _check_whole(out, earlier)
+            _clear(work)
             return Result(out, earlier, json.loads((out / report.SUMMARY).read_bytes()), written=False)
-        manifest.write_json(work / "options.json", asdict(options))
+        if not _begun(work):
+            manifest.write_json(work / BEGUN, {"options": asdict(options), "overwrite": overwrite})
         _sweep(out)
-        planned = [_plan(found.subsets[name], work / name, options, say) for name in new]
+        _check_begun(out, work, found, {*wanted, *(earlier or {"subsets": ()})["subsets"]}, overwrite)
+        planned = [_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new]
         _release_memory()
         _check_disk(out, planned)
         _write_shards(out, planned, options, workers, executor, progress)
         say("writing index, report, card and manifest")
         result = _finish(out, found, planned, earlier, options)
-        shutil.rmtree(work, ignore_errors=True)
+        _clear(work)
         return result
 
 
@@ -154,44 +158,81 @@ def _check(out: Path, subsets: Sequence[str] | None, options: Options) -> None:
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[Path]:
     """The work folder, with its lock held. The system drops the lock of a process that was killed."""
-    work = out / WORK
-    try:
+    work, made = out / WORK, not out.exists()
+    with _writing(work):
         work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise shards.output_error(work, error) from None
     lock = filelock.FileLock(work / "lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise OutputError(f"{out}: another conversion into this folder is running. Wait for it, or choose another "
                           "folder") from None  # fmt: skip
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         raise shards.output_error(work / "lock", error) from None
     try:
         yield work
     finally:
-        lock.release()
         with contextlib.suppress(OSError):
-            if [path.name for path in work.iterdir()] == ["lock"]:  # nothing was begun
-                shutil.rmtree(work)
+            if [path.name for path in work.iterdir()] == ["lock"]:  # nothing was begun, or all is complete
+                (work / "lock").unlink()
+                work.rmdir()
+                if made:
+                    out.rmdir()  # only where it is empty
+        lock.release()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say it in one line where the file system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise shards.output_error(Path(error.filename or path), error) from None
+
+
+def _begun(work: Path) -> dict[str, Any] | None:
+    """The options of the unfinished conversion here and whether it began with --overwrite; None where there is none."""
+    try:
+        return json.loads((work / BEGUN).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _clear(work: Path) -> None:
+    """Remove the state of a conversion that is complete. What says that one is unfinished goes first, so that a kill in
+    between leaves nothing but files to be removed."""
+    (work / BEGUN).unlink(missing_ok=True)
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(out: Path, work: Path) -> None:
     """Remove what an earlier conversion wrote, and nothing else."""
-    for path in [out / manifest.NAME, *(out / name for name in PRODUCTS), *work.iterdir()]:
-        if path.name == "lock":
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    with _writing(out):
+        for path in [out / manifest.NAME, *(out / name for name in PRODUCTS), *work.iterdir()]:
+            if path.name == "lock":
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _forget(out: Path, work: Path) -> None:
+    """Remove what this unfinished conversion wrote of the subset whose state lies in `work`."""
+    with _writing(out):
+        for path in (work, out / "data" / work.name):
+            if path.exists():
+                shutil.rmtree(path)
+        (out / "index" / f"{work.name}.parquet").unlink(missing_ok=True)
 
 
 def _earlier(out: Path, work: Path, options: Options) -> dict[str, Any] | None:
     """The manifest of an earlier conversion into `out`, after a look whether its options are these."""
     earlier = manifest.read(out)
-    begun = work / "options.json"
-    known = [json.loads(begun.read_bytes())] if begun.exists() else []
+    begun = _begun(work)
+    known = [begun["options"]] if begun else []
     if earlier:
         known.append(earlier["options"])
         if earlier["format_version"] != mmm_rs.FORMAT_VERSION:
@@ -217,6 +258,21 @@ def _wanted(found: Release, subsets: Sequence[str] | None, path: Any) -> list[st
     return [name for name in found.subsets if not subsets or name in subsets]
 
 
+def _check_begun(out: Path, work: Path, found: Release, wanted: set[str], overwrite: bool) -> None:
+    """Subsets that were begun here go on, or their shards would lie about in no manifest."""
+    for name in mmm_rs.SUBSETS:
+        if name in wanted or not (work / name).exists():
+            continue
+        if overwrite:
+            _forget(out, work / name)
+        elif name in found.subsets:
+            raise UsageError(f"{out}: an unfinished conversion of {name} lies here. Give the same --subset again, leave "
+                             "it away for all, or use --overwrite")  # fmt: skip
+        else:
+            raise ReleaseError(f"{found.path}: the release changed since this conversion began: {name} was there. "
+                               "Put it back, or use --overwrite to begin anew")  # fmt: skip
+
+
 def _check_whole(out: Path, earlier: dict[str, Any]) -> None:
     for shard in earlier["shards"]:
         path = out / shard["name"]
@@ -227,31 +283,34 @@ def _check_whole(out: Path, earlier: dict[str, Any]) -> None:
 
 def _sweep(out: Path) -> None:
     """Remove temporary files of a conversion that was killed."""
-    for folder in ("", "data", "index", "report", "assets", WORK):
-        pattern = ".*.tmp" if not folder else "**/.*.tmp"
-        for path in (out / folder).glob(pattern):
-            path.unlink(missing_ok=True)
+    with _writing(out):
+        for folder in ("", "data", "index", "report", "assets", WORK):
+            for path in (out / folder).glob(shards.TEMPORARY if not folder else f"**/{shards.TEMPORARY}"):
+                path.unlink(missing_ok=True)
 
 
-def _plan(files: SubsetFiles, work: Path, options: Options, say: Callable[[str], None]) -> _Subset:
+def _plan(files: SubsetFiles, out: Path, work: Path, options: Options, overwrite: bool,
+          say: Callable[[str], None]) -> _Subset:  # fmt: skip
     """The plan of one subset: read back where this conversion made it before, else made."""
     say(f"planning {files.name}")
     identity = [content_id(part.archive, part.entries) for part in files.parts]
     state = work / "plan.json"
     if state.exists():
         before = json.loads(state.read_bytes())
-        if before["content"] != identity:
+        if before["content"] == identity:
+            problems = tuple(Problem(**problem) for problem in before["problems"])
+            return _Subset(files, work, PlanFile.open(work / "plan.arrow"), problems)
+        if not overwrite:
             where = ", ".join(part.archive.label for part in files.parts)
             raise ReleaseError(f"{where}: the release changed since this conversion began. Use --overwrite to begin "
                                "anew, or put the earlier files back")  # fmt: skip
-        problems = tuple(Problem(**problem) for problem in before["problems"])
-        return _Subset(files, work, PlanFile.open(work / "plan.arrow"), problems)
-    try:
+        _forget(out, work)
+    with _writing(work):
         work.mkdir(parents=True, exist_ok=True)
         plan = make(files, options, work / "records.bin")
         plan.write(work / "plan.arrow")
-    except OSError as error:
-        raise shards.output_error(work, error) from None
+        for name in ("records.bin", "plan.arrow"):  # on disk before the file that says so
+            shards.sync_path(work / name)
     manifest.write_json(state, {"content": identity, "problems": [asdict(problem) for problem in plan.problems]})
     return _Subset(files, work, PlanFile.open(work / "plan.arrow"), plan.problems)
 

@@ -105,7 +105,7 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
         if not root.exists():
             raise UsageError(f"{root}: no such file or folder. Give the folder or zip that holds the release")
         kind = "folder" if root.is_dir() else "zip"
-        top = Archive(path=str(root), label=root.resolve().name, kind=kind)
+        top = Archive(path=str(root.absolute()), label=root.resolve().name, kind=kind)
         for archive, table in _containers(top, problems, DEPTH, _inside(root, exclude)):
             if root is not path:
                 table = table.filter(pc.equal(table["type"], ANNOTATION))
@@ -150,9 +150,7 @@ def _containers(archive: Archive, problems: list[Problem], depth: int,
             entries = entries.filter(pc.invert(pc.starts_with(entries["name"], exclude)))
         entries = _typed(entries)
     except ArchiveError as error:
-        label, _, detail = str(error).partition(": ")
-        detail, _, remedy = detail.partition(". ")
-        problems.append(Problem(label, "unreadable_archive", detail, remedy, _subset_of_path(archive.label)))
+        problems.append(_unreadable(error))
         return
     kinds = entries["type"]
     yield archive, entries.filter(pc.is_in(kinds, pa.array([IMAGE, ANNOTATION, OTHER])))
@@ -188,7 +186,17 @@ def _containers(archive: Archive, problems: list[Problem], depth: int,
             problems.append(Problem(label, "nested_too_deep", "a zip inside a compressed zip inside a zip",
                                     "Unzip the outer archive first", _subset_of_path(name)))  # fmt: skip
         else:
-            yield from _containers(inner_archive(archive, entries, row), problems, depth - 1)
+            try:
+                inner = inner_archive(archive, entries, row)
+            except ArchiveError as error:
+                problems.append(_unreadable(error))
+                continue
+            yield from _containers(inner, problems, depth - 1)
+
+
+def _unreadable(error: ArchiveError) -> Problem:
+    subset = _subset_of_path(error.label)
+    return Problem(error.label, "unreadable_archive", error.detail, error.remedy, subset)
 
 
 def _typed(entries: pa.Table) -> pa.Table:

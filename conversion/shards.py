@@ -31,6 +31,10 @@ from conversion.images import RejectedImage
 from conversion.plan import BLOCK, Reported, StoredRecord, read_batch
 from mmm_rs import MODALITIES, index_schema
 
+# What a file system says that cannot rename over a file.
+NO_REPLACE = (errno.EEXIST, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+TEMPORARY = ".*.[0-9]*-[0-9]*.tmp"  # files that `replacing` writes, before they have their name
+
 stop = threading.Event()  # set by whoever interrupts the threads of this process
 
 _decode_record = msgspec.msgpack.Decoder(StoredRecord).decode
@@ -342,11 +346,7 @@ def replacing(path: Path) -> Iterator[int]:
         if empty:
             os.unlink(temporary)
             return
-        try:
-            os.replace(temporary, path)
-        except FileExistsError:  # a file system that cannot rename over a file
-            os.unlink(path)
-            os.rename(temporary, path)
+        _rename(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -372,15 +372,32 @@ def sync(fd: int) -> None:
             raise
 
 
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
         sync(fd)
     finally:
         os.close(fd)
 
 
-def output_error(path: Path, error: OSError) -> OutputError:
+def _sync_folder(folder: Path) -> None:
+    """A rename is safe when its folder is on disk. Some file systems do not let a folder be opened: nothing is to be
+    done there."""
+    with contextlib.suppress(PermissionError, IsADirectoryError):
+        sync_path(folder)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_REPLACE or not path.exists():
+            raise
+        os.unlink(path)  # a kill here leaves no file of this name, and the next run writes it
+        os.rename(temporary, path)
+
+
+def output_error(path: Path, error: OSError | NotImplementedError) -> OutputError:
     """What the file system refused, with the remedy."""
     remedy = {
         errno.ENOSPC: "Free disk space",
@@ -389,5 +406,6 @@ def output_error(path: Path, error: OSError) -> OutputError:
         errno.EROFS: "Choose an output folder that can be written",
         errno.EACCES: "Mend the permissions of the folder",
         errno.EPERM: "Mend the permissions of the folder",
-    }.get(error.errno or 0, "Mend the disk or choose another output folder")
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}. {remedy} and run the same command again")
+    }.get(getattr(error, "errno", None) or 0, "Mend the disk or choose another output folder")
+    why = getattr(error, "strerror", None) or error
+    return OutputError(f"{path}: cannot be written: {why}. {remedy} and run the same command again")

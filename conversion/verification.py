@@ -161,13 +161,16 @@ def check_shard(out: Path, shard: dict[str, Any], rows: list[dict[str, Any]]) ->
     """Faults of one shard, and how many images it holds."""
     path = out / shard["name"]
     remedy = "Download it again, or convert again with --overwrite"
-    size = path.stat().st_size
-    if size != shard["bytes"]:
-        return [f"{path}: has {size} bytes, the manifest says {shard['bytes']}. {remedy}"], 0
     sha256 = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            sha256.update(chunk)
+    try:
+        size = path.stat().st_size
+        if size != shard["bytes"]:
+            return [f"{path}: has {size} bytes, the manifest says {shard['bytes']}. {remedy}"], 0
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK):
+                sha256.update(chunk)
+    except OSError as error:
+        return [f"{path}: cannot be read: {error.strerror}. {remedy}"], 0
     if sha256.hexdigest() != shard["sha256"]:
         return [f"{path}: its sha256 is not the manifest's: bytes were changed. {remedy}"], 0
     try:

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
+from conversion.shards import replacing, write_all
 from dataset_card.statistics import WORDS_A_BIN, Converted
 from mmm_rs import MODALITIES, PROMPT_COLUMNS
 
@@ -43,16 +44,16 @@ LOOKED_AT = 2_000  # samples among which those shown are chosen; the order of th
 def write_figures(converted: Converted) -> list[str]:
     """Write the pictures to `assets/`; returns their paths within the folder, in the order of the card."""
     assets = converted.out / "assets"
-    assets.mkdir(parents=True, exist_ok=True)
     pictures = {"pairs.png": pairs_figure(converted), "prompts.png": prompts_figure(converted)}
     for subset in converted.subsets:
         if sheet := contact_sheet(choose(converted.out, subset)):
             pictures[f"samples-{subset}.jpg"] = sheet
+    for name, data in pictures.items():
+        with replacing(assets / name) as fd:
+            write_all(fd, data)
     for old in assets.iterdir():
         if old.name not in pictures and (old.name.startswith("samples-") or old.name in ("pairs.png", "prompts.png")):
             old.unlink()  # a subset that is gone
-    for name, data in pictures.items():
-        (assets / name).write_bytes(data)
     return [f"assets/{name}" for name in pictures]
 
 
