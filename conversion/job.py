@@ -13,22 +13,22 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pyarrow as pa
-import pyarrow.compute as pc
 
 import mmm_rs
 from conversion import manifest, release, report, shards
 from conversion.archives import Archive, content_id, extracted
 from conversion.errors import OutputError, ReleaseError, UsageError
+from conversion.execution import completed, threads
 from conversion.plan import Options, PlanFile, make
 from conversion.release import Problem, Release, SubsetFiles
-from conversion.shards import Marker, Task, read_marker, replacing, write_all, write_shard
+from conversion.shards import Task, read_marker, replacing, write_all, write_shard
 from dataset_card.card import write_card
 
 WORK = ".mmm-rs"
@@ -347,37 +347,23 @@ def _write_shards(out: Path, planned: list[_Subset], options: Options, workers: 
     done = sum(shard.bytes for one in planned for n, shard in enumerate(one.plan.shards) if one.done(out, n))
     in_place = [one for one in planned if not one.inner]
     groups = [in_place, *([one] for one in planned if one.inner)]
-    shards.stop.clear()
-    own = ThreadPoolExecutor(workers or os.cpu_count()) if executor is None else None
-    futures: dict[Future[Marker], Task] = {}
-    try:
-        for group in groups:
-            with contextlib.ExitStack() as stack:
-                tasks = []
-                for one in group:
-                    if all(one.done(out, number) for number in range(len(one.plan.shards))):
-                        continue
-                    archives = tuple(
-                        stack.enter_context(extracted(part.archive, one.work)) if part.archive.inside else part.archive
-                        for part in one.files.parts
-                    )
-                    tasks += one.tasks(out, archives, decode)
-                futures = {(executor or own).submit(write_shard, task): task for task in tasks}  # type: ignore[union-attr]
-                sizes = {(one.plan.subset, n): s.bytes for one in group for n, s in enumerate(one.plan.shards)}
-                for future in as_completed(futures):
-                    future.result()
-                    task = futures[future]
-                    done += sizes[task.subset, task.number]
-                    if progress:
-                        progress(done, total, task.subset)
-    except BaseException:
-        shards.stop.set()
-        for future in futures:
-            future.cancel()
-        raise
-    finally:
-        if own:
-            own.shutdown(wait=True, cancel_futures=True)
+    for group in groups:
+        with contextlib.ExitStack() as stack:
+            tasks = []
+            for one in group:
+                if all(one.done(out, number) for number in range(len(one.plan.shards))):
+                    continue
+                archives = tuple(
+                    stack.enter_context(extracted(part.archive, one.work)) if part.archive.inside else part.archive
+                    for part in one.files.parts
+                )
+                tasks += one.tasks(out, archives, decode)
+            sizes = {(one.plan.subset, n): s.bytes for one in group for n, s in enumerate(one.plan.shards)}
+            pool = executor or stack.enter_context(threads(workers))
+            for task, _ in stack.enter_context(completed(pool, write_shard, tasks)):
+                done += sizes[task.subset, task.number]
+                if progress:
+                    progress(done, total, task.subset)
 
 
 def _finish(out: Path, found: Release, planned: list[_Subset], earlier: dict[str, Any] | None, options: Options) -> Result:  # fmt: skip

@@ -27,6 +27,7 @@ import pyarrow as pa
 from conversion import images, names, prompts
 from conversion.archives import Archive, DamagedEntry, Reader
 from conversion.errors import OutputError
+from conversion.execution import check_stop
 from conversion.images import RejectedImage
 from conversion.plan import BLOCK, Reported, StoredRecord, read_batch
 from mmm_rs import MODALITIES, index_schema
@@ -35,16 +36,10 @@ from mmm_rs import MODALITIES, index_schema
 NO_REPLACE = (errno.EEXIST, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 TEMPORARY = ".*.[0-9]*-[0-9]*.tmp"  # files that `replacing` writes, before they have their name
 
-stop = threading.Event()  # set by whoever interrupts the threads of this process
-
 _decode_record = msgspec.msgpack.Decoder(StoredRecord).decode
 _encode_json = msgspec.json.Encoder().encode
 _ZEROS = bytes(BLOCK)
 _OPTICAL = "rgb"
-
-
-class Interrupted(Exception):
-    """Raised in a writer when `stop` is set; its temporary file is removed."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +90,7 @@ def samples(batch: pa.RecordBatch, subset: str, archives: tuple[Archive, ...], r
         texts = os.open(records, os.O_RDONLY)
         stack.callback(os.close, texts)
         for row, key in enumerate(columns["key"]):
-            if stop.is_set():
-                raise Interrupted
+            check_stop()
             found: list[SampleImage] = []
             unpublished: list[StoredRecord] = []
             for m in modalities:

@@ -11,7 +11,6 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from conversion import manifest, release, report
 from conversion.archives import DamagedEntry, Reader
 from conversion.errors import MMMRSError, VerificationError
+from conversion.execution import check_stop, completed, threads
 from conversion.release import IMAGE, SubsetFiles
 from mmm_rs import MODALITIES, index_schema
 
@@ -61,16 +61,22 @@ def verify(
     faults = [*_files(out, made), *_totals(out, made), *_card(out)]
     samples = images = done = 0
     total = sum(shard["bytes"] for shard in made["shards"])
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        rows_of = _index(out, made, faults)
-        present = [shard for shard in made["shards"] if (out / shard["name"]).is_file()]
-        jobs = pool.map(lambda shard: check_shard(out, shard, rows_of.get(shard["name"], [])), present)
-        for shard, (found, count) in zip(present, jobs, strict=True):
-            faults += found
+    rows_of = _index(out, made, faults)
+    present = [number for number, shard in enumerate(made["shards"]) if (out / shard["name"]).is_file()]
+    found: dict[int, list[str]] = {}
+
+    def check(number: int) -> tuple[list[str], int]:
+        shard = made["shards"][number]
+        return check_shard(out, shard, rows_of.get(shard["name"], []))
+
+    with threads(workers) as pool, completed(pool, check, present) as results:
+        for number, (found[number], count) in results:
+            shard = made["shards"][number]
             samples, images = samples + shard["samples"], images + count
             done += shard["bytes"]
             if progress:
                 progress(done, total, shard["subset"])
+    faults += [fault for number in present for fault in found[number]]
     compared = 0
     if release_path is not None and not faults:
         compared, differing = _compare(out, made, release_path)
@@ -168,6 +174,7 @@ def check_shard(out: Path, shard: dict[str, Any], rows: list[dict[str, Any]]) ->
             return [f"{path}: has {size} bytes, the manifest says {shard['bytes']}. {remedy}"], 0
         with open(path, "rb") as file:
             while chunk := file.read(CHUNK):
+                check_stop()
                 sha256.update(chunk)
     except OSError as error:
         return [f"{path}: cannot be read: {error.strerror}. {remedy}"], 0
@@ -203,6 +210,7 @@ def _members(path: Path, shard: dict[str, Any], rows: list[dict[str, Any]]) -> t
 
     with tarfile.open(path, "r:") as tar:
         for member in tar:
+            check_stop()
             folder, _, last = member.name.rpartition("/")
             stem, _, suffix = last.partition(".")
             key = f"{folder}/{stem}"

@@ -1,0 +1,140 @@
+"""Whenever a conversion is stopped, the same command goes on and ends with the same bytes."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conversion.errors import REPORTED
+from conversion.job import WORK
+from tests import releases, stopping
+from tests.test_conversion import tree
+
+# Aligned images, images and records without a partner; in the second form the subsets have to be inflated first.
+FORMS = {form.__name__: form for form in (releases.zips_stored, releases.one_zip_of_deflated_zips)}
+KILLS = 25  # in each form
+
+
+class Conversion:
+    """A release, an undisturbed conversion of it, and conversions that are stopped."""
+
+    def __init__(self, form: str, folder: Path) -> None:
+        chosen = [subset for subset in releases.small() if subset.name in ("SEN1-2", "Inria")]
+        self.release, self.folder = FORMS[form](chosen, folder / "release"), folder
+        undisturbed = self.run(folder / "undisturbed")
+        assert undisturbed.code == REPORTED, undisturbed.output
+        self.expected, self.moments = tree(folder / "undisturbed"), undisturbed.moments
+
+    def run(self, out: Path, signal_number: int = 0, moment: int = 0, *options: str) -> stopping.Run:
+        arguments = ["convert", str(self.release), str(out), "--workers", "2", *options]
+        return stopping.run(arguments, self.folder / "notes", signal_number, moment)
+
+
+@pytest.fixture(scope="module")
+def conversions(tmp_path_factory):
+    made: dict[str, Conversion] = {}
+
+    def conversion(form: str) -> Conversion:
+        if form not in made:
+            made[form] = Conversion(form, tmp_path_factory.mktemp(form))
+        return made[form]
+
+    return conversion
+
+
+def complete(out: Path) -> dict[Path, tuple[int, int]]:
+    """The shards whose markers say that they are done, with what changes when a file is written again."""
+    markers = {tuple(path.relative_to(out / WORK).parts[::2]) for path in out.glob(f"{WORK}/*/markers/[0-9]*.arrow")}
+    shards = (path for path in out.glob("data/*/*.tar") if (path.parent.name, path.name[6:11] + ".arrow") in markers)
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in shards}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_conversion_killed_at_random_moments_goes_on_to_the_same_bytes(form, conversions, tmp_path):
+    conversion, draw = conversions(form), random.Random(f"kills {form}")
+    kills = number = 0
+    while kills < KILLS:
+        number += 1
+        out, kept = tmp_path / f"out{number}", {}
+        # Each command may be killed like the one before; every second output is left in peace after one kill.
+        for attempt in range(1 + number % 2 * 4):
+            moment = draw.randrange(1, conversion.moments if not attempt else conversion.moments // 2)
+            run = conversion.run(out, signal.SIGKILL, moment)
+            assert run.code in (-signal.SIGKILL, REPORTED), run.output
+            kills += run.code == -signal.SIGKILL
+            kept |= complete(out)
+        assert conversion.run(out).code == REPORTED
+        assert tree(out) == conversion.expected  # and so nothing else is left, no temporary file nor the work folder
+        assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in kept} == kept
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_conversion_that_is_asked_to_stop_does_so_with_one_line(form, number, conversions, tmp_path):
+    conversion, draw = conversions(form), random.Random(f"{number} {form}")
+    out = tmp_path / "out"
+    for _ in range(6):
+        run = conversion.run(out, number, draw.randrange(1, conversion.moments), "--quiet")
+        if run.code == REPORTED:
+            break
+        assert run.code == 128 + number
+        assert run.seconds < 2
+        said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+        assert run.output == f"mmm-rs: {said}. The same command goes on where it stopped\n"
+        assert not list(out.rglob("*.tmp"))
+    assert conversion.run(out).code == REPORTED
+    assert tree(out) == conversion.expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_installed_command_stops_at_a_signal(number, tmp_path):
+    release = releases.zips_stored([releases.many("GID", 2000)], tmp_path / "release")
+    arguments = ["convert", str(release), str(tmp_path / "out"), "--quiet", "--shard-size", "1"]  # 2000 shards
+    command = [sys.executable, "-m", "conversion.cli", *arguments]
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("out/data/GID/t*.tar")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=2)
+    assert process.returncode == 128 + number
+    assert (stdout, len(stderr.splitlines())) == ("", 1)
+    assert not list(tmp_path.glob("out/**/.*.tmp"))
+
+
+def test_an_interrupted_overwrite_goes_on_with_what_it_wrote(conversions, tmp_path):
+    conversion, out = conversions("zips_stored"), tmp_path / "out"
+    assert conversion.run(out).code == REPORTED
+    before = {path: path.stat().st_ino for path in out.glob("data/*/*.tar")}
+    kept: dict[Path, tuple[int, int]] = {}
+    for _ in range(4):
+        run = conversion.run(out, signal.SIGKILL, conversion.moments // 3, "--overwrite")
+        if run.code != -signal.SIGKILL:
+            break
+        now = complete(out)
+        assert now.items() >= kept.items()
+        kept = now
+    assert kept
+    assert conversion.run(out, 0, 0, "--overwrite").code == REPORTED
+    assert tree(out) == conversion.expected
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in kept} == kept
+    assert before.keys() == set(out.glob("data/*/*.tar"))
+
+
+def test_a_subset_that_comes_later_and_is_interrupted(conversions, tmp_path):
+    conversion, draw = conversions("zips_stored"), random.Random("later")
+    for number in range(3):
+        out = tmp_path / f"out{number}"
+        assert conversion.run(out, 0, 0, "--subset", "Inria").code == REPORTED
+        first = {path: path.stat().st_ino for path in out.glob("data/Inria/*.tar")}
+        assert conversion.run(out, signal.SIGKILL, draw.randrange(20, 200)).code == -signal.SIGKILL
+        assert conversion.run(out).code == REPORTED
+        assert tree(out) == conversion.expected
+        assert {path: path.stat().st_ino for path in out.glob("data/Inria/*.tar")} == first
