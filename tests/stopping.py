@@ -23,7 +23,9 @@ _WATCHED = ("open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.rmdi
 
 # A server that has imported everything once forks each process: a command starts in a few milliseconds.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.stopping", "conversion.job", "dataset_card.croissant", "dataset_card.figures"])
+_processes.set_forkserver_preload(
+    ["tests.stopping", "conversion.job", "dataset_card.croissant", "dataset_card.figures"]
+)
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,22 @@ class Run:
     output: str  # what it printed, stderr too
 
 
-def run(arguments: list[str], folder: Path, signal_number: int = 0, moment: int = 0) -> Run:
-    """Run `mmm-rs` with these arguments and send it the signal at that moment. `folder` is for notes."""
+def run(
+    arguments: list[str],
+    folder: Path,
+    signal_number: int = 0,
+    moment: int = 0,
+    prepare: Callable[[], object] | None = None,
+) -> Run:
+    """Run `mmm-rs` with these arguments and send it the signal at that moment. `folder` is for notes; `prepare` (of a
+    module, so that it can be pickled) is called in the process before."""
     folder.mkdir(parents=True, exist_ok=True)
     output, count, sent = folder / "output", folder / "count", folder / "sent"
     for path in (output, count, sent):
         path.unlink(missing_ok=True)
-    process = _processes.Process(target=_main, args=(arguments, signal_number, moment, output, count, sent))
+    process = _processes.Process(
+        target=_main, args=(arguments, _Counter(signal_number, moment, sent), prepare, output, count)
+    )
     process.start()
     process.join(120)
     if process.is_alive():
@@ -54,18 +65,22 @@ def run(arguments: list[str], folder: Path, signal_number: int = 0, moment: int 
     return Run(process.exitcode, moments, seconds, output.read_text())
 
 
-def _main(arguments: list[str], signal_number: int, moment: int, output: Path, count: Path, sent: Path) -> None:
+def _main(arguments: list[str], counter: _Counter, prepare: Callable | None, output: Path, count: Path) -> None:
     fd = os.open(output, os.O_WRONLY | os.O_CREAT, 0o644)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-    counter = _Counter(signal_number, moment, sent)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    if prepare:
+        prepare()
     counter.watch()
-    code = cli.main(arguments)
+    try:
+        code = cli.main(arguments)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
     counter.moment = 0
-    sys.stdout.flush()
-    sys.stderr.flush()
-    count.write_text(str(counter.count))
+    if not prepare:  # which may have taken away the right to write
+        count.write_text(str(counter.count))
     sys.exit(code)
 
 
@@ -75,7 +90,6 @@ class _Counter:
     def __init__(self, signal_number: int, moment: int, sent: Path) -> None:
         self.signal_number, self.moment, self.sent = signal_number, moment, sent
         self.count = 0
-        self.lock = threading.Lock()
 
     def tick(self) -> bool:
         """Whether this is the moment."""
@@ -88,6 +102,8 @@ class _Counter:
         os.kill(os.getpid(), self.signal_number)
 
     def watch(self) -> None:
+        self.lock = threading.Lock()
+
         def audit(event: str, details: tuple) -> None:
             if event in _WATCHED and self.tick():
                 self.stop()
