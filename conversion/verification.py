@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from conversion import manifest, release, report
-from conversion.archives import DamagedEntry, Reader
+from conversion import images, manifest, release, report
+from conversion.archives import Archive, DamagedEntry, Reader
 from conversion.errors import MMMRSError, VerificationError
 from conversion.execution import check_stop, completed, threads
 from conversion.release import IMAGE, SubsetFiles
@@ -59,7 +60,7 @@ def verify(
         raise VerificationError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an "
                                 "unfinished conversion goes on with the same command")  # fmt: skip
     faults = [*_files(out, made), *_totals(out, made), *_card(out)]
-    samples = images = done = 0
+    samples = published = done = 0
     total = sum(shard["bytes"] for shard in made["shards"])
     rows_of = _index(out, made, faults)
     present = [number for number, shard in enumerate(made["shards"]) if (out / shard["name"]).is_file()]
@@ -72,7 +73,7 @@ def verify(
     with threads(workers) as pool, completed(pool, check, present) as results:
         for number, (found[number], count) in results:
             shard = made["shards"][number]
-            samples, images = samples + shard["samples"], images + count
+            samples, published = samples + shard["samples"], published + count
             done += shard["bytes"]
             if progress:
                 progress(done, total, shard["subset"])
@@ -84,7 +85,7 @@ def verify(
     if faults:
         more = f"\n... and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
         raise VerificationError("\n".join(faults[:NAMED]) + more)
-    return Verified(len(made["shards"]), samples, images, compared)
+    return Verified(len(made["shards"]), samples, published, compared)
 
 
 def _files(out: Path, made: dict[str, Any]) -> Iterator[str]:
@@ -102,7 +103,7 @@ def _totals(out: Path, made: dict[str, Any]) -> Iterator[str]:
     """Sums of the manifest, and the report's balance against them."""
     rebuilt = manifest.summed(made["shards"])
     if rebuilt != made["subsets"]:
-        yield f"{out / manifest.NAME}: the subsets' totals are not the sums of the shards. Convert again with --overwrite"
+        yield f"{out / manifest.NAME}: its totals are not the sums of its shards. Convert again with --overwrite"
     path = out / report.SUMMARY
     try:
         summary = json.loads(path.read_bytes())
@@ -150,7 +151,7 @@ def _index(out: Path, made: dict[str, Any], faults: list[str]) -> dict[str, list
         if not table.schema.equals(index_schema()):
             faults.append(f"{path}: its columns are not those of an index. Convert again with --overwrite")
             continue
-        seen = []
+        seen: list[str] = []
         for row in table.to_pylist():
             if row["shard"] not in rows:
                 faults.append(f"{path}: row {row['key']} names {row['shard']}, which is not in the manifest")
@@ -158,7 +159,7 @@ def _index(out: Path, made: dict[str, Any], faults: list[str]) -> dict[str, list
             if not seen or seen[-1] != row["shard"]:
                 seen.append(row["shard"])
             rows[row["shard"]].append(row)
-        if len(seen) != len(set(seen)):
+        if seen != [shard["name"] for shard in made["shards"] if shard["name"] in set(seen)]:
             faults.append(f"{path}: its rows are not in the order of the shards. Convert again with --overwrite")
     return rows
 
@@ -191,8 +192,7 @@ def _members(path: Path, shard: dict[str, Any], rows: list[dict[str, Any]]) -> t
     faults: list[str] = []
     samples: list[tuple[str, dict[str, tuple[int, bytes]]]] = []
     pairs = dict.fromkeys(MODALITIES, 0)
-    images = 0
-    checked = 0
+    published = checked = 0
 
     def finish() -> None:
         nonlocal checked
@@ -206,7 +206,7 @@ def _members(path: Path, shard: dict[str, Any], rows: list[dict[str, Any]]) -> t
         if row is None or row["key"] != key:
             faults.append(f"{path}: sample {key} stands where the index has {row['key'] if row else 'nothing'}")
         else:
-            faults.extend(f"{path}: sample {key}: {fault}" for fault in _row(row, members))
+            faults.extend(f"{path}: sample {key}: {fault}" for fault in _row(row, members, shard["split"]))
 
     with tarfile.open(path, "r:") as tar:
         for member in tar:
@@ -222,31 +222,41 @@ def _members(path: Path, shard: dict[str, Any], rows: list[dict[str, Any]]) -> t
                 samples.append((key, {}))
             file = tar.extractfile(member)
             assert file is not None
+            if suffix in samples[-1][1]:
+                faults.append(f"{path}: member {member.name} is there twice")
             samples[-1][1][suffix] = (member.offset_data, file.read())
-            images += suffix in SUFFIXES
+            published += suffix in SUFFIXES
             if suffix in TEXTS:
                 pairs[suffix.rpartition(".")[0] or "rgb"] += 1
         finish()
     if checked != shard["samples"] or pairs != shard["pairs"] or checked != len(rows):
         faults.append(f"{path}: holds {checked} samples and pairs {pairs}; the manifest says {shard['samples']} and "
                       f"{shard['pairs']}, the index has {len(rows)} rows")  # fmt: skip
-    return faults, images
+    return faults, published
 
 
-def _row(row: dict[str, Any], members: dict[str, tuple[int, bytes]]) -> Iterator[str]:
+def _row(row: dict[str, Any], members: dict[str, tuple[int, bytes]], split: str) -> Iterator[str]:
     """Where one index row and the members of its sample differ."""
+    if row["split"] != split:
+        yield f"is in split {split}, the index says {row['split']}"
     for suffix, modality in SUFFIXES.items():
-        offset, data = members.get(suffix, (None, None))
-        there = (offset, None if data is None else len(data), None if data is None else zlib.crc32(data))
-        said = (row[f"{modality}_offset"], row[f"{modality}_size"], row[f"{modality}_crc32"])
+        there: tuple[int | None, ...] = (None,) * 5
+        if suffix in members:
+            offset, data = members[suffix]
+            try:
+                there = (offset, len(data), zlib.crc32(data), *images.measure(data))
+            except images.RejectedImage as error:
+                yield f"{suffix} is no whole image: {error.detail}"
+                continue
+        said = tuple(row[f"{modality}_{what}"] for what in ("offset", "size", "crc32", "width", "height"))
         if there != said:
-            yield f"{suffix} has offset, size, CRC-32 {there}, the index says {said}"
+            yield f"{suffix} has offset, size, CRC-32, width, height {there}, the index says {said}"
     for suffix, column in TEXTS.items():
         text = members[suffix][1].decode() if suffix in members else None
         if text != row[column]:
             yield f"{suffix} is not the index's {column}"
-    data = json.loads(members["json"][1]) if "json" in members else {}
-    for name, value in data.items():
+    fields = json.loads(members["json"][1]) if "json" in members else {}
+    for name, value in fields.items():
         if row.get(name) != value:
             yield f"the JSON's {name} is {value!r}, the index says {row.get(name)!r}"
 
@@ -267,7 +277,7 @@ def _compare(out: Path, made: dict[str, Any], release_path: str | os.PathLike[st
 def _compare_subset(out: Path, subset: str, files: SubsetFiles) -> tuple[int, list[str]]:
     columns = ["key", "shard", "source", *(f"{m}_{what}" for m in MODALITIES for what in ("offset", "size"))]
     table = pq.read_table(out / "index" / f"{subset}.parquet", columns=columns)
-    where = {}
+    where: dict[str, tuple[Archive, pa.Table, int]] = {}
     for part in files.parts:
         entries = part.entries.filter(pc.equal(part.entries["type"], IMAGE))
         for at, source in enumerate(entries["source"].to_pylist()):

@@ -206,7 +206,8 @@ def test_a_bomb(stated, tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["../victim.jpg", "GID_dataset/../../victim.jpg", "..\\victim.jpg", "/etc/victim.jpg", "C:/victim.jpg",
-     "C:victim.jpg", "GID_dataset/vic\0tim.jpg", "GID_dataset/" + "x/" * 3000 + "victim.jpg", "GID_dataset/" + "x" * 60_000 + ".jpg"],
+     "C:victim.jpg", "GID_dataset/vic\0tim.jpg", "GID_dataset/" + "x/" * 3000 + "victim.jpg",
+     "GID_dataset/" + "x" * 60_000 + ".jpg"],
 )  # fmt: skip
 def test_names_that_lead_outside_or_cannot_be(name, tmp_path):
     published, reported = of_zip(tmp_path, [RawEntry(name.encode(), VICTIM_DATA)])

@@ -1,0 +1,314 @@
+"""What is stored is right, or the verification says what is not: each fault alone, named with its file."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conversion import convert, manifest, verify
+from conversion.errors import VerificationError
+from tests import releases
+
+SHARD = "data/SEN1-2/train-00001-of-00004.tar"
+INDEX = "index/SEN1-2.parquet"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    chosen = [subset for subset in releases.small() if subset.name in ("SEN1-2", "GID")]
+    return releases.zips_stored(chosen, tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture(scope="module")
+def converted(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("converted") / "out"
+    convert(source, out)
+    return out
+
+
+@pytest.fixture
+def out(converted, tmp_path):
+    return Path(shutil.copytree(converted, tmp_path / "out"))
+
+
+def faults(out: Path, release=None) -> list[str]:
+    with pytest.raises(VerificationError) as caught:
+        verify(out, release)
+    return str(caught.value).splitlines()
+
+
+def only_fault(out: Path, name: str, *says: str) -> None:
+    """One line, which names the file and what is wrong with it."""
+    found = faults(out)
+    assert len(found) == 1, found
+    assert found[0].startswith(f"{out / name}: ")
+    for part in says:
+        assert part in found[0]
+
+
+def edit_manifest(out: Path, change, digest: bool = True) -> None:
+    """By someone who knows that the digest has to fit, or not."""
+    made = json.loads((out / manifest.NAME).read_bytes())
+    change(made)
+    if digest:
+        made["digest"] = manifest.manifest_digest(made)
+    (out / manifest.NAME).write_text(json.dumps(made))
+
+
+def admit(out: Path, name: str) -> None:
+    """Make the manifest say what a changed shard is, sums and all, so that only what it holds can tell."""
+    import hashlib
+
+    def change(made):
+        row = next(shard for shard in made["shards"] if shard["name"] == name)
+        data = (out / name).read_bytes()
+        row["bytes"], row["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+        made["subsets"] = manifest.summed(made["shards"])
+
+    edit_manifest(out, change)
+    from dataset_card.card import write_card
+
+    write_card(out)
+
+
+def edit_index(out: Path, change) -> None:
+    rows = pq.read_table(out / INDEX)
+    pq.write_table(pa.Table.from_pylist(change(rows.to_pylist()), rows.schema), out / INDEX)
+
+
+def test_what_was_converted_is_right(converted, source):
+    found = verify(converted, source)
+    assert (found.shards, found.samples, found.images) == (7, 7, 11)
+    assert found.compared == found.images
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", range(12))
+def test_one_flipped_byte_in_any_shard(where, out):
+    shards = sorted(out.glob("data/*/*.tar"))
+    shard = shards[where % len(shards)]
+    releases.flip_bit(shard, (shard.stat().st_size - 1) * where // 11)  # header, image, text, JSON, padding, end
+    only_fault(out, shard.relative_to(out).as_posix(), "sha256", "Download it again")
+
+
+def test_a_missing_shard(out):
+    (out / SHARD).unlink()
+    only_fault(out, SHARD, "is missing")
+
+
+@pytest.mark.parametrize("name", ["train-00004-of-00004.tar", "train-00001-of-00004.tar.bak", "notes.txt"])
+def test_an_extra_file_among_the_shards(name, out):
+    shutil.copy(out / SHARD, (out / SHARD).with_name(name))
+    only_fault(out, f"data/SEN1-2/{name}", "not in the manifest")
+
+
+def test_a_shard_of_another_name(out):
+    (out / SHARD).rename(out / "data/SEN1-2/train-00009-of-00004.tar")
+    assert [fault.split(": ")[1].split(".")[0] for fault in faults(out)] == ["is missing", "is not in the manifest"]
+
+
+def boundaries(shard: Path) -> list[int]:
+    with tarfile.open(shard) as tar:
+        return [member.offset for member in tar.getmembers()]
+
+
+@pytest.mark.parametrize("admitted", [False, True])
+def test_a_shard_cut_at_the_boundary_of_a_member(admitted, out):
+    shard = out / SHARD
+    at = boundaries(shard)[-2]
+    shard.write_bytes(shard.read_bytes()[:at] + bytes(1024 if admitted else 0))
+    if admitted:
+        admit(out, SHARD)
+        assert any("samples" in fault or "no json" in fault for fault in faults(out))
+    else:
+        only_fault(out, SHARD, f"has {at} bytes")
+
+
+def rewritten(shard: Path, change) -> bytes:
+    """The shard with its members as `change` gives them."""
+    with tarfile.open(shard) as tar:
+        members = change([(member.name, tar.extractfile(member).read()) for member in tar])
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+CHANGED_MEMBERS = {
+    "an image changed": lambda members: [(n, d + b"x" if n.endswith(".sar.jpg") else d) for n, d in members],
+    "a prompt changed": lambda members: [(n, d.upper() if n.endswith(".txt") else d) for n, d in members],
+    "an image cut": lambda members: [(n, d[:-9] if n.endswith(".sar.jpg") else d) for n, d in members],
+    "a label changed": lambda members: [(n, d.replace(b'"low"', b'"high"')) for n, d in members],
+    "an image missing": lambda members: [(n, d) for n, d in members if not n.endswith(".sar.jpg")],
+    "a member too many": lambda members: [*members, ("SEN1-2/stray.cls", b"7")],
+    "another order": lambda members: members[::-1],
+    "a member twice": lambda members: [*members, members[-1]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CHANGED_MEMBERS)
+def test_members_are_compared_with_the_index_even_where_the_manifest_fits(what, out):
+    (out / SHARD).write_bytes(rewritten(out / SHARD, CHANGED_MEMBERS[what]))
+    admit(out, SHARD)
+    found = faults(out)
+    assert found and all(str(out / SHARD) in fault for fault in found)
+
+
+def test_a_file_that_is_no_tar_even_where_the_manifest_fits(out):
+    (out / SHARD).write_bytes(b"this is no tar" * 100)
+    edit_manifest(out, lambda made: None)
+    found = faults(out)
+    assert len(found) == 1 and SHARD in found[0]
+
+
+# --- index -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", ["rgb_offset", "sar_offset", "rgb_size", "sar_crc32"])
+@pytest.mark.parametrize("by", [-1, 1])
+def test_an_index_row_off_by_one(column, by, out):
+    edit_index(out, lambda rows: [row | {column: row[column] + by} if not at else row for at, row in enumerate(rows)])
+    found = faults(out)
+    assert len(found) == 1 and "the index says" in found[0]
+
+
+CHANGED_ROWS = {
+    "a row missing": lambda rows: rows[1:],
+    "a row twice": lambda rows: [rows[0], *rows],
+    "another order": lambda rows: rows[::-1],
+    "another key": lambda rows: [rows[0] | {"key": "SEN1-2/other"}, *rows[1:]],
+    "another shard": lambda rows: [rows[0] | {"shard": rows[-1]["shard"]}, *rows[1:]],
+    "a shard that is none": lambda rows: [rows[0] | {"shard": "data/SEN1-2/other.tar"}, *rows[1:]],
+    "another prompt": lambda rows: [rows[0] | {"sar_prompt": "a lake"}, *rows[1:]],
+    "another label": lambda rows: [rows[0] | {"gsd_level": "high"}, *rows[1:]],
+    "another source": lambda rows: [rows[0] | {"source": {"rgb": "a.jpg", "nir": None, "sar": None}}, *rows[1:]],
+    "another split": lambda rows: [rows[0] | {"split": "validation"}, *rows[1:]],
+    "another width": lambda rows: [rows[0] | {"rgb_width": 7}, *rows[1:]],
+}
+
+
+@pytest.mark.parametrize("what", CHANGED_ROWS)
+def test_a_changed_row_of_the_index(what, out):
+    edit_index(out, CHANGED_ROWS[what])
+    assert any("SEN1-2" in fault and "ndex" in fault for fault in faults(out))
+
+
+def test_a_missing_index(out):
+    (out / INDEX).unlink()
+    assert any(str(out / INDEX) in fault and "is missing" in fault for fault in faults(out))
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"x" * 1000])
+def test_an_index_that_cannot_be_read(data, out):
+    (out / INDEX).write_bytes(data)
+    assert any(str(out / INDEX) in fault and "cannot be read" in fault for fault in faults(out))
+
+
+def test_an_index_of_a_subset_that_is_not_there(out):
+    shutil.copy(out / INDEX, out / "index/Inria.parquet")
+    assert any(str(out / "index/Inria.parquet") in fault and "not in the manifest" in fault for fault in faults(out))
+
+
+# --- manifest, report, card ------------------------------------------------------------------------------------------
+
+
+def first_shard(made):
+    return made["shards"][0]
+
+
+EDITS = {
+    "a digest of a shard": lambda made: first_shard(made).update(sha256="0" * 64),
+    "bytes": lambda made: first_shard(made).update(bytes=1),
+    "samples": lambda made: first_shard(made).update(samples=2),
+    "pairs": lambda made: first_shard(made)["pairs"].update(rgb=9),
+    "a total": lambda made: made["subsets"]["GID"].update(samples=4),
+    "a split": lambda made: made["subsets"]["GID"]["splits"]["train"].update(samples=4),
+    "a digest of a subset": lambda made: made["subsets"]["GID"].update(digest="0" * 64),
+    "a shard less": lambda made: made["shards"].pop(),
+    "a shard more": lambda made: made["shards"].append(first_shard(made) | {"name": "data/GID/other.tar"}),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+@pytest.mark.parametrize("digest", [False, True])
+def test_an_edited_manifest(what, digest, out):
+    edit_manifest(out, EDITS[what], digest)
+    found = faults(out)
+    if not digest:
+        assert len(found) == 1 and found[0].startswith(f"{out / manifest.NAME}: was edited or damaged")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe"])
+def test_a_manifest_that_is_none(data, out):
+    (out / manifest.NAME).write_bytes(data)
+    assert str(out / manifest.NAME) in faults(out)[0]
+
+
+def test_no_manifest(out):
+    (out / manifest.NAME).unlink()
+    assert "an unfinished conversion goes on with the same command" in faults(out)[0]
+
+
+def edit_card(out: Path, old: str, new: str) -> None:
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert old in card
+    (out / "README.md").write_text(card.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.mark.parametrize("old", ["num_examples: 4", "num_bytes: ", "download_size: ", "| `SEN1-2` | 4 |"])
+def test_a_card_whose_counts_differ(old, out):
+    edit_card(out, old, old.replace("4", "5") if "4" in old and "num_bytes" not in old else old + "1")
+    found = faults(out)
+    assert all(f"{out}/README.md: " in fault and f"mmm-rs card {out}" in fault for fault in found)
+
+
+def test_no_card(out):
+    (out / "README.md").unlink()
+    assert str(out / "README.md") in faults(out)[0]
+
+
+def test_a_report_that_does_not_balance(out):
+    path = out / "report/summary.json"
+    summary = json.loads(path.read_bytes())
+    summary["subsets"]["GID"]["images"]["published"] += 1
+    path.write_text(json.dumps(summary))
+    assert any(str(path) in fault and "does not balance" in fault for fault in faults(out))
+
+
+def test_a_report_with_a_row_less(out):
+    path = out / "report/unpublished.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    assert any(str(path) in fault for fault in faults(out))
+
+
+# --- the release -----------------------------------------------------------------------------------------------------
+
+
+def test_an_image_that_is_not_the_releases(converted, source, tmp_path):
+    """The image is whole in both, but not the same."""
+    chosen = [subset for subset in releases.small() if subset.name in ("SEN1-2", "GID")]
+    path = next(iter(chosen[0].images))
+    other = chosen[0].with_files(**{path: releases.picture("another")})
+    found = faults(converted, releases.zips_stored([other, chosen[1]], tmp_path / "release"))
+    assert len(found) == 1 and f"differs from the release's {path}" in found[0]
+
+
+def test_an_image_that_the_release_does_not_have(converted, tmp_path):
+    chosen = [subset for subset in releases.small() if subset.name in ("SEN1-2", "GID")]
+    path = next(iter(chosen[0].images))
+    files = {name: data for name, data in chosen[0].files.items() if name != path}
+    less = releases.Subset("SEN1-2", files, {})
+    found = faults(converted, releases.zips_stored([less, chosen[1]], tmp_path / "release"))
+    assert len(found) == 1 and f"the release has no image {path}" in found[0]
