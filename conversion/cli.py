@@ -145,7 +145,8 @@ def _bytes(text: str) -> int:
 def _options(arguments: argparse.Namespace) -> Options:
     from conversion.plan import SHARD_SIZE, Options
 
-    return Options(arguments.seed, arguments.shard_size or SHARD_SIZE, arguments.image_key, arguments.prompt_key,
+    size = SHARD_SIZE if arguments.shard_size is None else arguments.shard_size
+    return Options(arguments.seed, size, arguments.image_key, arguments.prompt_key,
                    arguments.keep_unprompted, arguments.validation, arguments.decode)  # fmt: skip
 
 

@@ -1,0 +1,231 @@
+"""The exit codes that `mmm-rs --help` documents, each brought about. Bad input gives one line, never a traceback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conversion import cli
+from conversion.errors import REPORTED, MMMRSError, OutputError, ReleaseError, UsageError, VerificationError
+from tests import releases, stopping
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    return releases.zips_stored([releases.small(unmatched=False)[6]], tmp_path_factory.mktemp("clean"))  # GID
+
+
+@pytest.fixture(scope="module")
+def unmatched(tmp_path_factory):
+    return releases.zips_stored([releases.small()[6]], tmp_path_factory.mktemp("unmatched"))
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command: (its exit code, what it printed, its lines of error)."""
+
+    def command(*arguments) -> tuple[int, str, list[str]]:
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse
+            code = end.code
+        printed = capsys.readouterr()
+        return code, printed.out, [line for line in printed.err.splitlines() if line.startswith("mmm-rs")]
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield command
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_help_documents_every_code(run):
+    for command in ([], ["convert"], ["verify"], ["inspect"]):
+        code, out, _ = run(*command, "--help")
+        assert code == 0
+        listed = out[out.index("exit codes") :]
+        for number in (0, 1, 2, 3, 4, 5, 6, 130, 143):
+            assert f"{number}" in listed
+    errors = (MMMRSError, UsageError, ReleaseError, OutputError, VerificationError)
+    assert [error.exit_code for error in errors] == [1, 2, 4, 5, 6]
+    assert REPORTED == 3
+
+
+def test_0_complete(run, clean, tmp_path):
+    for words in ("complete", "complete already, nothing to do"):
+        code, out, errors = run("convert", clean, tmp_path / "out", "--quiet")
+        assert (code, errors) == (0, [])
+        assert out.splitlines()[0] == f"{tmp_path / 'out'}: {words}"
+    assert run("verify", tmp_path / "out", "--release", clean)[0] == 0
+    assert run("inspect", clean)[0] == 0
+    assert run("convert", clean, tmp_path / "out", "--quiet", "--strict")[0] == 0
+
+
+def test_3_complete_with_something_reported(run, unmatched, tmp_path):
+    for _ in range(2):  # when it is complete already too
+        code, out, errors = run("convert", unmatched, tmp_path / "out", "--quiet")
+        assert (code, errors) == (3, [])
+        assert "1 reported" in out
+    assert run("verify", tmp_path / "out")[0] == 0
+
+
+def test_strict_fails_on_anything_reported(run, unmatched, tmp_path):
+    for _ in range(2):
+        code, _, errors = run("convert", unmatched, tmp_path / "out", "--quiet", "--strict")
+        assert code == 6
+        assert len(errors) == 1 and "something was left out and --strict was given" in errors[0]
+
+
+def with_a_broken_archive(folder):
+    path = releases.zips_stored(releases.small(unmatched=False)[5:7], folder)
+    releases.truncate(path / "GID.zip")
+    return path
+
+
+def with_a_broken_annotation(folder):
+    subset = releases.small(unmatched=False)[6]
+    return releases.zips_stored([subset.with_files(**{"more.json": b"what is this"})], folder)
+
+
+def with_an_image_of_no_subset(folder):
+    path = releases.zips_stored([releases.small(unmatched=False)[6]], folder)
+    releases.put(path, {"holiday.jpg": releases.picture("holiday")})
+    return path
+
+
+def with_an_image_twice(folder):
+    subset = releases.small(unmatched=False)[6]
+    path = next(iter(subset.images))
+    again = releases.zipped({path: subset.files[path]})
+    return releases.put(releases.zips_stored([subset], folder), {"GID (1).zip": again})
+
+
+@pytest.mark.parametrize(
+    "make", [with_a_broken_archive, with_a_broken_annotation, with_an_image_of_no_subset, with_an_image_twice]
+)
+def test_whatever_is_reported_counts(make, run, tmp_path):
+    path = make(tmp_path / "release")
+    assert run("convert", path, tmp_path / "out", "--quiet")[0] == 3
+    assert run("convert", path, tmp_path / "out", "--quiet", "--strict")[0] == 6
+
+
+BAD_USAGE = {
+    "no command": [],
+    "no such command": ["convrt"],
+    "no output": ["convert", "RELEASE"],
+    "no such release": ["convert", "RELEASE/nothing", "OUT"],
+    "no such subset": ["convert", "RELEASE", "OUT", "--subset", "inria2"],
+    "a size that is none": ["convert", "RELEASE", "OUT", "--shard-size", "much"],
+    "a size of nothing": ["convert", "RELEASE", "OUT", "--shard-size", "0"],
+    "workers": ["convert", "RELEASE", "OUT", "--workers", "0"],
+    "a share that is none": ["convert", "RELEASE", "OUT", "--validation", "1"],
+    "no share at all": ["convert", "RELEASE", "OUT", "--validation", "nan"],
+    "a name that cannot be loaded": ["convert", "RELEASE", "OUT/mmm_rs"],
+    "no such annotations": ["convert", "RELEASE", "OUT", "--annotations", "RELEASE/nothing"],
+    "deep on a folder": ["verify", "OUT", "--deep"],
+    "nothing to inspect": ["inspect", "RELEASE/nothing"],
+}
+
+
+@pytest.mark.parametrize("what", BAD_USAGE)
+def test_2_bad_usage(what, run, clean, tmp_path):
+    names = {"RELEASE": str(clean), "OUT": str(tmp_path / "out")}
+    arguments = []
+    for word in BAD_USAGE[what]:
+        first, slash, rest = word.partition("/")
+        arguments.append(names.get(first, first) + slash + rest)
+    code, out, errors = run(*arguments)
+    assert code == 2
+    assert out == "" and len(errors) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_2_other_options_than_those_of_the_output(run, clean, tmp_path):
+    assert run("convert", clean, tmp_path / "out", "--quiet")[0] == 0
+    code, _, errors = run("convert", clean, tmp_path / "out", "--quiet", "--seed", "7")
+    assert code == 2 and "seed was 0, now 7" in errors[0]
+    assert run("convert", clean, tmp_path / "out", "--quiet", "--seed", "7", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("damage", releases.BROKEN_ARCHIVES)
+@pytest.mark.parametrize("command", ["convert", "inspect"])
+def test_4_a_release_that_cannot_be_used(damage, command, run, tmp_path):
+    path = releases.zips_stored([releases.small()[6]], tmp_path / "release")
+    releases.BROKEN_ARCHIVES[damage](path / "GID.zip")
+    code, out, errors = run(command, path, *([tmp_path / "out"] if command == "convert" else []))
+    if command == "inspect":  # which shows what is wrong
+        assert (code, errors) == (0, [])
+        assert "Problem: " in out and "GID.z" in out
+    else:
+        assert (code, out) == (4, "")
+        assert len(errors) == 1 and "GID.z" in errors[0]
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["nothing", "no zip"])
+def test_4_no_release_at_all(what, run, tmp_path):
+    path = releases.put(tmp_path / "release", {"notes.txt": b"x"})
+    path = path if what == "nothing" else path / "notes.txt"
+    code, _, errors = run("convert", path, tmp_path / "out")
+    assert code == 4 and len(errors) == 1 and str(path.name) in errors[0]
+    assert run("inspect", path)[0] in (0, 4)
+
+
+def test_4_a_release_that_changed_since_the_conversion_began(clean, run, tmp_path):
+    path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "release")
+    out = tmp_path / "out"
+    first = stopping.run(["convert", str(path), str(out), "--quiet"], tmp_path / "notes", signal.SIGINT, 120)
+    assert first.code == 130
+    before = (path / "GID.zip").read_bytes()
+    changes = {
+        "another file": lambda: (path / "GID.zip").write_bytes(releases.zipped(releases.small()[6].files)),
+        "another time": lambda: (path / "GID.zip").write_bytes(before),
+        "a flipped bit": lambda: releases.flip_bit_of_image(path / "GID.zip", 0),
+        "gone": lambda: (path / "GID.zip").unlink(),
+    }
+    for change in changes.values():
+        change()
+        code, _, errors = run("convert", path, out, "--quiet")
+        assert code == 4 and len(errors) == 1
+        assert "GID" in errors[0] and "the release changed since this conversion began" in errors[0]
+        assert "--overwrite" in errors[0]
+    assert run("convert", path, out, "--quiet", "--overwrite")[0] == 0
+    assert not (out / "data/GID").exists()
+    assert run("verify", out, "--release", path)[0] == 0
+
+
+def test_2_an_unfinished_subset_is_not_left_lying(run, tmp_path):
+    path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "release")
+    out = tmp_path / "out"
+    stopping.run(["convert", str(path), str(out), "--quiet"], tmp_path / "notes", signal.SIGINT, 120)
+    code, _, errors = run("convert", path, out, "--quiet", "--subset", "TGRS-HRRSD")
+    assert code == 2 and "an unfinished conversion of GID lies here" in errors[0]
+    assert run("convert", path, out, "--quiet", "--subset", "TGRS-HRRSD", "--subset", "GID")[0] == 0
+    assert run("verify", out)[0] == 0
+
+
+def test_5_an_output_that_cannot_be_written(run, clean, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, out, errors = run("convert", clean, tmp_path / "file" / "out", "--quiet")
+    assert (code, out) == (5, "")
+    assert len(errors) == 1 and str(tmp_path / "file") in errors[0]
+
+
+def test_6_a_verification_that_fails(run, clean, tmp_path):
+    run("convert", clean, tmp_path / "out", "--quiet")
+    releases.flip_bit(next(iter(sorted((tmp_path / "out").glob("data/*/*.tar")))), 700)
+    code, out, errors = run("verify", tmp_path / "out")
+    assert (code, out) == (6, "")
+    assert len(errors) == 1 and "sha256" in errors[0]
+    assert run("verify", tmp_path)[0] == 6
+
+
+def test_the_installed_command_ends_with_the_code(clean, tmp_path):
+    command = [sys.executable, "-m", "conversion.cli", "convert", str(clean), str(tmp_path / "mmm_rs")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("mmm-rs: ") and len(ended.stderr.splitlines()) == 1
