@@ -1,7 +1,7 @@
 """One conversion: from a release to an output folder. Plan, write the shards, then what is made from them.
 
 While a conversion is unfinished its state lies in OUT/.mmm-rs: a lock, the options, and for each subset its plan, its
-records and the markers of the shards that are done. The same command goes on from there, also one with --overwrite: that
+records and the markers of the shards that are done. The same command goes on from there, one with --overwrite too: it
 removes what an earlier conversion left, not what it wrote itself before it was interrupted. The folder is removed last.
 """
 
@@ -145,7 +145,7 @@ def convert(
 def _check(out: Path, subsets: Sequence[str] | None, options: Options) -> None:
     if out.resolve().name == "mmm_rs":
         raise UsageError(f"{out}: a folder or repository called mmm_rs that holds mmm_rs.py is taken for a loading "
-                         "script, which no `datasets` since 4.0 loads. Call it otherwise, MMM-RS for example")  # fmt: skip
+                         "script, which no `datasets` since 4.0 loads. Call it otherwise, such as MMM-RS")  # fmt: skip
     for name in subsets or ():
         if name not in mmm_rs.SUBSETS:
             raise UsageError(f"{name}: no such subset. The subsets are {', '.join(mmm_rs.SUBSETS)}")
@@ -266,8 +266,8 @@ def _check_begun(out: Path, work: Path, found: Release, wanted: set[str], overwr
         if overwrite:
             _forget(out, work / name)
         elif name in found.subsets:
-            raise UsageError(f"{out}: an unfinished conversion of {name} lies here. Give the same --subset again, leave "
-                             "it away for all, or use --overwrite")  # fmt: skip
+            raise UsageError(f"{out}: an unfinished conversion of {name} lies here. Give the same --subset again, "
+                             "leave it away for all, or use --overwrite")  # fmt: skip
         else:
             raise ReleaseError(f"{found.path}: the release changed since this conversion began: {name} was there. "
                                "Put it back, or use --overwrite to begin anew")  # fmt: skip
@@ -323,7 +323,7 @@ def _release_memory() -> None:
 
 
 def disk_needed(bytes_by_subset: Iterable[int], inner: Iterable[int]) -> int:
-    """Bytes that a conversion needs: its output and the largest compressed inner zip, one of which lies there at a time."""
+    """Bytes that a conversion needs: its output and the largest compressed inner zip; one lies there at a time."""
     total = sum(bytes_by_subset)
     return total + max(inner, default=0) + RESERVE
 
@@ -335,8 +335,8 @@ def _check_disk(out: Path, planned: list[_Subset]) -> None:
     inner = [archive.inside.size for one in planned for archive in one.inner if archive.inside]
     needed, free = disk_needed(left, inner), shutil.disk_usage(out).free
     if sum(left) and needed > free:
-        raise OutputError(f"{out}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Free disk space or "
-                          "convert fewer subsets with --subset")  # fmt: skip
+        raise OutputError(f"{out}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Free disk space "
+                          "or convert fewer subsets with --subset")  # fmt: skip
 
 
 def _write_shards(out: Path, planned: list[_Subset], options: Options, workers: int | None, executor: Executor | None,
@@ -366,7 +366,8 @@ def _write_shards(out: Path, planned: list[_Subset], options: Options, workers: 
                     progress(done, total, task.subset)
 
 
-def _finish(out: Path, found: Release, planned: list[_Subset], earlier: dict[str, Any] | None, options: Options) -> Result:  # fmt: skip
+def _finish(out: Path, found: Release, planned: list[_Subset], earlier: dict[str, Any] | None,
+            options: Options) -> Result:  # fmt: skip
     """Index, report, the module, the manifest, the card: each from what the step before wrote."""
     reports, rows = [], [row for row in (earlier or {}).get("shards", [])]
     for one in planned:
@@ -378,6 +379,10 @@ def _finish(out: Path, found: Release, planned: list[_Subset], earlier: dict[str
             manifest.write_index(out / "index" / f"{one.plan.subset}.parquet", paths)
     problems = [*found.problems, *(problem for one in planned for problem in one.problems)]
     summary = report.write(out, reports, problems, found.unknown)
+    if not rows:
+        _clear(out / WORK)
+        raise ReleaseError(f"{found.path}: none of its images can be published. {out / report.SUMMARY} says why; mend "
+                           "the release and run again")  # fmt: skip
     with replacing(out / "mmm_rs.py") as fd:
         write_all(fd, Path(mmm_rs.__file__).read_bytes())
     made = manifest.build(rows, options)

@@ -175,6 +175,16 @@ def test_4_no_release_at_all(what, run, tmp_path):
     assert run("inspect", path)[0] in (0, 4)
 
 
+def test_4_a_release_of_which_nothing_can_be_published(run, tmp_path):
+    subset = releases.small()[6]
+    path = releases.zips_stored([subset.with_files(**{"MMM-RS_GID.json": b"what is this"})], tmp_path / "release")
+    code, _, errors = run("convert", path, tmp_path / "out", "--quiet")
+    assert code == 4 and len(errors) == 1 and "report/summary.json" in errors[0]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"report"}
+    releases.zips_stored([releases.small(unmatched=False)[6]], tmp_path / "release")
+    assert run("convert", path, tmp_path / "out", "--quiet")[0] == 0  # mended
+
+
 def test_4_a_release_that_changed_since_the_conversion_began(clean, run, tmp_path):
     path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "release")
     out = tmp_path / "out"

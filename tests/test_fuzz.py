@@ -1,0 +1,323 @@
+"""Random and hostile input, judged by programs that we did not write: nothing is accepted that all of them reject, and
+nothing is read differently from them without a word.
+
+    MMM_RS_FUZZ=100 python -m pytest tests/test_fuzz.py
+
+takes a hundred times the examples of an ordinary run (about an hour).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from conversion import annotations, convert, images, verify
+from conversion.annotations import AnnotationError
+from conversion.archives import Archive, ArchiveError, DamagedEntry, Reader, inner_archive, read_entries
+from conversion.errors import MMMRSError
+from conversion.images import RejectedImage
+from conversion.prompts import PromptParts, split
+from mmm_rs import SUBSETS
+from tests import releases
+from tests.releases import DEFLATED, STORED, RawEntry
+from tests.test_archives import accepted_by_unzip, accepted_by_zipfile, on_disk, plain_names, readable, wanted
+
+TIMES = int(os.environ.get("MMM_RS_FUZZ", "1"))
+
+
+def examples(count: int) -> settings:
+    """`deadline`: milliseconds for one example; bounded input takes bounded time, even on a busy machine."""
+    return settings(max_examples=count * TIMES, deadline=20_000,
+                    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow,
+                                           HealthCheck.data_too_large])  # fmt: skip
+
+
+# --- damage of any bytes ---------------------------------------------------------------------------------------------
+
+CHANGES = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 255), st.sampled_from(["set", "flip", "cut", "copy", "zero", "end"])),
+    min_size=1, max_size=5,
+)  # fmt: skip
+
+
+def changed(data: bytes, changes) -> bytes:
+    raw = bytearray(data)
+    for where, value, how in changes:
+        at = min(int(where * len(raw)), max(len(raw) - 1, 0))
+        if how == "cut":
+            del raw[at : at + value]
+        elif how == "copy":
+            raw[at:at] = raw[at : at + value]
+        elif how == "zero":
+            raw[at : at + value] = bytes(len(raw[at : at + value]))
+        elif how == "end":
+            del raw[max(at, 1) :]
+        elif raw:
+            raw[at] = value if how == "set" else raw[at] ^ 1 << value % 8
+    return bytes(raw)
+
+
+# --- zips ------------------------------------------------------------------------------------------------------------
+
+U16 = st.sampled_from([0, 1, 8, 9, 20, 45, 0x800, 0x2000, 0xFFFF]) | st.integers(0, 0xFFFF)
+U32 = st.sampled_from([0, 1, 30, 0xFFFFFFFE, 0xFFFFFFFF]) | st.integers(0, 600) | st.integers(0, 0xFFFFFFFF)
+EXTRA = st.sampled_from(
+    [b"", b"\1\0\0\0", b"\1\0\x08\0" + bytes(8), b"\1\0\x10\0" + b"\5" + bytes(15), b"\1\0\x18\0" + b"\xff" * 24,
+     b"\x75\x70\5\0\1abcd", b"\x0d\0\xff\xff", b"\1"]
+) | st.binary(max_size=40)  # fmt: skip
+FIELDS = {"method": U16, "flags": U16, "crc": U32, "packed": U32, "size": U32, "extra": EXTRA}
+ENTRIES = st.builds(
+    RawEntry,
+    name=plain_names.map(str.encode),
+    data=st.binary(max_size=200) | st.integers(0, 5000).map(bytes),
+    method=st.sampled_from([STORED, DEFLATED]),
+    payload=st.none() | st.none() | st.binary(max_size=60),
+    local=st.fixed_dictionaries({}, optional=FIELDS),
+    central=st.fixed_dictionaries({}, optional=FIELDS | {"offset": U32, "attributes": U32}),
+)
+WHOLE = st.builds(RawEntry, name=plain_names.map(str.encode), data=st.binary(max_size=200),
+                  method=st.sampled_from([STORED, DEFLATED]))  # fmt: skip
+ZIPS = st.builds(
+    releases.raw_zip,
+    st.lists(WHOLE | ENTRIES, max_size=5),
+    prefix=st.sampled_from([b"", b"", b"junk", b"PK\3\4"]),
+    comment=st.sampled_from([b"", b"", b"PK\5\6" + bytes(18), b"a comment"]),
+)
+
+
+def judge(archive: Archive, data: bytes) -> None:
+    """What we read is what `zipfile` reads, or at least `unzip -t` finds it whole; streams give the same bytes."""
+    theirs = accepted_by_zipfile(data)
+    for offset, (name, content) in readable(archive).items():
+        if offset in theirs:
+            assert content == theirs[offset]
+        else:
+            assert accepted_by_unzip(archive.path, name)
+    with contextlib.suppress(ArchiveError), Reader(archive) as reader:
+        for row in read_entries(archive).to_pylist():
+            if row["problem"] is None:
+                assert outcome(lambda row=row: bytes(reader.read(**wanted(row))[0])) == outcome(
+                    lambda row=row: reader.stream(**wanted(row)).read()
+                )
+
+
+def outcome(read) -> bytes | str:
+    try:
+        return read()
+    except DamagedEntry as error:
+        return error.reason
+
+
+@examples(150)
+@given(ZIPS)
+def test_zips_with_any_headers(tmp_path, data):
+    judge(on_disk(tmp_path, data), data)
+
+
+@examples(100)
+@given(ZIPS, CHANGES)
+def test_zips_with_any_headers_and_damaged(tmp_path, data, changes):
+    data = changed(data, changes)
+    judge(on_disk(tmp_path, data), data)
+
+
+@examples(60)
+@given(st.binary(max_size=400), st.sampled_from([b"", b"PK\5\6", b"PK\5\6" + bytes(18)]))
+def test_any_bytes_as_a_zip(tmp_path, data, end):
+    judge(on_disk(tmp_path, data + end), data + end)
+
+
+@examples(60)
+@given(st.lists(WHOLE, min_size=1, max_size=4), st.sampled_from([STORED, DEFLATED]), CHANGES)
+def test_zips_within_zips(tmp_path, entries, method, changes):
+    """The outer one is damaged; what is read within is what was put there."""
+    put = {entry.name.decode(): entry.data for entry in entries}
+    assume(len(put) == len(entries))
+    data = changed(releases.raw_zip([RawEntry(b"Inria.zip", releases.raw_zip(entries), method)]), changes)
+    outer = on_disk(tmp_path, data, "MMM-RS.zip")
+    with contextlib.suppress(ArchiveError, DamagedEntry):
+        table = read_entries(outer)
+        for row in range(table.num_rows):
+            inner = inner_archive(outer, table, row)
+            for name, content in readable(inner).values():
+                assert put[name] == content
+
+
+# --- annotations -----------------------------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+TEXT = st.text(min_size=1, max_size=12)
+RECORDS = st.lists(
+    st.fixed_dictionaries(
+        {"image": TEXT.map(lambda name: f"p/{name}.jpg"), "prompt": TEXT.map(lambda text: "a" + text)},
+        optional={"category": VALUES, "gsd": VALUES, "cloud_cover": VALUES, "x": VALUES},
+    ),
+    min_size=1, max_size=6,
+)  # fmt: skip
+STYLES = st.sampled_from([{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}])
+
+
+def encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def read(data: bytes) -> list[annotations.Record]:
+    _, records = annotations.read(lambda: io.BytesIO(data))
+    return list(records)
+
+
+def agrees(data: bytes) -> None:
+    """Where `json` reads the same bytes, we read the same records; where it does not, each record is still JSON."""
+    try:
+        found = read(data)
+    except AnnotationError:
+        found = None
+    try:
+        theirs = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        theirs = None
+    for record in found or []:
+        if record.problem is None:
+            stated = json.loads(record.text)
+            assert {record.path, record.prompt} <= {value for value in stated.values() if isinstance(value, str)} | {
+                value[0] for value in stated.values() if isinstance(value, list) and value and isinstance(value[0], str)
+            }
+    if found and isinstance(theirs, list) and all(isinstance(row, dict) for row in theirs):
+        assert len(found) == len(theirs)
+        for record, row in zip(found, theirs, strict=True):
+            if record.problem is None:
+                assert json.loads(record.text) == row
+
+
+@examples(150)
+@given(RECORDS, STYLES)
+def test_records_come_back_whatever_else_they_hold(rows, style):
+    data = json.dumps(rows, **style).encode("utf-8", "surrogatepass")
+    agrees(data)
+    whole = [encodable(row["image"]) == row["image"] and encodable(row["prompt"]) == row["prompt"] for row in rows]
+    for record, row, plain in zip(read(data), rows, whole, strict=True):
+        if plain and record.problem is None:
+            assert (record.path, record.prompt) == (row["image"], row["prompt"])
+
+
+@examples(200)
+@given(RECORDS, STYLES, CHANGES)
+def test_damaged_annotations(rows, style, changes):
+    agrees(changed(json.dumps(rows, **style).encode("utf-8", "surrogatepass"), changes))
+
+
+@examples(100)
+@given(st.lists(st.sampled_from([b"[", b"]", b"{", b"}", b'"', b":", b",", b"\\", b"\n", b" ", b'"image":',
+                                 b'"prompt":', b'"a.jpg"', b"1e999", b"-", b"null", b"\xff", b"\x00", b"\xef\xbb\xbf",
+                                 b"\\ud800"]))
+       .map(b"".join), st.integers(1, 300))  # fmt: skip
+def test_tokens_of_json_in_any_order(data, times):
+    agrees(data)
+    agrees(data * times)
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+LEVELS = {"Ultra-high": "ultra_high", "High": "high", "Ordinary": "ordinary", "Low": "low", "Ultra-low": "ultra_low"}
+COMMAS = st.sampled_from([",", ", ", " ,", ",  ", " , "])
+
+
+@examples(200)
+@given(
+    st.sampled_from([None, "Satellite imagery", "SAR imagery", "Aerial image"]),
+    st.sampled_from(list(LEVELS)),
+    st.sampled_from([None, "fog", "night", "snow"]),
+    st.sampled_from([None, "built-up", "airport", "solar farm"]),
+    st.sampled_from(["a satellite image of a city with lots of buildings", "an aerial view, with, commas", "the sea"]),
+    st.sampled_from([None, "GF2", "Sentinel-2", "Google Earth"]),
+    st.sampled_from([None, *SUBSETS]),
+    st.lists(COMMAS, min_size=7, max_size=7),
+    st.sampled_from(["", ".", " "]),
+)
+def test_prompts_as_upstream_builds_them(kind, level, weather, category, caption, satellite, dataset, commas, end):
+    parts = [kind, f"{level} precision resolution", weather, category, caption, satellite, dataset]
+    said = [part for part in parts if part]
+    prompt = "".join(part + comma for part, comma in zip(said, commas, strict=False))
+    prompt = prompt[: -len(commas[len(said) - 1])] + end
+    if not (satellite or dataset):
+        caption = (caption + end).strip()  # whose full stop is its own
+    assert split(prompt) == PromptParts(kind, LEVELS[level], weather, category, caption, satellite, dataset)
+
+
+@examples(300)
+@given(st.text() | st.lists(st.sampled_from(["a", "an image", ",", ", ", "fog", "GF", "2", "High", "-",
+                                             "precision", " ", "resolution", "imagery", "GID", ".", "\n"])).map("".join))  # fmt: skip
+def test_any_prompt(prompt):
+    parts = split(prompt)
+    assert parts.gsd_level in (None, *LEVELS.values())
+    assert parts.weather in (None, "fog", "night", "snow")
+    for part in (parts.image_kind, parts.category, parts.caption, parts.satellite, parts.dataset):
+        assert part is None or (part and part in prompt)
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+PICTURES = [image.data for image in releases.odd_images().values()]
+
+
+@examples(300)
+@given(st.sampled_from(PICTURES), CHANGES)
+def test_damaged_images(data, changes):
+    """What is taken for whole opens in Pillow, at the size that we say; fully decoded, it decodes there."""
+    data = changed(data, changes)
+    for decode in (False, True):
+        try:
+            size = images.measure(data, decode)
+        except RejectedImage:
+            continue
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.size == size
+            if decode:
+                image.load()
+
+
+# --- all of it -------------------------------------------------------------------------------------------------------
+
+GID = next(subset for subset in releases.small(unmatched=False) if subset.name == "GID")
+FORMS = (releases.zips_stored, releases.zips_deflated, releases.zips_gbk, releases.zips_zip64, releases.zips_to_pipe,
+         releases.one_zip_of_stored_zips, releases.one_zip_of_deflated_zips)  # fmt: skip
+
+
+@examples(10)
+@given(st.sampled_from(FORMS), CHANGES)
+def test_a_release_damaged_anywhere(form, changes):
+    """An error in one line, or an output in which every image is one of the release's and the reckoning balances."""
+    with tempfile.TemporaryDirectory(prefix="mmm-rs-fuzz-") as name:
+        folder = Path(name)
+        path = form([GID], folder)
+        archive = next(iter(sorted(path.glob("*.zip")))) if path.is_dir() else path
+        archive.write_bytes(changed(archive.read_bytes(), changes))
+        out = folder / "out"
+        try:
+            convert(path, out)
+        except MMMRSError as error:
+            assert len(str(error).splitlines()) == 1
+            assert not out.exists() or not list(out.glob("data/*/*"))
+            return
+        verify(out, path)
+        contents = set(GID.images.values())
+        for shard in out.glob("data/*/*.tar"):
+            with tarfile.open(shard) as tar:
+                for member in tar:
+                    if member.name.endswith(".jpg"):
+                        assert tar.extractfile(member).read() in contents
+        pq.read_table(out / "report/unpublished.parquet")
