@@ -30,7 +30,7 @@ from conversion.errors import OutputError
 from conversion.execution import check_stop
 from conversion.images import RejectedImage
 from conversion.plan import BLOCK, Reported, StoredRecord, read_batch
-from mmm_rs import MODALITIES, index_schema
+from mmm_rs import MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, index_schema
 
 # What a file system says that cannot rename over a file.
 NO_REPLACE = (errno.EEXIST, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
@@ -39,7 +39,6 @@ TEMPORARY = ".*.[0-9]*-[0-9]*.tmp"  # files that `replacing` writes, before they
 _decode_record = msgspec.msgpack.Decoder(StoredRecord).decode
 _encode_json = msgspec.json.Encoder().encode
 _ZEROS = bytes(BLOCK)
-_OPTICAL = "rgb"
 
 
 @dataclass(frozen=True)
@@ -259,22 +258,33 @@ def write_shard(task: Task) -> Marker:
         tar = _Tar(fd)
         for sample in samples(batch, task.subset, task.archives, task.records, task.decode, reported):
             key = sample.key
-            row = _index_row(sample, task)
+            row = index_row(sample, task.split, task.name)
             for image in sample.images:
                 m = image.modality
-                infix = "" if m == _OPTICAL else f".{m}"
-                row[f"{m}_offset"] = tar.add_image(f"{key}{infix}.jpg", image.data)
+                member = MEMBERS[m]
+                row[f"{m}_offset"] = tar.add_image(f"{key}.{member.image}", image.data)
                 images_of[m] += 1
                 if image.record:
-                    tar.add(f"{key}{infix}.txt", image.record.prompt.encode())
+                    tar.add(f"{key}.{member.prompt}", image.record.prompt.encode())
                     pairs[m] += 1
                     used.add((image.record.file, image.record.position))
-            tar.add(f"{key}.json", _encode_json(sample.fields))
+            tar.add(f"{key}.{METADATA_MEMBER}", _encode_json(sample.fields))
             rows.append(row)
         if rows:
             tar.close()  # else nothing is written, and `replacing` leaves no empty file
-    marker = Marker(task.subset, task.split, task.number, task.name if rows else None, tar.size,
-                    tar.sha256.hexdigest() if rows else None, len(rows), images_of, pairs, tuple(reported), len(used))  # fmt: skip
+    marker = Marker(
+        task.subset,
+        task.split,
+        task.number,
+        task.name if rows else None,
+        tar.size,
+        tar.sha256.hexdigest() if rows else None,
+        len(rows),
+        images_of,
+        pairs,
+        tuple(reported),
+        len(used),
+    )
     write_marker(Path(task.marker), marker, _batch(rows))
     return marker
 
@@ -287,11 +297,12 @@ def _batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=index_schema())
 
 
-def _index_row(sample: Sample, task: Task) -> dict[str, Any]:
-    row: dict[str, Any] = {"key": sample.key, "split": task.split, "shard": task.name, **sample.fields}
+def index_row(sample: Sample, split: str, shard: str) -> dict[str, Any]:
+    """A sample's row of the index, but for the offsets, which only the tar knows."""
+    row: dict[str, Any] = {"key": sample.key, "split": split, "shard": shard, **sample.fields}
     for image in sample.images:
         m = image.modality
-        row["prompt" if m == _OPTICAL else f"{m}_prompt"] = image.record.prompt if image.record else None
+        row[PROMPT_COLUMNS[m]] = image.record.prompt if image.record else None
         row[f"{m}_size"], row[f"{m}_crc32"] = len(image.data), image.crc32
         row[f"{m}_width"], row[f"{m}_height"] = image.width, image.height
     return row

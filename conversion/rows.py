@@ -1,0 +1,117 @@
+"""The release itself, unconverted, as rows for the builder of `mmm_rs`.
+
+The same plan, the same checks and the same fields as the shards have, so the rows are those of the converted dataset;
+only nothing is written but the plan, in a temporary folder. There is no index, so filters look at the rows when they
+are read: every image of the subset is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import mmm_rs
+from conversion import release
+from conversion.archives import Archive, content_id, extracted
+from conversion.plan import Options, PlanFile, Reported, make, read_batch
+from conversion.shards import Sample, index_row, samples
+
+logger = logging.getLogger(__name__)
+
+
+class ReleaseRows:
+    """What `mmm_rs` reads of a release: the same methods as its reader of converted datasets has.
+
+    Raises ReleaseError where nothing of a release is in `path`.
+    """
+
+    counted = False  # how many samples come is known when their images are read
+    remote = False
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._found: release.Release | None = release.find(path)
+        self.subsets = list(self._found.subsets)
+        for problem in self._found.problems:
+            logger.warning("%s", problem)
+        self._folder = tempfile.TemporaryDirectory(prefix="mmm-rs-")
+        self._inflated = contextlib.ExitStack()
+        self._plans: dict[str, tuple[PlanFile, tuple[Archive, ...]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers use the plans; the temporary folder stays with whoever made it."""
+        return self.__dict__ | {"_found": None, "_folder": None, "_inflated": None}
+
+    def __str__(self) -> str:
+        return self.path
+
+    def digest(self, subsets: Sequence[str]) -> str:
+        """Identifies the content of these subsets: it changes when the files of the release do."""
+        assert self._found is not None
+        parts = [[content_id(p.archive, p.entries) for p in self._found.subsets[name].parts] for name in subsets]
+        return hashlib.sha256(json.dumps([subsets, parts]).encode()).hexdigest()
+
+    def splits(self, subsets: Sequence[str]) -> list[str]:
+        return ["train"]
+
+    def segments(self, subset: str, split: str, selection: Any) -> list[Any]:
+        """The planned samples of a subset, whether they match or not. Makes the plan."""
+        if subset not in self._plans:
+            assert self._found is not None and self._folder is not None and self._inflated is not None
+            files, work = self._found.subsets[subset], Path(self._folder.name, subset)
+            work.mkdir()
+            make(files, Options(), work / "records.bin").write(work / "plan.arrow")
+            archives = tuple(self._inflated.enter_context(extracted(part.archive, work)) for part in files.parts)
+            self._plans[subset] = PlanFile.open(work / "plan.arrow"), archives
+        plan, _ = self._plans[subset]
+        return [mmm_rs.Segment(subset, shard.name, 0, shard.stop - shard.start) for shard in plan.shards]
+
+    def tables(self, segment: Any, features: Any, selection: Any, check: bool,
+               skipped: list[Any] | None) -> Iterator[tuple[pa.Table, Sequence[int]]]:  # fmt: skip
+        """The rows of a segment in the builder's columns, and their positions in it. Images that the conversion would
+        reject are left out, as there."""
+        plan, archives = self._plans[segment.subset]
+        number = next(at for at, shard in enumerate(plan.shards) if shard.name == segment.shard)
+        batch = read_batch(plan.path, number).slice(segment.first, segment.last - segment.first)
+        place = {key: at for at, key in enumerate(batch.column("key").to_pylist())}
+        records = str(Path(plan.path).with_name("records.bin"))
+        reported: list[Reported] = []
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for sample in samples(batch, segment.subset, archives, records, False, reported):
+            rows.append(_row(sample, segment.shard))
+            size += sum(len(image.data) for image in sample.images)
+            if size > mmm_rs.BATCH_BYTES:
+                yield _table(rows, features, selection, place)
+                rows, size = [], 0
+        if rows:
+            yield _table(rows, features, selection, place)
+        for one in reported:
+            logger.info("%s/%s: %s left out: %s", self.path, one.path, one.kind, one.detail)
+
+
+def _row(sample: Sample, shard: str) -> dict[str, Any]:
+    row = index_row(sample, "train", shard)
+    for image in sample.images:
+        path = f"{sample.key}.{mmm_rs.MEMBERS[image.modality].image}"
+        row[image.modality] = {"bytes": bytes(image.data), "path": path}  # the view holds until the next sample only
+    return row
+
+
+def _table(rows: list[dict[str, Any]], features: Any, selection: Any,
+           place: Mapping[str, int]) -> tuple[pa.Table, list[int]]:  # fmt: skip
+    images = [pa.field(m, mmm_rs.IMAGE_TYPE) for m in mmm_rs.MODALITIES]
+    table = pa.Table.from_pylist(rows, schema=pa.schema([*mmm_rs.index_schema(), *images]))
+    if selection.expression is not None:
+        table = table.take(selection.positions(table))
+    positions = [place[key] for key in table["key"].to_pylist()]
+    columns = [mmm_rs.column(table, name, feature) for name, feature in features.items()]
+    return pa.Table.from_arrays(columns, schema=features.arrow_schema), positions
