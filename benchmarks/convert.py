@@ -64,7 +64,9 @@ def write_zip(path: Path, names: Iterator[tuple[str, str]], bases: list[bytes], 
     with zipfile.ZipFile(path, "w", method, compresslevel=1) as archive:
         for at, (name, prompt) in enumerate(names):
             archive.writestr(zipfile.ZipInfo(name, DATE), unique(bases[at % BASES], name), method)
-            records.append(json.dumps({"image": name, "prompt": prompt, "category": "airport", "spatial_resolution": 0.4}))
+            records.append(
+                json.dumps({"image": name, "prompt": prompt, "category": "airport", "spatial_resolution": 0.4})
+            )
         text = "[" + ",\n".join(records) + "]"
         archive.writestr(zipfile.ZipInfo(annotation, DATE), text, zipfile.ZIP_DEFLATED)
 
@@ -72,15 +74,20 @@ def write_zip(path: Path, names: Iterator[tuple[str, str]], bases: list[bytes], 
 def fmow(count: int) -> Iterator[tuple[str, str]]:
     for at in range(count):
         stem = f"airport_{at}_0_rgb_center"
-        yield (f"fMoW_dataset/{stem}.jpg", f"Satellite imagery,  Ultra-high precision resolution, airport, a satellite image "
-               f"of an airport with planes number {at} parked beside a long runway, Google Earth, fMoW")  # fmt: skip
+        yield (
+            f"fMoW_dataset/{stem}.jpg",
+            f"Satellite imagery,  Ultra-high precision resolution, airport, a satellite image "
+            f"of an airport with planes number {at} parked beside a long runway, Google Earth, fMoW",
+        )
 
 
 def sen12(count: int) -> Iterator[tuple[str, str]]:
     for at in range(count):
         for token, folder in (("s2", "RGB"), ("s1", "SAR")):
-            yield (f"SEN1-2_dataset/SEN1-2_{folder}/ROIs1158_spring_{token}_{at // 1000}_p{at % 1000}.jpg",
-                   f"Low precision resolution, an image of patch {at} with fields and a river, Sentinel, SEN1-2")  # fmt: skip
+            yield (
+                f"SEN1-2_dataset/SEN1-2_{folder}/ROIs1158_spring_{token}_{at // 1000}_p{at % 1000}.jpg",
+                f"Low precision resolution, an image of patch {at} with fields and a river, Sentinel, SEN1-2",
+            )
 
 
 def sync(path: Path) -> None:
@@ -118,8 +125,21 @@ def shard_writer(source: Path, target: Path) -> None:
 
 def converted(source: Path, target: Path, workers: int) -> None:
     # sys.executable and not the `mmm-rs` script: the same program, whatever the PATH
-    subprocess.run([sys.executable, "-m", "conversion.cli", "convert", str(source), str(target), "--workers", str(workers),
-                    "--quiet"], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "conversion.cli",
+            "convert",
+            str(source),
+            str(target),
+            "--workers",
+            str(workers),
+            "--quiet",
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def compare(contenders: dict[str, Callable[[Path], None]], folder: Path, rounds: int) -> dict[str, float]:
@@ -197,12 +217,15 @@ def full_size(folder: Path, images: int, pairs: int) -> None:
             total, _, phases = converted_phases(source, folder / "target")
             rows.append((subset, per_image, inspect, inspect_peak, phases, total))
             shutil.rmtree(folder / "target")
-    print("\n| subset | images | inspect s | inspect MB | planning s | planning MB | copying MB | convert s | us an image |")
+    columns = ("subset", "images", "inspect s", "inspect MB", "planning s", "planning MB", "copying MB", "convert s")
+    print("\n| " + " | ".join([*columns, "us an image"]) + " |")
     print("|---|---|---|---|---|---|---|---|---|")
     for subset, count, inspect, inspect_peak, phases, total in rows:
         planning, planning_peak, copying_peak = phases
-        print(f"| {subset} | {count:,} | {inspect:.1f} | {inspect_peak / 1e6:.0f} | {planning:.1f} | {planning_peak / 1e6:.0f} "
-              f"| {copying_peak / 1e6:.0f} | {total:.1f} | {total / count * 1e6:.0f} |")  # fmt: skip
+        print(
+            f"| {subset} | {count:,} | {inspect:.1f} | {inspect_peak / 1e6:.0f} | {planning:.1f} "
+            f"| {planning_peak / 1e6:.0f} | {copying_peak / 1e6:.0f} | {total:.1f} | {total / count * 1e6:.0f} |"
+        )
 
 
 def measured(words: list[str]) -> tuple[float, int]:
@@ -216,10 +239,12 @@ def measured(words: list[str]) -> tuple[float, int]:
 
 
 def converted_phases(source: Path, target: Path) -> tuple[float, int, tuple[float, int, int]]:
-    """Seconds in all, and (planning seconds, planning peak, copying peak). Copying begins with the first shard's folder."""
+    """Seconds in all, and (planning seconds, planning peak, copying peak). Copying begins with the first shard."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "conversion.cli", "convert", str(source), str(target), "--workers", "2",
-                                "--quiet"], stdout=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "conversion.cli", "convert", str(source), str(target), "--workers", "2", "--quiet"],
+        stdout=subprocess.DEVNULL,
+    )
     with peak_memory(process.pid) as planning_peak:
         while not (target / "data").exists() and process.poll() is None:
             time.sleep(0.01)
@@ -237,7 +262,9 @@ def main() -> None:
     parser.add_argument("--fmow", type=int, default=930_000)
     parser.add_argument("--pairs", type=int, default=280_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where inputs and outputs go, some 15 GB (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where inputs and outputs go, some 15 GB (default: a temporary folder)"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.what == "full":

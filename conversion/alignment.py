@@ -118,7 +118,9 @@ class Matches:
     modality: np.ndarray  # int8 index into MODALITIES, -1 where the path does not tell
 
 
-def match(subset: str, sources: pa.Array, found: Places, paths: pa.Array, hints: list[tuple[int, int, str | None]]) -> Matches:  # fmt: skip
+def match(
+    subset: str, sources: pa.Array, found: Places, paths: pa.Array, hints: list[tuple[int, int, str | None]]
+) -> Matches:
     """Which image each record names.
 
     `sources` and `found`: the images. `paths`: the records' image paths as they stand. `hints`: (start, stop, hint)
@@ -178,7 +180,9 @@ def _tails(paths: pa.Array, length: int) -> pa.Array:
     return pc.struct_field(found, "tail")
 
 
-def _by_tail(sources: pa.Array, found: Places, paths: pa.Array, rows: np.ndarray, mine: np.ndarray, skip: int) -> np.ndarray:  # fmt: skip
+def _by_tail(
+    sources: pa.Array, found: Places, paths: pa.Array, rows: np.ndarray, mine: np.ndarray, skip: int
+) -> np.ndarray:
     """For the records `rows` the one image among `mine` whose path and theirs end alike, as far as the shorter goes.
 
     `skip` leading parts of the images' places need not be in the record: the annotation file says them.

@@ -930,9 +930,7 @@ def inner_archive(archive: Archive, entries: pa.Table, row: int) -> Archive:
         return Archive(archive.path, label, "zip", inside=inner)
     try:
         with contextlib.closing(_File(archive.path)) as source:
-            begin = _data_offset(
-                source, inner.offset, inner.packed, inner.size, inner.crc, inner.method, entry["name"]
-            )
+            begin = _data_offset(source, inner.offset, inner.packed, inner.size, inner.crc, inner.method, entry["name"])
     except DamagedEntry as error:
         raise ArchiveError(label, error.detail, "Download the outer zip again") from None
     except OSError as error:

@@ -116,9 +116,13 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 
 def _add_plan_options(command: Any) -> None:
     """The options that shape the output; `inspect` takes them too, to show the plan that `convert` would follow."""
-    command.add_argument("--annotations", type=Path, metavar="DIR", help="annotation files that lie apart from the images")
+    command.add_argument(
+        "--annotations", type=Path, metavar="DIR", help="annotation files that lie apart from the images"
+    )
     command.add_argument("--seed", type=int, default=0, help="of the order of the samples (default: 0)")
-    command.add_argument("--shard-size", type=_bytes, metavar="SIZE", help="at the most, such as 256MB (default: 512MB)")
+    command.add_argument(
+        "--shard-size", type=_bytes, metavar="SIZE", help="at the most, such as 256MB (default: 512MB)"
+    )
     command.add_argument("--image-key", metavar="KEY", help="the annotations' key of the image path, if not recognised")
     command.add_argument("--prompt-key", metavar="KEY", help="the annotations' key of the prompt, if not recognised")
     command.add_argument("--keep-unprompted", action="store_true", help="publish images without a record too")
@@ -242,7 +246,9 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
     """Lines of a table; the first column flush left, the others right."""
     widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
     for row in [head, *rows]:
-        yield "  ".join(cell.ljust(w) if not at else cell.rjust(w) for at, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        yield "  ".join(
+            cell.ljust(w) if not at else cell.rjust(w) for at, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -297,13 +303,15 @@ def _demo(arguments: argparse.Namespace) -> int:
     print("\nAll of this is synthetic: drawn scenes in upstream's layout, not images of the Earth.\n")
     for line in table(*demo.table(made)):
         print(line)
-    print(f"\nOf {total['images']['released']} images {total['images']['published']} were published and "
-          f"{total['images']['reported']} reported; of {total['records']['released']} records {total['records']['used']} "
-          f"were used and {total['records']['reported']} reported: the release holds some that match nothing.")  # fmt: skip
+    print(
+        f"\nOf {total['images']['released']} images {total['images']['published']} were published and "
+        f"{total['images']['reported']} reported; of {total['records']['released']} records {total['records']['used']} "
+        f"were used and {total['records']['reported']} reported: the release holds some that match nothing."
+    )
     print(f"""
 the release    {made.release}
 the dataset    {made.result.out}
-the report     {made.result.out / 'report'}
+the report     {made.result.out / "report"}
 look at        {made.sheet}
 
 load it:

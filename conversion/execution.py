@@ -2,7 +2,8 @@
 
 A signal's handler raises its exception wherever the main thread is at that moment. In the middle of the executor's
 bookkeeping (`submit`, `as_completed`, `cancel`) that leaves a lock taken for ever, and the workers wait for it. So
-signals wait while the bookkeeping is done, and between results the main thread waits in a queue that a signal may leave.
+signals wait while the bookkeeping is done, and between results the main thread waits in a queue, which a signal may
+leave.
 """
 
 from __future__ import annotations

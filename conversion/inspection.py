@@ -28,7 +28,9 @@ def inspect(path: str | os.PathLike[str], options: Options | None = None,
         made = plan.make(files, options or Options())
         subsets[name] = _subset(files, made)
         problems += made.problems
-    inner = [part.archive.inside.size for files in found.subsets.values() for part in files.parts if part.archive.inside]
+    inner = [
+        part.archive.inside.size for files in found.subsets.values() for part in files.parts if part.archive.inside
+    ]
     sizes = [subset["plan"]["bytes"] for subset in subsets.values()]
     return {
         "release": str(path),
@@ -81,7 +83,9 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         for modality, count in subset["images"].items():
             yield f"  {modality:<4}{count:>10,} images   upstream's README: {subset['upstream_images'][modality]:,}"
         for one in subset["annotations"]:
-            keys = f"image key {one['image_key']!r}, prompt key {one['prompt_key']!r}" if one["records"] else "no records"
+            keys = (
+                f"image key {one['image_key']!r}, prompt key {one['prompt_key']!r}" if one["records"] else "no records"
+            )
             yield f"  {one['path']}: {one['records']:,} records ({one['kind']}, {one['encoding']}; {keys})"
             if one["example"]:
                 yield f"    {_short(one['example'])}"

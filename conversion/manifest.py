@@ -27,12 +27,15 @@ def write_index(path: Path, markers: Sequence[Path]) -> None:
 
     A reader of one shard, or of the labels alone, so reads little else; the long texts are the last columns.
     """
-    with replacing(path) as fd, open(fd, "wb", closefd=False) as sink:
-        with pq.ParquetWriter(sink, index_schema(), compression="zstd") as writer:
-            for marker in markers:
-                rows = marker_rows(marker)
-                if rows.num_rows:
-                    writer.write_table(rows, row_group_size=rows.num_rows)
+    with (
+        replacing(path) as fd,
+        open(fd, "wb", closefd=False) as sink,
+        pq.ParquetWriter(sink, index_schema(), compression="zstd") as writer,
+    ):
+        for marker in markers:
+            rows = marker_rows(marker)
+            if rows.num_rows:
+                writer.write_table(rows, row_group_size=rows.num_rows)
 
 
 def build(shards: Iterable[dict[str, Any]], options: Options) -> dict[str, Any]:

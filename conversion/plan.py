@@ -7,7 +7,9 @@ text of the records lies beside it in a plain file, at offsets that the batches 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 from array import array
@@ -22,8 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conversion import alignment, annotations, names
+from conversion import alignment, names
 from conversion.annotations import AnnotationError, Form
+from conversion.annotations import read as read_annotations
 from conversion.archives import Archive, DamagedEntry, Reader
 from conversion.release import ANNOTATION, IMAGE, Problem, SubsetFiles
 from mmm_rs import MODALITIES, SUBSETS
@@ -191,12 +194,8 @@ def make(files: SubsetFiles, options: Options, records_path: Path | None = None)
     reported: list[Reported] = []
     problems: list[Problem] = []
     images, released = _images(files, reported)
-    sink = open(records_path, "wb") if records_path else None
-    try:
+    with open(records_path, "wb") if records_path else contextlib.nullcontext() as sink:
         records = _read_records(files, options, sink, reported, problems)
-    finally:
-        if sink:
-            sink.close()
     aligned = alignment.is_aligned(files.name)
     sources = _flat(images["source"])
     found = alignment.places(files.name, sources)
@@ -273,8 +272,16 @@ def _without_duplicates(images: pa.Table, reported: list[Reported]) -> pa.Table:
         contents = {(row["size"], row["crc"]) for row in same}
         if len(contents) == 1 and same[0]["crc"] is not None:
             drop += rows[1:]
-            reported += [Reported("image", row["source"], None, "duplicate_image",
-                                  "the same name and content stands in the release before") for row in same[1:]]  # fmt: skip
+            reported += [
+                Reported(
+                    "image",
+                    row["source"],
+                    None,
+                    "duplicate_image",
+                    "the same name and content stands in the release before",
+                )
+                for row in same[1:]
+            ]
         else:
             drop += rows
             reported += [Reported("image", row["source"], None, "same_name",
@@ -375,7 +382,7 @@ def _open(archive: Archive, row: dict[str, Any], where: str, options: Options) -
         return Reader(archive).stream(**{name: row[name] for name in ("offset", "packed", "size", "crc", "method",
                                                                       "file", "name")})  # fmt: skip
 
-    return annotations.read(open_stream, options.image_key, options.prompt_key, label=where)
+    return read_annotations(open_stream, options.image_key, options.prompt_key, label=where)
 
 
 def _image_grid(subset: str, images: pa.Table, place_of: np.ndarray, modality: np.ndarray, places: int,
@@ -400,8 +407,16 @@ def _image_grid(subset: str, images: pa.Table, place_of: np.ndarray, modality: n
     return grid
 
 
-def _record_grid(subset: str, matches: alignment.Matches, image: np.ndarray, places: pa.Array, records: _Records,
-                 paths: pa.Array, aligned: bool, reported: list[Reported]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def _record_grid(
+    subset: str,
+    matches: alignment.Matches,
+    image: np.ndarray,
+    places: pa.Array,
+    records: _Records,
+    paths: pa.Array,
+    aligned: bool,
+    reported: list[Reported],
+) -> tuple[np.ndarray, np.ndarray]:
     """(places, 3): the record of each image, -1 for none; and the records in use. The rest goes to the report."""
     width = len(MODALITIES)
     grid = np.full(image.shape, -1, np.int64)
@@ -459,7 +474,7 @@ def _keys(subset: str, places: pa.Array, image: np.ndarray, sources: pa.Array, c
     while True:
         encoded = keys.dictionary_encode()
         code = encoded.indices.to_numpy(zero_copy_only=False)
-        count = np.bincount(code[chosen].astype(np.int64), minlength=len(encoded.dictionary)) if len(chosen) else []
+        count = np.bincount(code[chosen].astype(np.int64), minlength=len(encoded.dictionary))
         long = pc.fill_null(pc.greater(pc.utf8_length(keys), names.USTAR_NAME - names.LONGEST_SUFFIX), False)
         suspects = [
             place for place in chosen.tolist()
@@ -506,7 +521,8 @@ def _shards(subset: str, keys: pa.Array, places: pa.Array, chosen: np.ndarray, s
     held_out = np.zeros(len(order), bool)
     if options.validation:
         held_out = np.array([_held_out(subset, place, options) for place in places.take(pa.array(order)).to_pylist()])
-    result, shards = [], []
+    result: list[np.ndarray] = []
+    shards = []
     for split, mine in (("train", order[~held_out]), ("validation", order[held_out])):
         before = sum(len(part) for part in result)
         result.append(mine)
@@ -529,7 +545,7 @@ def _cut(sizes: np.ndarray, limit: int) -> list[tuple[int, int, int, int]]:
         if not count:
             return []
         bounds = [at * len(sizes) // count for at in range(count + 1)]
-        spans = [(start, stop, int(total[stop] - total[start])) for start, stop in zip(bounds, bounds[1:], strict=False)]
+        spans = [(start, stop, int(total[stop] - total[start])) for start, stop in itertools.pairwise(bounds)]
         if max(size for _, _, size in spans) <= limit or count + SHARDS > len(sizes):
             return [(*span, count) for span in spans]
         count += SHARDS

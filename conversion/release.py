@@ -104,8 +104,7 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
     for root in roots:
         if not root.exists():
             raise UsageError(f"{root}: no such file or folder. Give the folder or zip that holds the release")
-        kind = "folder" if root.is_dir() else "zip"
-        top = Archive(path=str(root.absolute()), label=root.resolve().name, kind=kind)
+        top = Archive(path=str(root.absolute()), label=root.resolve().name, kind="folder" if root.is_dir() else "zip")
         for archive, table in _containers(top, problems, DEPTH, _inside(root, exclude)):
             if root is not path:
                 table = table.filter(pc.equal(table["type"], ANNOTATION))
@@ -123,8 +122,13 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
     for name in [name for name in parts if name not in subsets]:
         for part in parts[name]:
             problems.append(
-                Problem(part.archive.label, "no_images", f"annotations of {name} but none of its images are here",
-                        "Download the images of this subset as well", name)  # fmt: skip
+                Problem(
+                    part.archive.label,
+                    "no_images",
+                    f"annotations of {name} but none of its images are here",
+                    "Download the images of this subset as well",
+                    name,
+                )
             )
     if not subsets and not problems:
         raise ReleaseError(f"{path}: nothing of MMM-RS was found here. Give the folder with the downloaded zips, "
@@ -156,15 +160,24 @@ def _containers(archive: Archive, problems: list[Problem], depth: int,
     yield archive, entries.filter(pc.is_in(kinds, pa.array([IMAGE, ANNOTATION, OTHER])))
     for row in entries.filter(pc.equal(kinds, "partial")).to_pylist():
         problems.append(
-            Problem(f"{archive.label}/{row['name']}", "half_download", "the download of this file is not finished",
-                    "Let it finish or download it again", _subset_of_path(row["name"]))  # fmt: skip
+            Problem(
+                f"{archive.label}/{row['name']}",
+                "half_download",
+                "the download of this file is not finished",
+                "Let it finish or download it again",
+                _subset_of_path(row["name"]),
+            )
         )
     multipart = entries.filter(pc.equal(kinds, "multipart")).to_pylist()
     for row in multipart:
         problems.append(
-            Problem(f"{archive.label}/{row['name']}", "multi_part", "this is one part of an archive in several",
-                    "Get all parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01, `cat X.zip.* > X.zip` "
-                    "for .001", _subset_of_path(row["name"]))  # fmt: skip
+            Problem(
+                f"{archive.label}/{row['name']}",
+                "multi_part",
+                "this is one part of an archive in several",
+                "Get all parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01, `cat X.zip.* > X.zip` for .001",
+                _subset_of_path(row["name"]),
+            )
         )
     split = {row["name"].rsplit(".", 1)[0].lower() for row in multipart}
     zips = pc.indices_nonzero(pc.equal(kinds, "zip")).to_pylist()
@@ -283,16 +296,28 @@ def _set_aside(subset: str, parts: list[Part], problems: list[Problem]) -> list[
             first = part.entries.filter(pc.equal(part.entries["type"], IMAGE)).slice(0, 1).to_pylist()[0]
             folder = first["name"].removesuffix(first["source"]) + first["source"].split("/", 1)[0]
             problems.append(
-                Problem(f"{part.archive.label}/{folder}", "beside_zip",
-                        f"{part.count(IMAGE)} images of {subset} lie extracted beside its zip; the zip counts",
-                        "Remove the zip if the folder is the one to use", subset)  # fmt: skip
+                Problem(
+                    f"{part.archive.label}/{folder}",
+                    "beside_zip",
+                    f"{part.count(IMAGE)} images of {subset} lie extracted beside its zip; the zip counts",
+                    "Remove the zip if the folder is the one to use",
+                    subset,
+                )
             )
         else:
             kept.append(part)
-    in_zips = {name for part in kept if part.archive.kind == "zip"
-               for name in part.entries.filter(pc.equal(part.entries["type"], ANNOTATION))["source"].to_pylist()}  # fmt: skip
-    return [
-        part if part.archive.kind == "zip"
-        else Part(part.archive, part.entries.filter(pc.invert(pc.is_in(part.entries["source"], pa.array(in_zips, pa.string())))))
+    in_zips = {
+        name
         for part in kept
-    ]  # fmt: skip
+        if part.archive.kind == "zip"
+        for name in part.entries.filter(pc.equal(part.entries["type"], ANNOTATION))["source"].to_pylist()
+    }
+    return [
+        part
+        if part.archive.kind == "zip"
+        else Part(
+            part.archive,
+            part.entries.filter(pc.invert(pc.is_in(part.entries["source"], pa.array(in_zips, pa.string())))),
+        )
+        for part in kept
+    ]

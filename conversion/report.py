@@ -136,7 +136,9 @@ def _earlier(out: Path, new: set[str]) -> tuple[dict[str, Any], pa.Table | None]
         table = pq.read_table(out / UNPUBLISHED)
     except (OSError, ValueError):
         return {}, None
-    other = pc.and_(pc.is_valid(table["subset"]), pc.invert(pc.is_in(table["subset"], pa.array(sorted(new), pa.string()))))
+    other = pc.and_(
+        pc.is_valid(table["subset"]), pc.invert(pc.is_in(table["subset"], pa.array(sorted(new), pa.string())))
+    )
     return summary, table.filter(other).cast(SCHEMA)
 
 

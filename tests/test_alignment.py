@@ -19,9 +19,14 @@ def test_twins_differ_by_a_whole_token():
 
 
 def test_the_modality_may_stand_at_the_end_and_in_any_case():
-    assert places("WHU-OPT-SAR", ["WHU-OPT-SAR_dataset/RGB_jpg/NH49E001013_0_512_RGB.jpg", "NIR_jpg/NH49E001013_0_512_nir.jpg",
-                                  "sar_jpg/NH49E001013_0_512_SAR.png"]) == [
-        ("NH49E001013_0_512", "rgb"), ("NH49E001013_0_512", "nir"), ("NH49E001013_0_512", "sar")]  # fmt: skip
+    assert places(
+        "WHU-OPT-SAR",
+        [
+            "WHU-OPT-SAR_dataset/RGB_jpg/NH49E001013_0_512_RGB.jpg",
+            "NIR_jpg/NH49E001013_0_512_nir.jpg",
+            "sar_jpg/NH49E001013_0_512_SAR.png",
+        ],
+    ) == [("NH49E001013_0_512", "rgb"), ("NH49E001013_0_512", "nir"), ("NH49E001013_0_512", "sar")]
 
 
 def test_where_the_name_has_no_token_the_folder_tells_the_modality():
@@ -36,7 +41,12 @@ def test_other_subsets_keep_their_folders_and_dots():
     assert places("weather", ["fog/1.jpg", "night/1.jpg"]) == [("fog/1", "rgb"), ("night/1", "rgb")]
 
 
-INRIA = ["Inria_dataset/4096/x.jpg", "Inria_dataset/2048/x.jpg", "Inria_dataset/512/only.jpg", "Inria_dataset/top.v2.jpg"]
+INRIA = [
+    "Inria_dataset/4096/x.jpg",
+    "Inria_dataset/2048/x.jpg",
+    "Inria_dataset/512/only.jpg",
+    "Inria_dataset/top.v2.jpg",
+]
 WEATHER = ["fog/1.jpg", "night/1.jpg", "fog/2.jpg", "snowy/3.jpg"]
 
 

@@ -90,7 +90,10 @@ def test_the_reckoning_balances(release, converted):
         totals = converted.summary["subsets"][subset.name]
         published = sum(len(modalities) for modalities in subset.samples.values())
         assert totals["images"] == {
-            "released": len(subset.images), "published": published, "reported": len(subset.unmatched_images)}  # fmt: skip
+            "released": len(subset.images),
+            "published": published,
+            "reported": len(subset.unmatched_images),
+        }
         assert totals["records"] == {
             "released": subset.records, "used": published, "reported": len(subset.unmatched_records)}  # fmt: skip
 
@@ -137,12 +140,23 @@ def test_the_json_member_describes_the_sample(converted):
     fmow = json.loads(found["fMoW/airport_0_0_rgb_center.json"])
     assert fmow["subset"] == "fMoW"
     assert fmow["source"] == {"rgb": "fMoW_dataset/airport_0_0_rgb_center.jpg", "nir": None, "sar": None}
-    assert (fmow["category"], fmow["gsd"], fmow["gsd_level"], fmow["gsd_level_derived"]) == ("airport", 0.45, "ultra_high", False)
+    assert (fmow["category"], fmow["gsd"], fmow["gsd_level"], fmow["gsd_level_derived"]) == (
+        "airport",
+        0.45,
+        "ultra_high",
+        False,
+    )
     assert fmow["cloud_cover"] == 3
     assert fmow["caption"] == "an image of airport_0_0_rgb_center"
-    assert json.loads(fmow["annotation"]["rgb"]) == {"/home/user/fMoW/airport_0_0_rgb_center.png": {
-        "prompt": "Satellite imagery,  Ultra-high precision resolution, airport, an image of airport_0_0_rgb_center, fMoW",
-        "category": "airport", "spatial_resolution": 0.45, "cloud_cover": 3}}  # fmt: skip
+    assert json.loads(fmow["annotation"]["rgb"]) == {
+        "/home/user/fMoW/airport_0_0_rgb_center.png": {
+            "prompt": "Satellite imagery,  Ultra-high precision resolution, airport, "
+            "an image of airport_0_0_rgb_center, fMoW",
+            "category": "airport",
+            "spatial_resolution": 0.45,
+            "cloud_cover": 3,
+        }
+    }
     fog = json.loads(found["weather/fog/00000.json"])
     assert (fog["weather"], fog["satellite"], fog["gsd"]) == ("fog", "Sentinel-2", None)
     assert json.loads(found["Inria/resize_512_from_4096_vienna1.json"])["gsd"] == 2.4
@@ -176,8 +190,11 @@ def test_every_form_of_a_release_gives_the_same_bytes(form, clean_release, refer
 def test_another_hash_seed_gives_the_same_bytes(clean_release, reference, tmp_path):
     out = tmp_path / "out"
     for seed in ("1", "2"):
-        subprocess.run([sys.executable, "-m", "conversion.cli", "convert", clean_release.path, out, "--overwrite", "--quiet"],
-                       check=True, env={"PYTHONHASHSEED": seed, "PATH": "", "HOME": str(tmp_path)})  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-m", "conversion.cli", "convert", clean_release.path, out, "--overwrite", "--quiet"],
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PATH": "", "HOME": str(tmp_path)},
+        )
         assert tree(out) == tree(reference)
 
 
@@ -191,7 +208,9 @@ def test_another_seed_gives_another_order_of_the_same_samples(clean_release, ref
 
 def test_one_subset_alone_as_zip_or_folder(clean_release, tmp_path):
     inria = clean_release["Inria"]
-    for at, path in enumerate([releases.single_zip(inria, tmp_path / "zip"), releases.single_folder(inria, tmp_path / "folder")]):
+    for at, path in enumerate(
+        [releases.single_zip(inria, tmp_path / "zip"), releases.single_folder(inria, tmp_path / "folder")]
+    ):
         convert(path, tmp_path / f"out{at}")
     assert tree(tmp_path / "out0") == tree(tmp_path / "out1")
     assert list(pq.read_table(tmp_path / "out0/index/Inria.parquet")["key"]) != []
@@ -208,13 +227,19 @@ def test_the_zip_counts_where_its_folder_lies_beside_it(clean_release, reference
 def test_regenerated_folders_with_the_annotations_elsewhere(clean_release, reference, tmp_path):
     images = releases.regenerated(clean_release.subsets, tmp_path / "images", annotations=False)
     for subset in clean_release.subsets:
-        releases.put(tmp_path / "json", {path: data for path, data in subset.files.items() if releases.is_annotation(path)})
+        releases.put(
+            tmp_path / "json", {path: data for path, data in subset.files.items() if releases.is_annotation(path)}
+        )
     result = convert(images, tmp_path / "out", annotations=tmp_path / "json")
     assert result.reported == 0
     wanted = {subset.name: set(subset.images.values()) for subset in clean_release.subsets}
     for subset, contents in wanted.items():
         prefix = subset.replace(".", "_") + "/"
-        assert {data for name, data in members(tmp_path / "out").items() if name.startswith(prefix) and name.endswith(".jpg")} == contents
+        assert {
+            data
+            for name, data in members(tmp_path / "out").items()
+            if name.startswith(prefix) and name.endswith(".jpg")
+        } == contents
 
 
 def test_run_again_when_complete_does_nothing(clean_release, tmp_path):
@@ -275,7 +300,10 @@ def test_odd_but_whole_images_are_published_and_the_rest_is_reported(tmp_path):
     rejected = {f"{stem}.jpg" for stem, image in releases.odd_images().items() if not image.published}
     assert set(reasons(tmp_path / "out")) == rejected
     assert {row["reason"] for row in unpublished(tmp_path / "out") if row["kind"] == "record"} == {"image_rejected"}
-    sizes = {row["key"]: (row["rgb_width"], row["rgb_height"]) for row in pq.read_table(tmp_path / "out/index/GID.parquet").to_pylist()}
+    sizes = {
+        row["key"]: (row["rgb_width"], row["rgb_height"])
+        for row in pq.read_table(tmp_path / "out/index/GID.parquet").to_pylist()
+    }
     assert set(sizes.values()) == {(48, 40)}
     verify(tmp_path / "out", path)
 
@@ -289,7 +317,11 @@ def test_damage_moves_no_other_sample_to_another_shard(clean_release, reference,
     after = {row["key"]: row["shard"] for row in pq.read_table(tmp_path / "out/index/SEN1-2.parquet").to_pylist()}
     assert after == {key: before[key] for key in after}
     assert len(after) == len(before)  # its twin is still published
-    rows = [row for row in pq.read_table(tmp_path / "out/index/SEN1-2.parquet").to_pylist() if None in (row["rgb_offset"], row["sar_offset"])]
+    rows = [
+        row
+        for row in pq.read_table(tmp_path / "out/index/SEN1-2.parquet").to_pylist()
+        if None in (row["rgb_offset"], row["sar_offset"])
+    ]
     assert len(rows) == 1
 
 
@@ -329,7 +361,9 @@ def test_archives_that_cannot_be_read_are_named_and_the_rest_converts(name, clea
         result = convert(path, folder / "out")
         named = [source for source in result.summary["sources"] if "GID" in source["path"]]
         assert named and all(source["remedy"] and source["subset"] == "GID" for source in named), damage.__name__
-        assert set(result.manifest["subsets"]) == {subset.name for subset in clean_release.subsets} - {"GID"}, damage.__name__
+        assert set(result.manifest["subsets"]) == {subset.name for subset in clean_release.subsets} - {"GID"}, (
+            damage.__name__
+        )
 
 
 def test_encrypted_entries_are_named(clean_release, tmp_path):
@@ -400,11 +434,23 @@ def test_records_that_cannot_be_used_are_reported_with_file_and_position(tmp_pat
     convert(releases.zips_stored([subset], tmp_path / "release"), tmp_path / "out")
     found = members(tmp_path / "out")
     assert found["GID/0.txt"] == b"the first wins" and found["GID/1.txt"] == b"the first of a list"
-    rows = {row["position"]: (row["path"], row["reason"]) for row in unpublished(tmp_path / "out") if row["kind"] == "record"}
+    rows = {
+        row["position"]: (row["path"], row["reason"])
+        for row in unpublished(tmp_path / "out")
+        if row["kind"] == "record"
+    }
     assert rows == {
-        position: ("MMM-RS_GID.json", reason) for position, reason in
-        {1: "duplicate_record", 2: "conflicting_prompt", 3: "no_path", 4: "no_prompt", 5: "wrong_type", 6: "not_an_object",
-         8: "invalid_text"}.items()}  # fmt: skip
+        position: ("MMM-RS_GID.json", reason)
+        for position, reason in {
+            1: "duplicate_record",
+            2: "conflicting_prompt",
+            3: "no_path",
+            4: "no_prompt",
+            5: "wrong_type",
+            6: "not_an_object",
+            8: "invalid_text",
+        }.items()
+    }
 
 
 def test_keys_that_would_be_equal_end_in_a_digest_of_their_source(tmp_path):

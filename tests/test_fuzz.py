@@ -259,8 +259,31 @@ def test_prompts_as_upstream_builds_them(kind, level, weather, category, caption
 
 
 @examples(300)
-@given(st.text() | st.lists(st.sampled_from(["a", "an image", ",", ", ", "fog", "GF", "2", "High", "-",
-                                             "precision", " ", "resolution", "imagery", "GID", ".", "\n"])).map("".join))  # fmt: skip
+@given(
+    st.text()
+    | st.lists(
+        st.sampled_from(
+            [
+                "a",
+                "an image",
+                ",",
+                ", ",
+                "fog",
+                "GF",
+                "2",
+                "High",
+                "-",
+                "precision",
+                " ",
+                "resolution",
+                "imagery",
+                "GID",
+                ".",
+                "\n",
+            ]
+        )
+    ).map("".join)
+)
 def test_any_prompt(prompt):
     parts = split(prompt)
     assert parts.gsd_level in (None, *LEVELS.values())

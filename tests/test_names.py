@@ -86,7 +86,9 @@ def test_the_config_with_a_dot_has_none_in_its_keys():
     assert names.key("MRSSC2.0", "RGB_farm_1") == "MRSSC2_0/RGB_farm_1"
 
 
-@pytest.mark.parametrize("key", ["Inria/" + "x" * 300, "Inria/" + "d" * 120 + "/" + "x" * 120, "Inria/" + "/".join(["d" * 50] * 8)])
+@pytest.mark.parametrize(
+    "key", ["Inria/" + "x" * 300, "Inria/" + "d" * 120 + "/" + "x" * 120, "Inria/" + "/".join(["d" * 50] * 8)]
+)
 def test_long_keys_are_cut_to_what_a_tar_header_holds(key):
     assert not names.fits(key)
     short = names.shortened(key, "中.jpg")
