@@ -938,8 +938,10 @@ class _Converted:
         if skipped is None:
             self.check_size(segment.shard)
         sizes = np.sum([_numbers(rows, f"{m}_size") for m in modalities], axis=0)
+        columns = {name: column(rows, name, features[name]) for name in plain}
         for first, last in _batches(sizes, SPAN * REQUESTS if self.files.remote else BATCH_BYTES):
-            table, bad = self._table(rows.slice(first, last - first), segment, modalities, features, check, skipped)
+            mine = {name: values.slice(first, last - first) for name, values in columns.items()}
+            table, bad = self._table(rows.slice(first, last - first), mine, segment, features, check, skipped)
             yield table, [at for at in range(first, last) if at - first not in bad] if bad else range(first, last)
 
     def check_size(self, shard: str) -> None:
@@ -960,18 +962,17 @@ class _Converted:
     def _table(
         self,
         rows: pa.Table,
+        columns: Mapping[str, pa.Array],
         segment: Segment,
-        modalities: Sequence[str],
         features: datasets.Features,
         check: bool,
         skipped: list[Skipped] | None,
     ) -> tuple[pa.Table, Mapping[int, Any]]:
-        """The rows that can be read, and the positions of those that cannot."""
+        """The rows that can be read, and the positions of those that cannot. `columns`: all but the images."""
+        modalities = [name for name in features if name not in columns]
         images, wrong = self._images(rows, segment.shard, modalities, check)
-        columns = [
-            images[name] if name in images else column(rows, name, feature) for name, feature in features.items()
-        ]
-        table = pa.Table.from_arrays(columns, schema=self._schema(features))
+        both = {**columns, **images}
+        table = pa.Table.from_arrays([both[name] for name in features], schema=self._schema(features))
         if not wrong:
             return table, wrong
         keys = rows["key"]

@@ -12,96 +12,27 @@ warm: the zip has just been written or read.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
-import os
-import resource
 import shutil
-import statistics
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-BASES = 64  # different pictures; each image is one of them with a comment of its own, so all bytes differ in sum
-DATE = (2024, 8, 9, 12, 0, 0)
+from clock import compare, peak_memory, sync
+from inputs import fmow, pictures, sen12, write_zip
 
 
-def pictures(size: int, target: int) -> list[bytes]:
-    """JPEGs of noise over gradients with about `target` bytes."""
-    made = []
-    for seed in range(BASES):
-        rng = np.random.default_rng(seed)
-        ramp = np.linspace(0, 255, size)[:, None, None] * np.array([1.0, 0.6, 0.3]) * np.ones((size, size, 1))
-        quality, data = 95, b""
-        noise = rng.normal(0, 18, (size, size, 3))
-        image = Image.fromarray(np.clip(ramp + noise, 0, 255).astype(np.uint8))
-        while quality > 5 and (not data or len(data) > target):
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=quality)
-            data, quality = buffer.getvalue(), quality - 3
-        made.append(data)
-    return made
-
-
-def unique(base: bytes, name: str) -> bytes:
-    comment = name.encode()
-    return base[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + base[2:]
-
-
-def write_zip(path: Path, names: Iterator[tuple[str, str]], bases: list[bytes], annotation: str, method: int) -> None:
-    """A subset's zip: images with a prompt each, and one array of records."""
-    records = []
-    with zipfile.ZipFile(path, "w", method, compresslevel=1) as archive:
-        for at, (name, prompt) in enumerate(names):
-            archive.writestr(zipfile.ZipInfo(name, DATE), unique(bases[at % BASES], name), method)
-            records.append(
-                json.dumps({"image": name, "prompt": prompt, "category": "airport", "spatial_resolution": 0.4})
-            )
-        text = "[" + ",\n".join(records) + "]"
-        archive.writestr(zipfile.ZipInfo(annotation, DATE), text, zipfile.ZIP_DEFLATED)
-
-
-def fmow(count: int) -> Iterator[tuple[str, str]]:
-    for at in range(count):
-        stem = f"airport_{at}_0_rgb_center"
-        yield (
-            f"fMoW_dataset/{stem}.jpg",
-            f"Satellite imagery,  Ultra-high precision resolution, airport, a satellite image "
-            f"of an airport with planes number {at} parked beside a long runway, Google Earth, fMoW",
-        )
-
-
-def sen12(count: int) -> Iterator[tuple[str, str]]:
-    for at in range(count):
-        for token, folder in (("s2", "RGB"), ("s1", "SAR")):
-            yield (
-                f"SEN1-2_dataset/SEN1-2_{folder}/ROIs1158_spring_{token}_{at // 1000}_p{at % 1000}.jpg",
-                f"Low precision resolution, an image of patch {at} with fields and a river, Sentinel, SEN1-2",
-            )
-
-
-def sync(path: Path) -> None:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    for file in files:
-        fd = os.open(file, os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
-
-
-def timed(run: Callable[[], object]) -> float:
+def timed(run: Callable[[Path], object], target: Path) -> float:
+    """Seconds that `run` takes to write `target`, which is removed afterwards."""
     start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    run(target)
+    seconds = time.perf_counter() - start
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    return seconds
 
 
 def copied(source: Path, target: Path) -> None:
@@ -125,33 +56,8 @@ def shard_writer(source: Path, target: Path) -> None:
 
 def converted(source: Path, target: Path, workers: int) -> None:
     # sys.executable and not the `mmm-rs` script: the same program, whatever the PATH
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "conversion.cli",
-            "convert",
-            str(source),
-            str(target),
-            "--workers",
-            str(workers),
-            "--quiet",
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-
-
-def compare(contenders: dict[str, Callable[[Path], None]], folder: Path, rounds: int) -> dict[str, float]:
-    """Median seconds of each, in interleaved rounds."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds):
-        for name, run in contenders.items():
-            target = folder / "target"
-            seconds[name].append(timed(lambda run=run, target=target: run(target)))  # type: ignore[misc]
-            shutil.rmtree(target) if target.is_dir() else target.unlink()
-            print(f"  round {number + 1}: {name} {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    words = ["convert", str(source), str(target), "--workers", str(workers), "--quiet"]
+    subprocess.run([sys.executable, "-m", "conversion.cli", *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def zip_benchmark(folder: Path, images: int, rounds: int, method: int) -> None:
@@ -159,19 +65,19 @@ def zip_benchmark(folder: Path, images: int, rounds: int, method: int) -> None:
     bases = pictures(512, 70_000)
     stored, source = folder / "stored" / "fMoW.zip", folder / "source" / "fMoW.zip"
     for path, how in {stored: zipfile.ZIP_STORED, source: method}.items():
-        path.parent.mkdir(exist_ok=True)
         print(f"writing {path}", file=sys.stderr, flush=True)
         write_zip(path, fmow(images), bases, "MMM-RS_fMoW.json", how)
     sync(folder)
+    target = folder / "target"
     medians = compare(
         {
-            "cp of the stored zip": lambda target: copied(stored, target),
-            "zipfile + webdataset.ShardWriter": lambda target: shard_writer(source, target),
-            "mmm-rs convert, 2 workers": lambda target: converted(source, target, 2),
-            "mmm-rs convert, 1 worker": lambda target: converted(source, target, 1),
+            "cp of the stored zip": lambda: timed(lambda path: copied(stored, path), target),
+            "zipfile + webdataset.ShardWriter": lambda: timed(lambda path: shard_writer(source, path), target),
+            "mmm-rs convert, 2 workers": lambda: timed(lambda path: converted(source, path, 2), target),
+            "mmm-rs convert, 1 worker": lambda: timed(lambda path: converted(source, path, 1), target),
         },
-        folder, rounds,
-    )  # fmt: skip
+        rounds,
+    )
     cp, writer = medians["cp of the stored zip"], medians["zipfile + webdataset.ShardWriter"]
     kind = "stored" if method == zipfile.ZIP_STORED else "deflated"
     print(f"\n{kind} zip, {images:,} images, {stored.stat().st_size / 1e9:.2f} GB, medians of {rounds} rounds\n")
@@ -181,40 +87,19 @@ def zip_benchmark(folder: Path, images: int, rounds: int, method: int) -> None:
     print(f"\ntwo workers over one: {medians['mmm-rs convert, 1 worker'] / medians['mmm-rs convert, 2 workers']:.2f}")
 
 
-@contextlib.contextmanager
-def peak_memory(pid: int) -> Iterator[list[int]]:
-    """The largest resident memory of a process in bytes, sampled; the list has one element at the end."""
-    peak, stop = [0], threading.Event()
-
-    def sample() -> None:
-        while not stop.wait(0.02):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                text = Path(f"/proc/{pid}/statm").read_text()
-                peak[0] = max(peak[0], int(text.split()[1]) * resource.getpagesize())
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
-
-
 def full_size(folder: Path, images: int, pairs: int) -> None:
     """Item 4: planning time and memory at full size, and the cost an image against a small release."""
     rows = []
-    tiny = [data[: len(data)] for data in pictures(16, 400)]
+    tiny = pictures(16, 400)
     sizes = {"fMoW": (fmow, images, 20_000), "SEN1-2": (sen12, pairs, 10_000)}
     for subset, (names, count, small) in sizes.items():
         for number in (small, count):
             source = folder / f"{subset}-{number}"
-            source.mkdir()
             print(f"writing {source}", file=sys.stderr, flush=True)
             write_zip(source / f"{subset}.zip", names(number), tiny, f"MMM-RS_{subset}.json", zipfile.ZIP_STORED)
             per_image = number * (2 if subset == "SEN1-2" else 1)
             inspect, inspect_peak = measured(["inspect", str(source), "--json"])
-            total, _, phases = converted_phases(source, folder / "target")
+            total, phases = converted_phases(source, folder / "target")
             rows.append((subset, per_image, inspect, inspect_peak, phases, total))
             shutil.rmtree(folder / "target")
     columns = ("subset", "images", "inspect s", "inspect MB", "planning s", "planning MB", "copying MB", "convert s")
@@ -238,7 +123,7 @@ def measured(words: list[str]) -> tuple[float, int]:
     return time.perf_counter() - start, peak[0]
 
 
-def converted_phases(source: Path, target: Path) -> tuple[float, int, tuple[float, int, int]]:
+def converted_phases(source: Path, target: Path) -> tuple[float, tuple[float, int, int]]:
     """Seconds in all, and (planning seconds, planning peak, copying peak). Copying begins with the first shard."""
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -252,7 +137,7 @@ def converted_phases(source: Path, target: Path) -> tuple[float, int, tuple[floa
     with peak_memory(process.pid) as copying_peak:
         if process.wait():
             raise SystemExit(f"convert {source} failed")
-    return time.perf_counter() - start, 0, (planning, planning_peak[0], copying_peak[0])
+    return time.perf_counter() - start, (planning, planning_peak[0], copying_peak[0])
 
 
 def main() -> None:
