@@ -1,0 +1,71 @@
+"""Synthetic releases of any size: JPEGs of noise, with a prompt and a record each."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+BASES = 64  # different pictures; each image is one of them with a comment of its own, so all bytes differ in sum
+DATE = (2024, 8, 9, 12, 0, 0)
+
+
+def pictures(size: int, target: int) -> list[bytes]:
+    """JPEGs of noise over gradients with about `target` bytes."""
+    made = []
+    for seed in range(BASES):
+        rng = np.random.default_rng(seed)
+        ramp = np.linspace(0, 255, size)[:, None, None] * np.array([1.0, 0.6, 0.3]) * np.ones((size, size, 1))
+        quality, data = 95, b""
+        noise = rng.normal(0, 18, (size, size, 3))
+        image = Image.fromarray(np.clip(ramp + noise, 0, 255).astype(np.uint8))
+        while quality > 5 and (not data or len(data) > target):
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=quality)
+            data, quality = buffer.getvalue(), quality - 3
+        made.append(data)
+    return made
+
+
+def unique(base: bytes, name: str) -> bytes:
+    comment = name.encode()
+    return base[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + base[2:]
+
+
+def write_zip(path: Path, names: Iterator[tuple[str, str]], bases: list[bytes], annotation: str, method: int) -> None:
+    """A subset's zip: images with a prompt each, and one array of records."""
+    records = []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", method, compresslevel=1) as archive:
+        for at, (name, prompt) in enumerate(names):
+            archive.writestr(zipfile.ZipInfo(name, DATE), unique(bases[at % BASES], name), method)
+            records.append(
+                json.dumps({"image": name, "prompt": prompt, "category": "airport", "spatial_resolution": 0.4})
+            )
+        text = "[" + ",\n".join(records) + "]"
+        archive.writestr(zipfile.ZipInfo(annotation, DATE), text, zipfile.ZIP_DEFLATED)
+
+
+def fmow(count: int) -> Iterator[tuple[str, str]]:
+    for at in range(count):
+        stem = f"airport_{at}_0_rgb_center"
+        yield (
+            f"fMoW_dataset/{stem}.jpg",
+            f"Satellite imagery,  Ultra-high precision resolution, airport, a satellite image "
+            f"of an airport with planes number {at} parked beside a long runway, Google Earth, fMoW",
+        )
+
+
+def sen12(count: int) -> Iterator[tuple[str, str]]:
+    for at in range(count):
+        for token, folder in (("s2", "RGB"), ("s1", "SAR")):
+            yield (
+                f"SEN1-2_dataset/SEN1-2_{folder}/ROIs1158_spring_{token}_{at // 1000}_p{at % 1000}.jpg",
+                f"Low precision resolution, an image of patch {at} with fields and a river, Sentinel, SEN1-2",
+            )
