@@ -131,12 +131,13 @@ def prompts_figure(converted: Converted) -> bytes:
         right, base = left + wide - 50, top + high - 60
         pairs = sum(counted.words.values())
         tallest = max(counted.words.values(), default=0)
+        named = min((start for start, count in counted.words.items() if count == tallest), default=None)
         draw.text((left, top), name, fill=INK, font=_font(26))
         for start, count in sorted(counted.words.items()):
             x = left + (right - left) * start / longest
             bar = (right - left) * WORDS_A_BIN / longest
             draw.rectangle((x + 1, base - 140 * count / tallest, x + max(bar - 1, 2), base), fill=COLOURS["rgb"])
-            if count == tallest:
+            if start == named:
                 draw.text(
                     (x + bar / 2, base - 146), f"{100 * count / pairs:.0f}%", fill=INK, font=_font(20), anchor="ms"
                 )

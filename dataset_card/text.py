@@ -375,12 +375,10 @@ def limits(converted: Converted) -> str:
             points.append(
                 f"`{name}`: {counted.incomplete:,} of {counted.samples:,} samples lack a modality; it is `None` there."
             )
-        odd = sum(number for size, number in counted.sizes.items() if size != (512, 512))
+        odd = {size: number for size, number in counted.sizes.items() if size != (512, 512)}
         if odd:
-            small, large = min(counted.sizes), max(counted.sizes)
-            points.append(
-                f"`{name}`: {odd:,} images are not 512 x 512 pixels (from {small[0]} x {small[1]} to {large[0]} x {large[1]})."
-            )
+            sizes = " to ".join(f"{width} x {height}" for width, height in dict.fromkeys([min(odd), max(odd)]))
+            points.append(f"`{name}`: {sum(odd.values()):,} images are not 512 x 512 pixels but {sizes}.")
     points.append(
         "Source images are cut into overlapping or adjoining tiles: split by scene, not by sample, for a test set."
     )
