@@ -83,10 +83,11 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         for modality, count in subset["images"].items():
             yield f"  {modality:<4}{count:>10,} images   upstream's README: {subset['upstream_images'][modality]:,}"
         for one in subset["annotations"]:
-            keys = (
-                f"image key {one['image_key']!r}, prompt key {one['prompt_key']!r}" if one["records"] else "no records"
-            )
-            yield f"  {one['path']}: {one['records']:,} records ({one['kind']}, {one['encoding']}; {keys})"
+            known = "no keys"
+            if one["records"]:
+                path = f"image key {one['image_key']!r}" if one["image_key"] else "keyed by the image's path"
+                known = f"{path}, prompt key {one['prompt_key']!r}"
+            yield f"  {one['path']}: {one['records']:,} records ({one['kind']}, {one['encoding']}; {known})"
             if one["example"]:
                 yield f"    {_short(one['example'])}"
         pairs = ", ".join(f"{count:,} {modality}" for modality, count in subset["pairs"].items())
