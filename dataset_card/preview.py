@@ -171,7 +171,7 @@ def _article(out: Path, sample: Sample, modalities: Sequence[str]) -> str:
     held = {image.modality: image for image in sample.images}
     return f"""<article data-subset="{escape(sample.subset)}" data-level="{escape(level or NONE)}" \
 data-weather="{escape(weather or NONE)}">
-<h3>{escape(sample.key).replace("/", "/<wbr>").replace("_", "_<wbr>")}</h3>
+<h3>{escape(sample.key)}</h3>
 <div class="images">{"".join(_figure(out, sample, m, held.get(m)) for m in modalities)}</div>
 <div class="prompts">{"".join(_prompts(sample, len(modalities) > 1))}</div>
 <dl>{listed}</dl>

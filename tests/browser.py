@@ -109,9 +109,16 @@ class Browser:
         self.send("Input.insertText", text=text)
 
     def accessible(self) -> list[tuple[str, str]]:
-        """(role, name) of everything that a screen reader is told of, in the page's order."""
-        nodes = self.send("Accessibility.getFullAXTree")["nodes"]
-        return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+        """(role, name) of everything that a screen reader is told of, in the order in which it reads."""
+        nodes = {node["nodeId"]: node for node in self.send("Accessibility.getFullAXTree")["nodes"]}
+        told, ahead = [], [next(iter(nodes))]
+        while ahead:
+            node = nodes.get(ahead.pop())
+            if node:
+                ahead += reversed(node.get("childIds", []))
+                if not node["ignored"]:
+                    told.append((node["role"]["value"], node.get("name", {}).get("value", "")))
+        return told
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
