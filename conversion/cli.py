@@ -89,6 +89,20 @@ def _parser() -> argparse.ArgumentParser:
                        "mmm-rs card ./MMM-RS-hub")  # fmt: skip
     command.add_argument("out", type=Path, help="the converted folder")
 
+    command = _command(commands, "preview", _preview, "write one web page to look through a converted folder",
+                       "mmm-rs preview ./MMM-RS-hub --config SEN1-2")  # fmt: skip
+    command.add_argument("out", type=Path, help="the converted folder")
+    command.add_argument("--config", action="append", metavar="NAME",
+                         help="only this config (repeatable; default: all)")  # fmt: skip
+    command.add_argument("--output", type=Path, metavar="FILE.html",
+                         help="the page; outside the converted folder (default: OUT-preview.html)")  # fmt: skip
+
+    command = _command(commands, "show", _show, "print all about one sample, and where its bytes are",
+                       "mmm-rs show ./MMM-RS-hub SEN1-2/ROIs1158_spring_1_p1 --save ./sample")  # fmt: skip
+    command.add_argument("out", type=Path, help="the converted folder")
+    command.add_argument("key", help="the sample's key: <Subset>/<path>")
+    command.add_argument("--save", type=Path, metavar="DIR", help="write its images and prompts there too")
+
     command = _command(commands, "upload", _upload, "send a converted folder to the hub and prove what is there",
                        "mmm-rs upload ./MMM-RS-hub org/MMM-RS --private")  # fmt: skip
     command.add_argument("out", type=Path, help="the converted folder")
@@ -284,6 +298,27 @@ def _card(arguments: argparse.Namespace) -> int:
 
     write_card(arguments.out)
     print(f"{arguments.out / 'README.md'}: written, with its pictures and croissant.json")
+    return 0
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    from conversion.inspection import size
+    from dataset_card.preview import write_preview
+
+    made = write_preview(arguments.out, arguments.config, arguments.output)
+    print(f"{made.path}: {made.samples:,} samples of {made.subsets} subsets, {size(made.size)}. Open it in a browser")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from dataset_card import sample
+
+    found = sample.find(arguments.out, arguments.key)
+    for line in sample.lines(found):
+        print(line)
+    if arguments.save:
+        for path in sample.save(arguments.out, found, arguments.save):
+            print(f"{path}: written", file=sys.stderr)
     return 0
 
 

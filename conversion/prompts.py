@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import groupby
 
 import msgspec
 
@@ -52,8 +53,34 @@ class PromptParts(msgspec.Struct, frozen=True):
 
 def split(prompt: str) -> PromptParts:
     """The parts of a prompt. What is not recognised stays in the caption, commas and all."""
+    return _read(prompt.split(","))[0]
+
+
+def marked(prompt: str) -> list[tuple[str | None, str]]:
+    """The prompt cut where its parts begin and end: (a field of PromptParts, None between two parts; the text).
+
+    The texts joined are the prompt.
+    """
     pieces = prompt.split(",")
+    _, role_of, start, end = _read(pieces)
+    cut: list[tuple[str | None, str]] = []
+    at = 0
+    while at < len(pieces):
+        role, last = ("caption", end) if start <= at < end else (role_of.get(at), at + 1)
+        text = ",".join(pieces[at:last])
+        part = text.strip() if role in ("caption", "category") else text.strip().rstrip(". ")
+        before, part, after = text.partition(part) if role and part else (text, "", "")
+        cut += [(None, before), (role, part), (None, after + ("," if last < len(pieces) else ""))]
+        at = last
+    runs = groupby(((role, text) for role, text in cut if text), key=lambda one: one[0])
+    return [(role, "".join(text for _, text in run)) for role, run in runs]
+
+
+def _read(pieces: list[str]) -> tuple[PromptParts, dict[int, str | None], int, int]:
+    """What is said in a prompt that was cut at its commas; the position of each part but the caption; the caption's
+    first piece and the one behind its last."""
     parts = [piece.strip() for piece in pieces]
+    role_of: dict[int, str | None] = {}
     start, end = 0, len(parts)
     kind = level = weather = category = satellite = dataset = None
 
@@ -62,14 +89,15 @@ def split(prompt: str) -> PromptParts:
         part = parts[start]
         if part:
             role, value = _at_the_head(part) if len(part) <= LONGEST else (None, "")
-            if role == "kind" and kind is level is weather is None:
+            if role == "image_kind" and kind is level is weather is None:
                 kind = value
-            elif role == "level" and level is None:
+            elif role == "gsd_level" and level is None:
                 level = value
             elif role == "weather" and weather is None:
                 weather, before_weather = value, start
             else:
                 break
+            role_of[start] = role
         start += 1
     while end > start:
         part = parts[end - 1]
@@ -81,6 +109,7 @@ def split(prompt: str) -> PromptParts:
                 satellite = value
             else:
                 break
+            role_of[end - 1] = role
         end -= 1
 
     # A category stands between level or weather and the part that begins the caption's sentence. Where several parts
@@ -91,6 +120,7 @@ def split(prompt: str) -> PromptParts:
             if _ARTICLE.match(parts[at]):
                 if between >= 0:
                     category, start = parts[between], at
+                    role_of[between] = "category"
                 break
             if parts[at]:
                 if between >= 0:
@@ -102,19 +132,19 @@ def split(prompt: str) -> PromptParts:
         if between == -2 and level is None:  # "snow, rocks and ice": a caption, not the weather
             weather, start = None, before_weather
     caption = ",".join(pieces[start:end]).strip()
-    return PromptParts(kind, level, weather, category, caption or None, satellite, dataset)
+    return PromptParts(kind, level, weather, category, caption or None, satellite, dataset), role_of, start, end
 
 
 @lru_cache(maxsize=4096)
 def _at_the_head(part: str) -> tuple[str | None, str]:
-    """(kind, level, weather or None; its value) of a part before the caption."""
+    """(image_kind, gsd_level, weather or None; its value) of a part before the caption."""
     part = part.rstrip(". ")
     if match := _LEVEL.fullmatch(" ".join(part.split())):
-        return "level", ("ultra_" if match[1] else "") + match[2].lower()
+        return "gsd_level", ("ultra_" if match[1] else "") + match[2].lower()
     if label := _WEATHER.get(part.lower()):
         return "weather", label
     if _KIND.fullmatch(part) and not _ARTICLE.match(part):
-        return "kind", part
+        return "image_kind", part
     return None, part
 
 

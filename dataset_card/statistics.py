@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,7 @@ def read_converted(out: Path) -> Converted:
     Raises OutputError where the manifest, the report or an index file is missing, or when they contradict each other;
     VerificationError where the manifest was edited.
     """
-    made = manifest.read(out)
-    if made is None:
-        raise OutputError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an unfinished "
-                          "conversion goes on with the same command")  # fmt: skip
+    made = read_manifest(out)
     path = out / report.SUMMARY
     try:
         summary = json.loads(path.read_bytes())
@@ -98,17 +96,33 @@ def read_converted(out: Path) -> Converted:
     return Converted(out, made, summary, statistics)
 
 
-def read_statistics(path: Path) -> Statistics:
-    """Count one index file, a row group at a time. Raises OutputError where it cannot be read."""
-    counted = Statistics()
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest. Raises OutputError where there is none, VerificationError where it was edited."""
+    made = manifest.read(out)
+    if made is None:
+        raise OutputError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an unfinished "
+                          "conversion goes on with the same command")  # fmt: skip
+    return made
+
+
+@contextmanager
+def opened_index(path: Path) -> Iterator[pq.ParquetFile]:
+    """An index file to read from. Raises OutputError where it cannot be read, then or meanwhile."""
     try:
         with pq.ParquetFile(path) as index:
-            for group in range(index.num_row_groups):
-                _count(counted, index.read_row_group(group, columns=[*COLUMNS, *(f"{m}_size" for m in MODALITIES)]))
+            yield index
     except FileNotFoundError:
         raise OutputError(f"{path}: not found. Finish the conversion first: run `mmm-rs convert` again") from None
     except (OSError, pa.ArrowException, KeyError) as error:  # KeyError: a column is missing
         raise OutputError(f"{path}: cannot be read ({error}). Run `mmm-rs convert` again with --overwrite") from None
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Count one index file, a row group at a time. Raises OutputError where it cannot be read."""
+    counted = Statistics()
+    with opened_index(path) as index:
+        for group in range(index.num_row_groups):
+            _count(counted, index.read_row_group(group, columns=[*COLUMNS, *(f"{m}_size" for m in MODALITIES)]))
     return counted
 
 

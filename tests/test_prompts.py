@@ -1,10 +1,11 @@
 """A prompt's parts, as upstream's figures show them, and prompts with parts missing."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversion.prompts import PromptParts, gsd_level, split
+from conversion.prompts import PromptParts, gsd_level, marked, split
 from mmm_rs import SUBSETS
 
 
@@ -101,6 +102,30 @@ def test_any_text_is_split_and_the_caption_is_a_piece_of_it(prompt):
     assert parts.caption is None or parts.caption in prompt
     for value in (parts.image_kind, parts.category, parts.satellite, parts.dataset):
         assert value is None or value in prompt
+
+
+def test_a_prompt_is_marked_where_its_parts_stand():
+    prompt = "Satellite imagery,  High precision resolution, night ,built-up,a city, seen at night, GF2,   GID."
+    assert marked(prompt) == [
+        ("image_kind", "Satellite imagery"), (None, ",  "), ("gsd_level", "High precision resolution"), (None, ", "),
+        ("weather", "night"), (None, " ,"), ("category", "built-up"), (None, ","), ("caption", "a city, seen at night"),
+        (None, ", "), ("satellite", "GF2"), (None, ",   "), ("dataset", "GID"), (None, "."),
+    ]  # fmt: skip
+    assert marked("snow, rocks and ice") == [("caption", "snow, rocks and ice")]
+
+
+PIECES = ["a b", "fog", "GF2.", "GID", "town", "NIR imagery", "High precision resolution", "", " x ", "a fog"]
+
+
+@given(st.text() | st.lists(st.sampled_from(PIECES)).map(",".join))
+def test_marks_say_what_the_split_says_and_leave_no_letter_out(prompt):
+    cut = marked(prompt)
+    assert "".join(text for _, text in cut) == prompt
+    said = {name: value for name, value in msgspec.structs.asdict(split(prompt)).items() if value is not None}
+    parts = [(role, text) for role, text in cut if role]
+    assert sorted(role for role, _ in parts) == sorted(said)
+    for role, text in parts:
+        assert role in ("gsd_level", "weather") or text == said[role]
 
 
 @pytest.mark.parametrize(
