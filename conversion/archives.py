@@ -1083,6 +1083,8 @@ class Reader:
             raise DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})") from None
         end = begin + packed
         if end > got:
+            if begin <= got:  # the header is there: what it says comes first
+                _check_header(buffer, packed, size, cast(int, crc), method, name)
             raise DamagedEntry("truncated", f"the file ends {end - got} bytes before this entry does")
         last = name.rpartition("/")[2].encode()
         if not (

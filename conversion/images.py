@@ -56,6 +56,8 @@ def _jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
         if marker == 0xFF or marker in STANDALONE:  # a fill byte may stand before a marker
             at += 1 if marker == 0xFF else 2
             continue
+        if marker < SOF0:  # reserved: Pillow refuses it, and what follows is not sure to be a segment
+            return None
         length = data[at + 2] << 8 | data[at + 3]
         if SOF0 <= marker <= 0xCF and marker not in (DHT, 0xC8, 0xCC):
             if at + 10 > end:

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from conversion.images import RejectedImage, measure
 
@@ -78,6 +78,16 @@ def test_every_cut_of_a_jpeg_is_rejected():
         for length in range(2, len(data) - 1):
             with pytest.raises(RejectedImage):
                 measure(data[:length])
+
+
+@pytest.mark.parametrize("marker", range(0x02, 0xC0))
+def test_a_reserved_marker_in_the_header_is_left_to_pillow(marker):
+    data = bytearray(encoded())
+    data[data.index(b"\xff\xc4") + 1] = marker
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(data))
+    with pytest.raises(RejectedImage):
+        measure(bytes(data))
 
 
 def test_decoding_finds_what_structure_cannot_show():
