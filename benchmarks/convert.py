@@ -3,6 +3,7 @@
     python benchmarks/convert.py stored   --images 60000     # stored zip: cp, ShardWriter, mmm-rs with 2 and 1 workers
     python benchmarks/convert.py deflated --images 60000     # the same images deflated
     python benchmarks/convert.py full                        # fMoW at 930,000 and SEN1-2 at 280,000 pairs, tiny images
+    python benchmarks/convert.py profile --images 20000      # where the time of one worker goes
 
 Inputs are made in --folder (default: a temporary folder) and are synthetic: JPEGs of noise, 512 px and about 70 kB. The
 rounds are interleaved and medians printed; every contender's files are synced before its clock stops. The page cache is
@@ -12,7 +13,9 @@ warm: the zip has just been written or read.
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
+import pstats
 import shutil
 import subprocess
 import sys
@@ -20,7 +23,9 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 from clock import compare, peak_memory, sync
 from inputs import fmow, pictures, sen12, write_zip
@@ -87,6 +92,52 @@ def zip_benchmark(folder: Path, images: int, rounds: int, method: int) -> None:
     print(f"\ntwo workers over one: {medians['mmm-rs convert, 1 worker'] / medians['mmm-rs convert, 2 workers']:.2f}")
 
 
+class Inline(Executor):
+    """Runs each task when it is submitted, in this thread, so that a profiler sees it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+# What a function of the profile does, by a part of its name; the first that fits counts.
+KINDS = {
+    "reading the zip": ("preadv", "pread"),
+    "writing the shard": ("writev", "posix.write", "fsync", "posix.replace"),
+    "CRC32": ("crc32",),
+    "sha256": ("_hashlib.HASH", "_sha256", "sha256"),
+    "inflating": ("decompress",),
+}
+
+
+def profile(folder: Path, images: int) -> None:
+    """Item 5: a stored zip, one worker, by what is done."""
+    from conversion import convert
+
+    source = folder / "fMoW.zip"
+    write_zip(source, fmow(images), pictures(512, 70_000), "MMM-RS_fMoW.json", zipfile.ZIP_STORED)
+    profiler = cProfile.Profile()
+    profiler.runcall(convert, source, folder / "target", executor=Inline())
+    shares: dict[str, float] = {}
+    stats = pstats.Stats(profiler)
+    for (file, _, name), (_, _, own, _, _) in stats.stats.items():  # type: ignore[attr-defined]
+        kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), None)
+        part = Path(file).stem
+        if kind is None:
+            kind = f"{Path(file).parent.name}/{part}.py" if Path(file).parent.name in OURS else "other libraries"
+        shares[kind] = shares.get(kind, 0) + own
+    total = sum(shares.values())
+    print(f"\nstored zip, {images:,} images, one worker, imports not counted: {total:.1f} s under the profiler\n")
+    print("| | share | us an image |\n|---|---|---|")
+    for kind, seconds in sorted(shares.items(), key=lambda item: -item[1]):
+        if seconds >= total / 100:
+            print(f"| {kind} | {seconds / total:.0%} | {seconds / images * 1e6:.1f} |")
+
+
+OURS = ("conversion", "dataset_card")
+
+
 def full_size(folder: Path, images: int, pairs: int) -> None:
     """Item 4: planning time and memory at full size, and the cost an image against a small release."""
     rows = []
@@ -142,7 +193,7 @@ def converted_phases(source: Path, target: Path) -> tuple[float, tuple[float, in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("stored", "deflated", "full"))
+    parser.add_argument("what", choices=("stored", "deflated", "full", "profile"))
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--fmow", type=int, default=930_000)
     parser.add_argument("--pairs", type=int, default=280_000)
@@ -154,6 +205,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.what == "full":
             full_size(Path(folder), arguments.fmow, arguments.pairs)
+        elif arguments.what == "profile":
+            profile(Path(folder), arguments.images)
         else:
             method = zipfile.ZIP_STORED if arguments.what == "stored" else zipfile.ZIP_DEFLATED
             zip_benchmark(Path(folder), arguments.images, arguments.rounds, method)
