@@ -596,6 +596,9 @@ class _RemoteFiles:
         self._connect()
 
     def _connect(self) -> None:
+        thread = fsspec.asyn.iothread[0]
+        if thread is not None and not thread.is_alive():  # a fork left it behind, and older versions would wait for it
+            fsspec.asyn.reset_lock()
         self._fs, root = fsspec.core.url_to_fs(self.url, **self.options)
         self.root, self._process = root.rstrip("/"), os.getpid()
         protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
@@ -793,7 +796,7 @@ def _hub_range(fs: Any, path: str, start: int, stop: int) -> tuple[int, str, byt
     headers = {**build_hf_headers(token=fs.token), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     session: Any = get_session()  # whichever it is
     url = fs.url(path)
-    if hasattr(session, "stream"):
+    if callable(session.stream):
         opened = session.stream("GET", url, headers=headers, timeout=SILENCE)
     else:
         opened = session.get(url, headers=headers, timeout=SILENCE, stream=True)
