@@ -1346,9 +1346,10 @@ class MMMRS(datasets.ArrowBasedBuilder):
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """As in `datasets`. Says how many samples were skipped, also where another process or an older run did it."""
-        for split, info in (self.info.splits or {}).items() if self.config.on_error == "skip" else ():
+        counted = self._source.counted and self.config.on_error == "skip"
+        for split, info in (self.info.splits or {}).items() if counted else ():
             expected = sum(segment.last - segment.first for segment in self._segments(split))
-            if self._source.counted and info.num_examples < expected:
+            if info.num_examples < expected:
                 logger.warning(
                     f"{self.config.name}: {info.num_examples} of {expected} samples of {split} are there, the others "
                     f"were skipped. Once they are mended, delete {self.cache_dir} to have them too"
