@@ -27,6 +27,7 @@ import importlib
 import io
 import json
 import os
+import pickle
 import re
 import time
 import zlib
@@ -361,12 +362,23 @@ def config_modalities(config: str) -> tuple[str, ...]:
     return tuple(modality for modality in MODALITIES if modality in found)
 
 
+def chosen_modalities(config: str, modalities: Sequence[str] | None) -> tuple[str, ...]:
+    """`modalities` in order, None for all that the config has. Raises ValueError for others than these, or none."""
+    having = config_modalities(config)
+    if modalities is None:
+        return having
+    if isinstance(modalities, str) or not modalities or set(modalities) - set(having):
+        raise ValueError(f"modalities={modalities!r}: give a list of some of {list(having)}, which {config} has")
+    return tuple(modality for modality in having if modality in modalities)
+
+
 def features(config: str, modalities: Sequence[str] | None = None, decode: bool = True) -> datasets.Features:
     """The builder's columns for a config; see FIELDS for what each is.
 
     `modalities`: only these; None for all that the config has. `decode`: give `PIL.Image`, not the file's bytes.
+    Raises ValueError for modalities that the config does not have, or none.
     """
-    chosen = config_modalities(config) if modalities is None else tuple(m for m in MODALITIES if m in modalities)
+    chosen = chosen_modalities(config, modalities)
     text = datasets.Value("string")
     columns: dict[str, object] = {"key": text, "subset": text}
     for modality in chosen:
@@ -442,6 +454,17 @@ def index_schema() -> pa.Schema:
     return pa.schema(columns)
 
 
+def key_hash(key: str, seed: int) -> bytes:
+    """Eight bytes by which the samples of a subset are sorted, so that a stream of it is shuffled already."""
+    return hashlib.blake2b(key.encode(), digest_size=8, key=str(seed).encode()).digest()
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """sha256 of the manifest without its own digest, as JSON with sorted keys and no spaces."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 # --- reading: how it is tuned ----------------------------------------------------------------------------------------
 
 # Rows in a piece. Fewer: a resumed stream reads less again, nodes and workers share more evenly. More: less to keep.
@@ -462,6 +485,10 @@ REQUESTS = 8
 TRIES = 8
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
+# Seconds that are waited where a server asks for it (`Retry-After`), at most: the hub counts requests by 5 minutes.
+LONGEST_ASKED_WAIT = 300.0
+# Seconds without a byte after which a connection counts as lost.
+SILENCE = 60.0
 # Index row groups kept in memory; one is read anew for each piece when pieces come shuffled.
 ROW_GROUPS_KEPT = 2
 
@@ -565,10 +592,24 @@ class _RemoteFiles:
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.url, self.options = url.rstrip("/"), dict(options)
         self.remote = True
-        self.fs, self.root = fsspec.core.url_to_fs(self.url, **self.options)
-        self.root = self.root.rstrip("/")
         self._sizes: dict[str, int | None] = {}
-        self._opened: tuple[str, Any] = ("", None)
+        self._connect()
+
+    def _connect(self) -> None:
+        thread = fsspec.asyn.iothread[0]
+        if thread is not None and not thread.is_alive():  # a fork left it behind, and older versions would wait for it
+            fsspec.asyn.reset_lock()
+        self._fs, root = fsspec.core.url_to_fs(self.url, **self.options)
+        self.root, self._process = root.rstrip("/"), os.getpid()
+        protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
+        self._asks = _hub_range if "hf" in protocols else _http_range if "http" in protocols else None
+
+    @property
+    def fs(self) -> Any:
+        """The file system; one of its own in a forked process, which cannot use the connections of its parent."""
+        if self._process != os.getpid():
+            self._connect()
+        return self._fs
 
     def __str__(self) -> str:
         return self.url
@@ -587,12 +628,15 @@ class _RemoteFiles:
         return io.BufferedReader(_RangesFile(self, name), SPAN)
 
     def size(self, name: str) -> int | None:
-        if name not in self._sizes:
+        """None where the server does not tell. Raises FileNotFoundError."""
+        if name not in self._sizes and self._asks is not None:
+            self.fetch(name, 0, 1)  # `info` of HTTP calls every trouble a file that is not there, the hub's is cached
+        elif name not in self._sizes:
             self._sizes[name] = self._try(lambda: self.fs.info(f"{self.root}/{name}").get("size"), name)
-        return self._sizes[name]
+        return self._sizes.get(name)
 
     def fetch(self, name: str, start: int, stop: int) -> bytes:
-        """The bytes from `start` to `stop`; fewer only where the file ends or is cut again and again.
+        """The bytes from `start` to `stop`; fewer only where the file ends or the answer is cut again and again.
 
         Raises ReadError when the server sends another part of the file than was asked for, or cannot be reached.
         """
@@ -600,14 +644,13 @@ class _RemoteFiles:
 
         def once() -> None:
             nonlocal data
-            data = self._range(name, start, stop)
-            if len(data) > stop - start:
-                raise ReadError(
-                    f"{self.url}/{name}: bytes {start} to {stop} were asked for and {len(data)} came: this server "
-                    "ignores range requests. Download the files, then give their folder as data_dir"
-                )
-            if len(data) < stop - start:
-                raise _Short(f"{len(data)} of {stop - start} bytes came")
+            data, size = self._range(name, start, stop)
+            if size is not None and self._sizes.setdefault(name, size) != size:
+                raise ReadError(f"{self.url}/{name}: had {self._sizes[name]} bytes and has {size}: it was changed "
+                                "meanwhile. Open the dataset anew")  # fmt: skip
+            there = stop - start if size is None else max(min(stop, size) - start, 0)
+            if len(data) < there:
+                raise _Short(f"{len(data)} of {there} bytes came")
 
         with contextlib.suppress(_Short):
             self._try(once, name)
@@ -636,17 +679,27 @@ class _RemoteFiles:
                 list(pool.map(read, spans))
         return wrong
 
-    def _range(self, name: str, start: int, stop: int) -> bytes:
-        path = f"{self.root}/{name}"
-        if "hf" not in _protocols(self.fs):
-            return self.fs.cat_file(path, start=start, end=stop)
-        # `cat_file` of the hub's file system reads 5 MB ahead. A file without a cache asks for the range alone, by the
-        # method that every fsspec file implements. It needs the file's size, so it is kept for the next range.
-        opened, file = self._opened
-        if opened != path:
-            file = self.fs.open(path, "rb", cache_type="none")
-            self._opened = (path, file)
-        return file._fetch_range(start, stop)
+    def _range(self, name: str, start: int, stop: int) -> tuple[bytes, int | None]:
+        """What one request gives, and the size of the whole file where the answer tells it.
+
+        The `cat_file` of HTTP takes whatever is answered for what was asked, and the hub's reads 5 MB ahead besides.
+        So for these two the request is made here, and its answer believed only if it says that it is this range.
+        """
+        path, asked = f"{self.root}/{name}", f"{self.url}/{name}: bytes {start} to {stop} were asked for and"
+        remedy = "this server ignores range requests. Download the files, then give their folder as data_dir"
+        if self._asks is None:
+            data = self.fs.cat_file(path, start=start, end=stop)
+            if len(data) > stop - start:
+                raise ReadError(f"{asked} {len(data)} came: {remedy}")
+            return data, self.size(name)
+        status, told, data = self._asks(self.fs, path, start, stop)
+        said = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", told.strip())
+        size = int(said[3]) if said and said[3] != "*" else None
+        if status == 416:  # nothing lies there
+            return b"", size
+        if status != 206 or not said or said[1] is None or int(said[1]) != start or len(data) > stop - start:
+            raise ReadError(f"{asked} {told or 'no range'} came, with status {status}: {remedy}")
+        return data, size
 
     def _try(self, call: Callable[[], Any], name: str) -> Any:
         wait = FIRST_WAIT
@@ -657,17 +710,18 @@ class _RemoteFiles:
                 raise
             except Exception as error:  # each file system has its own, and not all are OSError
                 status = _status(error)
+                if status == 404:
+                    raise FileNotFoundError(f"{self.url}/{name}: {_line(error)}") from error
                 if status is not None and 400 <= status < 500 and status not in (408, 429):
-                    if status == 416:  # nothing lies there
-                        raise _Short("0 bytes came") from None
                     raise ReadError(f"{self.url}/{name}: the server refuses it: {_line(error)}") from error
                 if tries == TRIES:
                     if isinstance(error, _Short):
                         raise
                     raise ReadError(f"{self.url}/{name}: cannot be read, {TRIES} tries: {_line(error)}. Check the "
                                     "connection, then read on from a state_dict or anew") from error  # fmt: skip
-                logger.info(f"{self.url}/{name}: try {tries} of {TRIES}: {_line(error)}; again in {wait} s")
-                time.sleep(wait)
+                pause = max(wait, min(_asked_wait(error), LONGEST_ASKED_WAIT))
+                logger.info(f"{self.url}/{name}: try {tries} of {TRIES}: {_line(error)}; again in {pause} s")
+                time.sleep(pause)
                 wait = min(2 * wait, LONGEST_WAIT)
 
 
@@ -717,8 +771,42 @@ class _RangesFile(io.RawIOBase):
         return len(data)
 
 
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+def _http_range(fs: Any, url: str, start: int, stop: int) -> tuple[int, str, bytes]:
+    """Status, `Content-Range` and body of a range request. What is not the range is not waited for."""
+    import aiohttp
+
+    given = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE), **fs.kwargs}
+    headers = {**given.pop("headers", {}), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+
+    async def ask() -> tuple[int, str, bytes]:
+        session = await fs.set_session()
+        async with session.get(fs.encode_url(url), headers=headers, **given) as answer:
+            if answer.status != 416:
+                answer.raise_for_status()
+            data = await answer.read() if answer.status == 206 else b""
+            return answer.status, answer.headers.get("Content-Range", ""), data
+
+    return fsspec.asyn.sync(fs.loop, ask)
+
+
+def _hub_range(fs: Any, path: str, start: int, stop: int) -> tuple[int, str, bytes]:
+    """The same from the hub, by its own client, which is httpx's or, before 1.0, requests'."""
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    headers = {**build_hf_headers(token=fs.token), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    session: Any = get_session()  # whichever it is
+    url = fs.url(path)
+    if callable(session.stream):
+        opened = session.stream("GET", url, headers=headers, timeout=SILENCE)
+    else:
+        opened = session.get(url, headers=headers, timeout=SILENCE, stream=True)
+    with opened as answer:
+        partial = answer.status_code == 206
+        if partial or answer.status_code >= 400:
+            data = answer.read() if hasattr(answer, "read") else answer.content
+        if not partial and answer.status_code != 416:
+            hf_raise_for_status(answer)
+        return answer.status_code, answer.headers.get("Content-Range", ""), data if partial else b""
 
 
 def _status(error: BaseException) -> int | None:
@@ -728,6 +816,14 @@ def _status(error: BaseException) -> int | None:
             if isinstance(value := getattr(holder, name, None), int):
                 return value
     return None
+
+
+def _asked_wait(error: BaseException) -> float:
+    """The seconds that a server asks to wait with the error; 0 where it does not."""
+    headers = getattr(getattr(error, "response", error), "headers", None) or {}
+    with contextlib.suppress(ValueError):  # a date: no server is known that sends one here
+        return float(headers.get("Retry-After", 0))
+    return 0.0
 
 
 def _line(error: BaseException) -> str:
@@ -777,15 +873,21 @@ class _Selection:
         self.expression: pc.Expression | None = None
         schema = index_schema()
         if filters is not None and not isinstance(filters, pc.Expression):
-            named = {term[0] for part in filters for term in (part if isinstance(part, list) else [part])}
-            if unknown := named - set(schema.names):
+            try:
+                named = {term[0] for part in filters for term in (part if isinstance(part, list) else [part])}
+                if unknown := named - set(schema.names):
+                    raise ValueError(f"no column {', '.join(map(repr, sorted(unknown)))}. The index has {schema.names}")
+                filters = pq.filters_to_expression(filters) if filters else None
+            except (ValueError, TypeError, IndexError) as error:
                 raise ValueError(
-                    f"filters: no column {', '.join(map(repr, sorted(unknown)))}. The index has {schema.names}"
-                )
-            filters = pq.filters_to_expression(filters) if filters else None
-        if filters is not None:
-            self.expression = filters
-        for text in [contains] if isinstance(contains, str) else contains or []:
+                    f'filters={filters!r}: {error}. Give [("gsd_level", "==", "low"), ...], or a list of such lists, '
+                    "or a pyarrow.compute expression"
+                ) from None
+        self.expression = filters
+        texts = [contains] if isinstance(contains, str) else contains or []
+        if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"contains={contains!r}: give a text or a list of texts")
+        for text in texts:
             found = None
             for modality in modalities:
                 one = pc.match_substring(pc.field(PROMPT_COLUMNS[modality]), text, ignore_case=True)
@@ -794,6 +896,12 @@ class _Selection:
         # The text of an expression names its columns, perhaps among other words; one column too many does no harm.
         words = set(re.findall(r"\w+", str(self.expression)))
         self.columns = [name for name in schema.names if name in words]
+        if self.expression is not None:
+            self.positions(schema.empty_table())  # says what does not fit
+            try:
+                pickle.dumps(self.expression)
+            except pa.ArrowException:
+                raise ValueError(f"filters: {filters}: cannot be handed to workers. Name columns, whole ones") from None
 
     def positions(self, rows: pa.Table) -> pa.Array:
         """The positions of the rows that match. Raises ValueError for a filter that does not fit the columns."""
@@ -881,11 +989,20 @@ class _Converted:
             return None
         name = f"index/{subset}.parquet"
         index, bounds = self._index(subset)
-        for group in range(index.num_row_groups):
+        mine = [shard for shard in self.shards.values() if shard["subset"] == subset]
+        # The samples of a split are sorted by a hash of their key, so it lies in about this row of each.
+        share = int.from_bytes(key_hash(key, self.manifest["options"]["seed"]), "big") / 2**64
+        guesses, start = [], 0
+        for split in dict.fromkeys(shard["split"] for shard in mine):
+            count = sum(shard["samples"] for shard in mine if shard["split"] == split)
+            guesses.append(np.searchsorted(bounds, start + int(share * count), side="right") - 1)
+            start += count
+        groups = range(index.num_row_groups)
+        for group in sorted(groups, key=lambda group: min(abs(group - guess) for guess in guesses)):
             at = pc.index(self._read(name, index, [group], ["key"])["key"], key).as_py()
             if at >= 0:
                 row = int(bounds[group]) + at
-                for shard in (shard for shard in self.shards.values() if shard["subset"] == subset):
+                for shard in mine:
                     if row < shard["samples"]:
                         return Segment(subset, shard["name"], row, row + 1)
                     row -= shard["samples"]
@@ -1000,8 +1117,16 @@ class _Converted:
                 check: bool) -> tuple[dict[str, pa.Array], dict[int, tuple[str, str]]]:  # fmt: skip
         """Columns of images, and what is wrong: row -> (modality, reason)."""
         offsets, lengths, targets, places, columns = [], [], [], [], {}
+        room = self.shards[shard]["bytes"]
         for modality in modalities:
-            length = _numbers(rows, f"{modality}_size")
+            length, offset = _numbers(rows, f"{modality}_size"), _numbers(rows, f"{modality}_offset")
+            if outside := np.flatnonzero((offset < 0) | (length < 0) | (offset + length > room)).tolist():
+                row = outside[0]
+                raise ReadError(
+                    f"{self.files}/{shard}: by the index the {modality} image of {rows['key'][row].as_py()} has "
+                    f"{length[row]} bytes at {offset[row]}, by the manifest the shard has {room} in all. Fetch index "
+                    "and manifest again"
+                )
             there = np.flatnonzero(rows[f"{modality}_size"].is_valid().to_numpy())
             ends = np.cumsum(length)
             buffer = pa.allocate_buffer(int(ends[-1]))
@@ -1009,7 +1134,7 @@ class _Converted:
             targets += [
                 view[end - size : end] for end, size in zip(ends[there].tolist(), length[there].tolist(), strict=True)
             ]
-            offsets.append(_numbers(rows, f"{modality}_offset")[there])
+            offsets.append(offset[there])
             lengths.append(length[there])
             places += [(modality, row) for row in there.tolist()]
             bounds = pa.py_buffer(np.concatenate([[0], ends]).astype(np.int32))
@@ -1021,7 +1146,10 @@ class _Converted:
         if not places:
             return columns, {}
         wanted = _Wanted(np.concatenate(offsets), np.concatenate(lengths), targets)
-        wrong = {wanted.order[at]: reason for at, reason in self.files.fill(shard, wanted).items()}
+        try:
+            wrong = {wanted.order[at]: reason for at, reason in self.files.fill(shard, wanted).items()}
+        except OSError as error:  # not there, may not be read, a bad disk: then none of them came
+            wrong = dict.fromkeys(range(len(places)), _line(error))
         if check:
             expected = np.concatenate([rows[f"{m}_crc32"].drop_null().to_numpy() for m in modalities]).tolist()
             for at, (crc, target) in enumerate(zip(expected, targets, strict=True)):
@@ -1119,7 +1247,7 @@ def _read_manifest(files: Any) -> dict[str, Any] | None:
     """The manifest; None where there is none. Raises ReadError where it cannot be used."""
     try:
         manifest = json.loads(files.read("manifest.json"))
-        version = str(manifest["format_version"])
+        version, digest = str(manifest["format_version"]), manifest["digest"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -1128,6 +1256,11 @@ def _read_manifest(files: Any) -> dict[str, Any] | None:
         raise ReadError(
             f"{files}/manifest.json: format {version}, this module reads {FORMAT_VERSION}. Use the mmm_rs.py that "
             "lies beside the data"
+        )
+    if digest != manifest_digest(manifest):
+        raise ReadError(
+            f"{files}/manifest.json: was edited or damaged: its digest should be {manifest_digest(manifest)} and is "
+            f"{digest}. Fetch it again"
         )
     return manifest
 
@@ -1142,7 +1275,7 @@ class MMMRSConfig(datasets.BuilderConfig):
     `modalities`: only these columns and bytes, of rgb, nir, sar. None: all that the subset has.
     `filters`: rows to read, over the index's columns, in the form of `datasets` and pyarrow for Parquet:
     `[("gsd_level", "==", "low"), ...]` (all must hold; of a list of such lists: one) or a `pyarrow.compute` expression.
-    `contains`: texts that must all occur in a prompt of the sample; case does not matter.
+    `contains`: texts that must all occur in a prompt of the chosen modalities; case does not matter.
     `on_error`: "raise" for a sample whose bytes are damaged or missing, or "skip" it and list it at the end.
     `decode`: give `PIL.Image`; False: `{"bytes": ..., "path": ...}`.
     `check`: compare each image's CRC with the index. None: where that costs less than 5 % of the time, which is over
@@ -1178,15 +1311,13 @@ class MMMRS(datasets.ArrowBasedBuilder):
             raise ReadError(
                 f"{self._source}: holds no {kwargs['config_name']}. It has {', '.join(self._source.subsets)}"
             )
+        chosen = chosen_modalities(kwargs["config_name"], kwargs.get("modalities"))
+        self._selection = _Selection(kwargs.get("filters"), kwargs.get("contains"), chosen)
         kwargs["digest"] = self._source.digest(self._subsets)
         super().__init__(*args, **kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
         config = self.config
-        having = config_modalities(config.name)
-        chosen = config.modalities
-        if chosen is not None and (isinstance(chosen, str) or not chosen or set(chosen) - set(having)):
-            raise ValueError(f"modalities={chosen!r}: give a list of some of {list(having)}, which {config.name} has")
         if config.on_error not in ("raise", "skip"):
             raise ValueError(f'on_error={config.on_error!r}: give "raise" or "skip"')
         self.skipped: list[Skipped] = []
@@ -1200,12 +1331,9 @@ class MMMRS(datasets.ArrowBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         config, source = self.config, self._source
-        self._selection = _Selection(
-            config.filters, config.contains, config.modalities or config_modalities(config.name)
-        )
         generators, expected = [], datasets.SplitDict()
         for split in source.splits(self._subsets):
-            segments = [found for name in self._subsets for found in source.segments(name, split, self._selection)]
+            segments = self._segments(split)
             generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"pieces": cut(segments)}))
             rows = sum(segment.last - segment.first for segment in segments)
             expected.add(datasets.SplitInfo(name=split, num_examples=rows))
@@ -1213,12 +1341,34 @@ class MMMRS(datasets.ArrowBasedBuilder):
             self.info.splits = expected  # `datasets` compares it with what it has counted
         return generators
 
+    def _segments(self, split: str) -> list[Segment]:
+        source = self._source
+        return [found for name in self._subsets for found in source.segments(name, split, self._selection)]
+
+    def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `datasets`. Says how many samples were skipped, also where another process or an older run did it."""
+        counted = self._source.counted and self.config.on_error == "skip"
+        for split, info in (self.info.splits or {}).items() if counted else ():
+            expected = sum(segment.last - segment.first for segment in self._segments(split))
+            if info.num_examples < expected:
+                logger.warning(
+                    f"{self.config.name}: {info.num_examples} of {expected} samples of {split} are there, the others "
+                    f"were skipped. Once they are mended, delete {self.cache_dir} to have them too"
+                )
+        return super().as_dataset(*args, **kwargs)
+
+    def _as_dataset(self, split: Any = "train", **kwargs: Any) -> datasets.Dataset:
+        info = (self.info.splits or {}).get(str(split))
+        if info is not None and not info.num_examples:  # for `datasets` that is an error, not a data set without rows
+            table = self.info.features.arrow_schema.empty_table()
+            return datasets.Dataset(table, info=self.info.copy(), split=datasets.NamedSplit(str(split)))
+        return super()._as_dataset(split, **kwargs)
+
     def _generate_tables(self, pieces: Sequence[tuple[Segment, ...]]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-        skipped: list[Skipped] | None = [] if self.config.on_error == "skip" else None
-        for number, piece in enumerate(pieces):
-            for at, (table, _) in enumerate(self._tables(piece, 0, skipped)):
-                yield (number, at), table
-        self._report(skipped)
+        with self._skipping() as skipped:
+            for number, piece in enumerate(pieces):
+                for at, (table, _) in enumerate(self._tables(piece, 0, skipped)):
+                    yield (number, at), table
 
     def _tables(self, piece: Sequence[Segment], start: int,
                 skipped: list[Skipped] | None) -> Iterator[tuple[pa.Table, Sequence[int]]]:  # fmt: skip
@@ -1237,11 +1387,20 @@ class MMMRS(datasets.ArrowBasedBuilder):
                         yield table, [before + begun + at + 1 for at in positions]
             before += rows
 
-    def _report(self, skipped: list[Skipped] | None) -> None:
-        if skipped:
-            self.skipped += skipped
-            listed = "; ".join(f"{one.key} in {one.shard} ({one.reason})" for one in skipped)
-            logger.warning(f"{self.config.name}: {len(skipped)} samples skipped: {listed}")
+    @contextlib.contextmanager
+    def _skipping(self) -> Iterator[list[Skipped] | None]:
+        """Where samples go that cannot be read, to be listed at the end, however it comes; None: they are errors."""
+        skipped: list[Skipped] | None = [] if self.config.on_error == "skip" else None
+        try:
+            yield skipped
+        finally:
+            if skipped:
+                self._report(skipped)
+
+    def _report(self, skipped: list[Skipped]) -> None:
+        self.skipped += skipped
+        listed = "; ".join(f"{one.key} in {one.shard} ({one.reason})" for one in skipped)
+        logger.warning(f"{self.config.name}: {len(skipped)} samples skipped: {listed}")
 
     def _get_examples_iterable_for_split(self, split_generator: datasets.SplitGenerator) -> Any:
         return _Pieces(self, split_generator.gen_kwargs["pieces"])
@@ -1265,6 +1424,8 @@ class _Pieces(_BaseExamplesIterable):
 
     The state is the number of pieces done and of the next one's rows done.
     """
+
+    sleep_on_threads_shutdown = False  # asked for by what mixes several; other kinds compute it from what they wrap
 
     def __init__(self, builder: MMMRS, pieces: list[tuple[Segment, ...]], encoded: bool = False) -> None:
         super().__init__()
@@ -1313,13 +1474,12 @@ class _Pieces(_BaseExamplesIterable):
     def _iter_tables(self) -> Iterator[tuple[dict[str, Any], pa.Table, Sequence[int]]]:
         builder = self.builder
         state: dict[str, Any] = self._state_dict or {"piece": 0, "row": 0}
-        skipped: list[Skipped] | None = [] if builder.config.on_error == "skip" else None
-        while state["piece"] < len(self.pieces):
-            for table, counts in builder._tables(self.pieces[state["piece"]], state["row"], skipped):
-                yield state, table, counts
-            state["piece"] += 1
-            state["row"] = 0
-        builder._report(skipped)
+        with builder._skipping() as skipped:
+            while state["piece"] < len(self.pieces):
+                for table, counts in builder._tables(self.pieces[state["piece"]], state["row"], skipped):
+                    yield state, table, counts
+                state["piece"] += 1
+                state["row"] = 0
 
     def shuffle_data_sources(self, generator: np.random.Generator) -> _Pieces:
         order = copy.deepcopy(generator).permutation(len(self.pieces))
@@ -1381,7 +1541,7 @@ def load_dataset(
 
     Raises ValueError for an argument that does not fit, ReadError for data that cannot be read or are not whole.
     """
-    builder = MMMRS(cache_dir=cache_dir, config_name=config, data_dir=os.fspath(data_dir), token=token,
+    builder = MMMRS(cache_dir=cache_dir, config_name=config, data_dir=data_dir and os.fspath(data_dir), token=token,
                     storage_options=storage_options, modalities=modalities, filters=filters, contains=contains,
                     on_error=on_error, decode=decode, check=check)  # fmt: skip
     if streaming:

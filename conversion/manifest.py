@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from conversion.errors import VerificationError
 from conversion.plan import Options
 from conversion.shards import Marker, marker_rows, replacing, write_all
-from mmm_rs import FORMAT_VERSION, MODALITIES, SUBSETS, index_schema
+from mmm_rs import FORMAT_VERSION, MODALITIES, SUBSETS, index_schema, manifest_digest
 
 NAME = "manifest.json"
 
@@ -72,12 +72,6 @@ def _sum(shards: list[dict[str, Any]]) -> dict[str, Any]:
 def digest(parts: Iterable[str]) -> str:
     """sha256 over hexadecimal digests, one a line."""
     return hashlib.sha256("".join(part + "\n" for part in parts).encode()).hexdigest()
-
-
-def manifest_digest(manifest: dict[str, Any]) -> str:
-    """sha256 of the manifest without its own digest, as JSON with sorted keys and no spaces."""
-    rest = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write(out: Path, manifest: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from conversion.annotations import AnnotationError, Form
 from conversion.annotations import read as read_annotations
 from conversion.archives import Archive, DamagedEntry, Reader
 from conversion.release import ANNOTATION, IMAGE, Problem, SubsetFiles
-from mmm_rs import MODALITIES, SUBSETS
+from mmm_rs import MODALITIES, SUBSETS, key_hash
 
 SHARDS = 16  # and multiples: divides evenly over the usual numbers of nodes and workers
 SHARD_SIZE = 512_000_000  # bytes at the most; streams well and is retried cheaply
@@ -511,11 +511,10 @@ def _sizes(images: pa.Table, image: np.ndarray, record: np.ndarray, records: _Re
 def _shards(subset: str, keys: pa.Array, places: pa.Array, chosen: np.ndarray, sizes: np.ndarray,
             options: Options) -> tuple[np.ndarray, list[PlannedShard]]:  # fmt: skip
     """The places in the order of the shards, and the shards: samples sorted by a seeded hash of their key."""
-    seed = str(options.seed).encode()
     digest = bytearray()
     for start in range(0, len(chosen), 1 << 16):  # a million strings at a time would not be flat memory
         for key in keys.take(pa.array(chosen[start : start + (1 << 16)])).to_pylist():
-            digest += hashlib.blake2b(key.encode(), digest_size=8, key=seed).digest()
+            digest += key_hash(key, options.seed)
     value = np.frombuffer(bytes(digest), ">u8")
     order = chosen[np.argsort(value, kind="stable")]
     held_out = np.zeros(len(order), bool)

@@ -1,8 +1,8 @@
 """The release itself, unconverted, as rows for the builder of `mmm_rs`.
 
 The same plan, the same checks and the same fields as the shards have, so the rows are those of the converted dataset;
-only nothing is written but the plan, in a temporary folder. There is no index, so filters look at the rows when they
-are read: every image of the subset is.
+only nothing is written but the plan and zips that lie deflated in another, in a temporary folder. There is no index, so
+filters look at the rows when they are read: every image of the subset is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,34 +24,46 @@ import pyarrow as pa
 import mmm_rs
 from conversion import release
 from conversion.archives import Archive, content_id, extracted
+from conversion.errors import MMMRSError
 from conversion.plan import Options, PlanFile, Reported, make, read_batch
 from conversion.shards import Sample, index_row, samples
 
 logger = logging.getLogger(__name__)
 
 
+@contextlib.contextmanager
+def _read_errors() -> Iterator[None]:
+    """This project's errors as the one that `mmm_rs` promises and that `datasets` passes on as it is."""
+    try:
+        yield
+    except MMMRSError as error:
+        raise mmm_rs.ReadError(str(error)) from error
+
+
 class ReleaseRows:
     """What `mmm_rs` reads of a release: the same methods as its reader of converted datasets has.
 
-    Raises ReleaseError where nothing of a release is in `path`.
+    Raises `mmm_rs.ReadError` where nothing of a release is in `path`, or what is there cannot be read.
     """
 
     counted = False  # how many samples come is known when their images are read
     remote = False
 
+    @_read_errors()
     def __init__(self, path: str) -> None:
         self.path = path
         self._found: release.Release | None = release.find(path)
         self.subsets = list(self._found.subsets)
         for problem in self._found.problems:
             logger.warning("%s", problem)
-        self._folder = tempfile.TemporaryDirectory(prefix="mmm-rs-")
+        self._folder = tempfile.mkdtemp(prefix="mmm-rs-")
+        weakref.finalize(self, _remove, self._folder, os.getpid())
         self._inflated = contextlib.ExitStack()
         self._plans: dict[str, tuple[PlanFile, tuple[Archive, ...]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers use the plans; the temporary folder stays with whoever made it."""
-        return self.__dict__ | {"_found": None, "_folder": None, "_inflated": None}
+        return self.__dict__ | {"_found": None, "_inflated": None}
 
     def __str__(self) -> str:
         return self.path
@@ -62,12 +77,13 @@ class ReleaseRows:
     def splits(self, subsets: Sequence[str]) -> list[str]:
         return ["train"]
 
+    @_read_errors()
     def segments(self, subset: str, split: str, selection: Any) -> list[Any]:
         """The planned samples of a subset, whether they match or not. Makes the plan."""
         if subset not in self._plans:
-            assert self._found is not None and self._folder is not None and self._inflated is not None
-            files, work = self._found.subsets[subset], Path(self._folder.name, subset)
-            work.mkdir()
+            assert self._found is not None and self._inflated is not None
+            files, work = self._found.subsets[subset], Path(self._folder, subset)
+            work.mkdir(exist_ok=True)
             make(files, Options(), work / "records.bin").write(work / "plan.arrow")
             archives = tuple(self._inflated.enter_context(extracted(part.archive, work)) for part in files.parts)
             self._plans[subset] = PlanFile.open(work / "plan.arrow"), archives
@@ -86,16 +102,23 @@ class ReleaseRows:
         reported: list[Reported] = []
         rows: list[dict[str, Any]] = []
         size = 0
-        for sample in samples(batch, segment.subset, archives, records, False, reported):
-            rows.append(_row(sample, segment.shard))
-            size += sum(len(image.data) for image in sample.images)
-            if size > mmm_rs.BATCH_BYTES:
-                yield _table(rows, features, selection, place)
-                rows, size = [], 0
+        with _read_errors():
+            for sample in samples(batch, segment.subset, archives, records, False, reported):
+                rows.append(_row(sample, segment.shard))
+                size += sum(len(image.data) for image in sample.images)
+                if size > mmm_rs.BATCH_BYTES:
+                    yield _table(rows, features, selection, place)
+                    rows, size = [], 0
         if rows:
             yield _table(rows, features, selection, place)
         for one in reported:
             logger.info("%s/%s: %s left out: %s", self.path, one.path, one.kind, one.detail)
+
+
+def _remove(folder: str, process: int) -> None:
+    """A forked process has the folder's name too, but not the say over it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _row(sample: Sample, shard: str) -> dict[str, Any]:

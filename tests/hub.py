@@ -104,6 +104,7 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: Counter[str] = Counter()
+        self.ranges: list[tuple[str, int, int]] = []  # what was read of files: path, start, stop
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
         hub = self
@@ -169,6 +170,7 @@ class _Refused(Exception):
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the acknowledgement of its headers
 
     def log_message(self, *_: object) -> None:
         pass
@@ -390,4 +392,5 @@ class _Handler(BaseHTTPRequestHandler):
         if start >= total:
             raise _Refused(416, headers={"Content-Range": f"bytes */{total}"})
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{total}"
+        self.hub.ranges.append((path, start, stop))
         return lambda: self._send(206, file.data[start:stop], headers)
