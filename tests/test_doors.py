@@ -216,6 +216,18 @@ def test_where_scripts_are_gone_datasets_says_so(out):
         datasets.load_dataset(str(out / "mmm_rs.py"), "Inria", data_dir=str(out))
 
 
+def test_a_shuffled_stream_has_the_same_rows_in_another_order_each_epoch(out):
+    expected = rows_of_the_builder(out, "all")
+    stream = mmm_rs.load_dataset("all", str(out), streaming=True).shuffle(seed=0, buffer_size=8)
+    orders = []
+    for epoch in (0, 1, 0):
+        stream.set_epoch(epoch)
+        rows = plain(stream)
+        orders.append([row["key"] for row in rows])
+        assert sorted(rows, key=lambda row: row["key"]) == sorted(expected, key=lambda row: row["key"])
+    assert orders[0] == orders[2] != orders[1]
+
+
 # -------------------------------------------------------------------------------------------------------------- splits
 
 
