@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -226,6 +228,34 @@ def test_the_pipeline_of_a_clip_training(out, subset):
          tuple(words([one["txt"].decode()])[0].tolist()))
         for one in stored(out, subset).values() if "jpg" in one and "txt" in one
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- energon
+
+
+def test_megatron_energon_prepares_and_reads_it(out, tmp_path):
+    """By the command of docs/recipes.md. It writes beside the shards and leaves them as they are."""
+    energon = pytest.importorskip("megatron.energon")
+    copy = Path(shutil.copytree(out, tmp_path / "MMM-RS"))
+    command = [
+        str(Path(sys.executable).with_name("energon")), "prepare", str(copy), "--non-interactive", "--no-progress",
+        "--split-parts", r"train:data/fMoW/train-.*\.tar", "--sample-type", "CaptioningSample",
+        "--field-map", '{"image": "jpg", "caption": "txt"}',
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for shard in shards(out, "fMoW"):
+        assert Path(shard).read_bytes() == (copy / Path(shard).relative_to(out)).read_bytes()
+
+    samples = energon.get_train_dataset(
+        copy, worker_config=energon.WorkerConfig.default_worker_config(0), batch_size=1, shuffle_buffer_size=None,
+        max_samples_per_sequence=None, repeat=False,
+    )  # fmt: skip
+    found = {}
+    for batch in energon.get_loader(samples):
+        image = (batch.image[0].numpy() * 255).round().astype(np.uint8)
+        found[batch.__key__[0]] = image.transpose(1, 2, 0).tobytes(), batch.caption[0]
+    assert found == {key: (pixels(one["jpg"]), one["txt"].decode()) for key, one in stored(out, "fMoW").items()}
 
 
 # ----------------------------------------------------------------------------------------------------- SQL on the index

@@ -75,6 +75,12 @@ def test_a_dataloader_reads_each_sample_once(out, keys, load, workers):
         assert found == keys
 
 
+def test_so_does_one_whose_workers_start_with_nothing(out, keys):
+    """As they do on macOS and Windows, and by default from Python 3.14 on: the dataset is pickled for them."""
+    loader = DataLoader(builder(out), batch_size=8, num_workers=2, collate_fn=keys_of, multiprocessing_context="spawn")
+    assert each_once([key for batch in loader for key in batch], keys)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_so_does_one_over_a_dataset_on_disk(out, keys, workers):
     dataset = mmm_rs.load_dataset("fMoW", str(out), split="train")
