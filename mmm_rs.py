@@ -29,6 +29,7 @@ import json
 import os
 import pickle
 import re
+import threading
 import time
 import zlib
 from collections import OrderedDict
@@ -922,6 +923,7 @@ class _Converted:
         self.shards = {shard["name"]: shard for shard in manifest["shards"]}
         self._indexes: dict[str, tuple[pq.ParquetFile, np.ndarray]] = {}
         self._groups: OrderedDict[Any, pa.Table] = OrderedDict()
+        self._lock = threading.Lock()  # of what is kept: `shuffle` of datasets 5.2 reads pieces in threads
         self._made: tuple[datasets.Features, pa.Schema] | None = None
 
     def __reduce__(self) -> Any:
@@ -964,16 +966,17 @@ class _Converted:
                 start += row["samples"]
         count = self.shards[shard]["samples"]
         name = f"index/{subset}.parquet"
-        index, bounds = self._index(subset)
-        first, last = np.searchsorted(bounds, [start, start + count - 1], side="right") - 1
-        groups = range(int(first), int(last) + 1)
         wanted = [*dict.fromkeys(["shard", *columns])]
-        asked = (name, groups, tuple(wanted))
-        if asked not in self._groups:
-            self._groups[asked] = self._read(name, index, list(groups), wanted)
-            while len(self._groups) > ROW_GROUPS_KEPT:
-                self._groups.popitem(last=False)
-        rows = self._groups[asked].slice(start - int(bounds[first]), count)
+        with self._lock:
+            index, bounds = self._index(subset)
+            first, last = np.searchsorted(bounds, [start, start + count - 1], side="right") - 1
+            groups = range(int(first), int(last) + 1)
+            asked = (name, groups, tuple(wanted))
+            if asked not in self._groups:
+                self._groups[asked] = self._read(name, index, list(groups), wanted)
+                while len(self._groups) > ROW_GROUPS_KEPT:
+                    self._groups.popitem(last=False)
+            rows = self._groups[asked].slice(start - int(bounds[first]), count)
         if rows.num_rows != count or not pc.all(pc.equal(rows["shard"], shard)).as_py():
             raise ReadError(
                 f"{self.files}/{name}: rows {start} to {start + count} are not the {count} samples that the "
@@ -1425,7 +1428,7 @@ class _Pieces(_BaseExamplesIterable):
     The state is the number of pieces done and of the next one's rows done.
     """
 
-    sleep_on_threads_shutdown = False  # asked for by what mixes several; other kinds compute it from what they wrap
+    _sleep_on_threads_shutdown = False  # `datasets` 5.2 asks each of its sources; no thread of pyarrow's reads here
 
     def __init__(self, builder: MMMRS, pieces: list[tuple[Segment, ...]], encoded: bool = False) -> None:
         super().__init__()

@@ -1,0 +1,147 @@
+"""Every block of Python in README.md and docs/recipes.md runs, as it stands, and does what is said of it.
+
+It runs in a folder that has what `mmm-rs demo` leaves, with a hub on loopback that holds `org/MMM-RS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from huggingface_hub import HfApi, constants
+
+from conversion import convert
+from conversion.synthetic import write_release
+from dataset_card.upload import upload
+from tests.hub import TOKEN, Hub
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/recipes.md")
+SAMPLES = {"SEN1-2": 8, "WHU-OPT-SAR": 8, "fMoW": 13}
+
+# What is to hold after a block, in its own words. A block without an entry here fails.
+CHECKS = {
+    "README.md: Load it: three doors to the same data 1": """
+        assert {"jpg", "txt", "nir.jpg", "nir.txt", "sar.jpg", "sar.txt", "json"} <= set(sample)
+        assert sample["jpg"].size == (64, 64) and sample["json"]["subset"] == "WHU-OPT-SAR"
+    """,
+    "README.md: Load it: three doors to the same data 2": """
+        assert {"key", "sar", "sar_prompt", "caption", "category", "gsd", "gsd_level"} <= set(sample)
+        assert "rgb" not in sample and sample["key"].startswith("SEN1-2/")
+        rows = list(data)
+        assert rows and all(row["gsd_level"] == 0 and "airport" in row["prompt"] for row in rows)
+    """,
+    "README.md: Load it: three doors to the same data 3": """
+        import pathlib
+        assert len(tars) == SAMPLES["SEN1-2"] and all(pathlib.Path(tar).exists() for tar in tars)
+        image, prompt = sample
+        assert image.size == (64, 64) and "Sentinel" in prompt
+    """,
+    "docs/recipes.md: PyTorch 1": """
+        assert radar.shape[1:] == optical.shape[1:] == (3, 64, 64) and len(prompts) == len(radar)
+        assert sum(1 for _ in samples) == SAMPLES["SEN1-2"] - 1  # one lacks its radar image
+    """,
+    "docs/recipes.md: Several nodes, and going on after a stop 1": """
+        assert len(rest) == len(set(rest)) == SAMPLES["fMoW"] - 3 * 2
+        whole = [row["key"] for rows in begin() for row in rows]
+        assert whole[6:] == rest
+    """,
+    "docs/recipes.md: Text to image with `diffusers` 1": """
+        assert len(train_dataset) == SAMPLES["SEN1-2"] - 1
+        assert train_dataset[0]["pixel_values"].size == (256, 256) and "Sentinel-1" in train_dataset[0]["input_ids"]
+    """,
+    "docs/recipes.md: CLIP 1": """
+        assert image.mode == "RGB" and "Sentinel-2" in text and len(list(pairs)) == SAMPLES["SEN1-2"]
+    """,
+    "docs/recipes.md: `webdataset` 1": """
+        assert {"__key__", "jpg", "txt", "nir.jpg", "nir.txt", "json"} <= set(sample)
+        assert len(list(pipeline)) == SAMPLES["WHU-OPT-SAR"]
+    """,
+    "docs/recipes.md: A part of it 1": """
+        assert {row["gsd_level"] for row in fine} == {0, 1}
+        assert all(row["weather"] == 0 and "river" in row["prompt"] for row in foggy)
+        assert keys and all((row["gsd"] or 9) < 1 or row["satellite"] == "GF2" for row in either)
+    """,
+    "docs/recipes.md: One sample 1": """
+        assert row["sar"].size == (64, 64) and row["key"].startswith("WHU-OPT-SAR/") and "rgb" not in row
+    """,
+    "docs/recipes.md: SQL over the index 1": """
+        assert sum(count for subset, _, count in levels if subset == "SEN1-2") == SAMPLES["SEN1-2"]
+    """,
+    "docs/recipes.md: SQL over the index 2": """
+        import io, PIL.Image
+        assert PIL.Image.open(io.BytesIO(jpeg)).size == (64, 64)
+        assert found.height == SAMPLES["SEN1-2"] + SAMPLES["WHU-OPT-SAR"] - 2
+    """,
+}
+
+
+class Block(NamedTuple):
+    name: str  # document, heading and number under it
+    code: str
+
+
+def blocks() -> list[Block]:
+    found = []
+    for document in DOCUMENTS:
+        heading, number = "", 0
+        for part in re.finditer(r"^##? ([^\n]*)$|^```python\n(.*?)^```$", (ROOT / document).read_text(), re.M | re.S):
+            if part[2] is None:
+                heading, number = part[1], 0
+            else:
+                number += 1
+                found.append(Block(f"{document}: {heading} {number}", part[2]))
+    return found
+
+
+def test_each_block_has_its_check():
+    assert [block.name for block in blocks()] == list(CHECKS)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder after `mmm-rs demo`, but with small pictures."""
+    place = tmp_path_factory.mktemp("docs")
+    release = write_release(place / "mmm-rs-demo", size=64)
+    convert(release.path, place / "mmm-rs-demo" / "MMM-RS-hub")
+    (place / "MMM-RS-hub").symlink_to(place / "mmm-rs-demo" / "MMM-RS-hub")
+    return place
+
+
+# Each block starts with nothing. Workers are forked, so that they need not import what is nowhere in a file.
+RUN = """
+import json, multiprocessing, sys, textwrap
+multiprocessing.set_start_method("fork")
+for name, code, check, samples in json.load(sys.stdin):
+    names = {"__name__": "__main__"}
+    exec(compile(code, name, "exec"), names)
+    exec(compile(textwrap.dedent(check), name + ", check", "exec"), names | {"SAMPLES": samples})
+    print(name)
+"""
+
+
+@pytest.mark.parametrize("torch", [False, True], ids=["without PyTorch", "PyTorch"])
+def test_every_block_runs(place, tmp_path, monkeypatch, torch):
+    needed = ("torch", "torchdata") if torch else ("webdataset", "duckdb", "polars")
+    for package in needed:
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    mine = [block for block in blocks() if ("import torch" in block.code) == torch]
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the hub of the tests knows LFS only
+    with Hub() as hub:
+        upload(place / "MMM-RS-hub", "org/MMM-RS", yes=True, api=HfApi(endpoint=hub.url, token=TOKEN),
+               say=lambda line: None)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", RUN], capture_output=True, text=True, check=False, cwd=place,
+            input=json.dumps([(*block, CHECKS[block.name], SAMPLES) for block in mine]),
+            env={**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == [block.name for block in mine]
