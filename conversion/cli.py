@@ -121,7 +121,8 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 
 def _add_plan_options(command: Any) -> None:
     """The options that shape the output; `inspect` takes them too, to show the plan that `convert` would follow."""
-    command.add_argument("--annotations", type=Path, metavar="DIR", help="annotation files that lie apart from the images")
+    command.add_argument("--annotations", type=Path, metavar="DIR",
+                         help="folder or zip with the annotation files, where they lie apart from the images")  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="of the order of the samples (default: 0)")
     command.add_argument("--shard-size", type=_bytes, metavar="SIZE", help="at the most, such as 256MB (default: 512MB)")
     command.add_argument("--image-key", metavar="KEY", help="the annotations' key of the image path, if not recognised")

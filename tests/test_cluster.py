@@ -19,7 +19,7 @@ import pytest
 
 from conversion import cli, cluster, convert, execution, shards
 from conversion.errors import OutputError, ReleaseError
-from conversion.execution import Interrupted, Run, Watch, announced, check_place, program
+from conversion.execution import Interrupted, Watch, announced, check_place, program
 from conversion.job import WORK
 from conversion.plan import Options
 from tests import releases
@@ -156,7 +156,7 @@ def test_a_worker_that_never_saw_an_archive_does_not_take_its_images_for_damaged
     path = releases.zips_stored(release.subsets, tmp_path / "release")
     seen = []
 
-    class Later(ProcessOfItsOwn):
+    class Later(Elsewhere):
         def submit(self, function, /, *arguments):
             seen.append(function)
             return (
@@ -246,7 +246,7 @@ def test_a_process_that_dies_is_said_in_a_line_and_the_same_call_goes_on(long_re
 
     with (
         ProcessPoolExecutor(2) as pool,
-        pytest.raises(OutputError, match="a worker process died.*same command again"),
+        pytest.raises(OutputError, match=r"a worker process died.*same command again"),
     ):
         convert(long_release, out, executor=pool, progress=kill, options=options)
     assert not list(out.rglob("*.tmp"))
@@ -282,8 +282,9 @@ class Cluster:
     def start_scheduler(self, source: Path | None = ROOT) -> None:
         file = self.folder / "scheduler.json"
         file.unlink(missing_ok=True)
-        self.scheduler = self.start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file),
-                                    source=source)  # fmt: skip
+        self.scheduler = self.start(
+            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file),
+            source=source)  # fmt: skip
         until(lambda: file.exists() and file.read_text().endswith("}"))
         self.address = json.loads(file.read_text())["address"]
 
@@ -422,7 +423,7 @@ def test_a_killed_worker_costs_nothing_but_its_own_shard(empty, long_release, tm
         first.kill()
         first.wait()
         kept = complete(out)
-        stdout, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (0, "")
     assert len(kept) >= 90  # some that were renamed may lack their marker
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in kept} == kept
