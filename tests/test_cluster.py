@@ -7,11 +7,13 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -508,3 +510,70 @@ def test_workers_are_the_clusters_or_ones_own(release, tmp_path, capsys):
         )
     assert ended.value.code == 2
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ the documentation
+
+
+def code(language: str) -> list[str]:
+    """The blocks of code in the documentation of clusters."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.S)
+
+
+def with_paths(text: str, release: Path, out: Path) -> str:
+    for theirs, ours in (("/shared/MMM-RS-hub", out), ("./MMM-RS-hub", out), ("/shared/MMM-RS", release),
+                         ("~/Downloads/MMM-RS", release)):  # fmt: skip
+        text = re.sub(rf"{re.escape(theirs)}(?![\w/-])", str(ours), text)
+    return text
+
+
+@pytest.fixture
+def commands(tmp_path):
+    """A folder for PATH with what a machine of a Slurm cluster has: here all is one machine."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    python, root = sys.executable, ROOT
+    for name, line in {
+        "mmm-rs": f'PYTHONPATH={root} exec {python} -m conversion.cli "$@"',
+        "dask": f'PYTHONPATH={root} exec {python} -m distributed.cli.dask_"$@"',
+        "srun": 'exec "$@"',
+        "hostname": "echo 127.0.0.1",
+    }.items():
+        (folder / name).write_text(f"#!/bin/bash\n{line}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_the_documented_command(dask, commands, release, expected, tmp_path):
+    [line] = code("bash")
+    line = with_paths(line, release.path, tmp_path / "out").replace("tcp://scheduler:8786", dask.address)
+    ended = subprocess.run(["bash", "-c", line], env=os.environ | {"PATH": f"{commands}:{os.environ['PATH']}"},
+                           capture_output=True)  # fmt: skip
+    assert ended.returncode == 3, ended.stderr
+    assert tree(tmp_path / "out") == expected
+
+
+def test_the_documented_job_of_slurm(commands, release, expected, tmp_path):
+    pytest.importorskip("distributed")
+    [script] = code("sbatch")
+    script = with_paths(script, release.path, tmp_path / "out")
+    script = script.replace("/shared/mmm-rs/.venv", str(commands.parent)).replace(" /tmp ", f" {tmp_path} ")
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_CPUS_PER_TASK": "1"}
+    ended = subprocess.run(["bash", "-c", script], env=os.environ | job, cwd=tmp_path, capture_output=True, text=True,
+                           timeout=90)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "out: complete" in ended.stdout
+    assert tree(tmp_path / "out") == expected
+
+
+def test_the_documented_example_of_mpi(release, expected, tmp_path, monkeypatch):
+    """Its executor is stood in for by one of processes, which keeps the same contract."""
+    stand_in = types.ModuleType("mpi4py.futures")
+    stand_in.MPIPoolExecutor = ProcessPoolExecutor
+    monkeypatch.setitem(sys.modules, "mpi4py", types.ModuleType("mpi4py"))
+    monkeypatch.setitem(sys.modules, "mpi4py.futures", stand_in)
+    [example] = code("python")
+    exec(
+        compile(with_paths(example, release.path, tmp_path / "out"), "convert_mpi.py", "exec"), {"__name__": "__main__"}
+    )
+    assert tree(tmp_path / "out") == expected

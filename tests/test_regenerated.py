@@ -90,7 +90,7 @@ def test_a_zip_with_the_same_folders_gives_inria_the_same_keys(clean_release, tm
     assert {row["key"] for row in rows(tmp_path / "out", "Inria")} == set(subset.samples)
 
 
-# ------------------------------------------------------------------------------------- annotations given by --annotations
+# ------------------------------------------------------------------------------------ annotations from somewhere else
 
 
 def said(subsets) -> dict[str, dict[str, bytes]]:
