@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from conversion.errors import REPORTED, MMMRSError, UsageError, VerificationError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from conversion.plan import Options
 
 EXIT_CODES = """exit codes:
@@ -72,7 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("release", type=Path, help="folder of zips, MMM-RS.zip, or extracted folders")
     command.add_argument("out", type=Path, help="the folder to write; run again to go on after an interruption")
     command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)")
-    command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
+    where.add_argument("--dask", metavar="ADDRESS", help="write the shards on the workers of this Dask scheduler, such "
+                       "as tcp://host:8786")  # fmt: skip
     command.add_argument("--overwrite", action="store_true", help="remove an earlier output and begin anew")
     command.add_argument("--strict", action="store_true", help="fail when anything is left out")
     command.add_argument("--quiet", action="store_true", help="no progress, only the summary")
@@ -131,7 +136,10 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 def _add_plan_options(command: Any) -> None:
     """The options that shape the output; `inspect` takes them too, to show the plan that `convert` would follow."""
     command.add_argument(
-        "--annotations", type=Path, metavar="DIR", help="annotation files that lie apart from the images"
+        "--annotations",
+        type=Path,
+        metavar="DIR",
+        help="folder or zip with the annotation files, where they lie apart from the images",
     )
     command.add_argument("--seed", type=int, default=0, help="of the order of the samples (default: 0)")
     command.add_argument(
@@ -209,11 +217,11 @@ def _convert(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             _say(line)
 
-    with _progress(arguments.quiet) as progress:
+    with _cluster(arguments.dask) as executor, _progress(arguments.quiet) as progress:
         result = convert(
             arguments.release, arguments.out, subsets=arguments.subset, options=_options(arguments),
-            workers=arguments.workers, annotations=arguments.annotations, overwrite=arguments.overwrite,
-            progress=progress, say=say)  # fmt: skip
+            workers=arguments.workers, executor=executor, annotations=arguments.annotations,
+            overwrite=arguments.overwrite, progress=progress, say=say)  # fmt: skip
     for line in summary_lines(result):
         print(line)
     for source in result.summary["sources"]:
@@ -224,6 +232,17 @@ def _convert(arguments: argparse.Namespace) -> int:
         raise VerificationError(f"{result.out}: complete, but something was left out and --strict was given; see "
                                 f"{result.out}/report/summary.json")  # fmt: skip
     return REPORTED
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Executor | None]:
+    if address is None:
+        yield None
+        return
+    from conversion.cluster import connected
+
+    with connected(address) as executor:
+        yield executor
 
 
 def summary_lines(result: Any) -> Iterator[str]:

@@ -4,27 +4,45 @@ A signal's handler raises its exception wherever the main thread is at that mome
 bookkeeping (`submit`, `as_completed`, `cancel`) that leaves a lock taken for ever, and the workers wait for it. So
 signals wait while the bookkeeping is done, and between results the main thread waits in a queue, which a signal may
 leave.
+
+Tasks in other processes, on this machine or another, cannot be told anything once they run. They look at a file that is
+there as long as their run lasts. So what is left of a run that was interrupted or killed, or a worker that was cut off
+from the others and comes back, finishes no file of a later run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import itertools
 import os
 import queue
+import secrets
 import signal
+import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
+
+import mmm_rs
+from conversion.errors import OutputError, ReleaseError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-stop = threading.Event()  # set when the tasks of this process shall end early; they look at it often
+LOOK = 1.0  # seconds between two looks at the file of a run; quick enough for a person, rare enough for a file server
+AHEAD = 256  # tasks in the executor's hands: more than a cluster has cores, few enough to be cancelled one by one
+
+stop = threading.Event()  # set while the threads of this process shall end early; they look at it often
 
 
 class Interrupted(Exception):
-    """Raised in a task when `stop` is set."""
+    """Raised in a task that shall end early."""
 
 
 def check_stop() -> None:
@@ -36,6 +54,7 @@ def check_stop() -> None:
 def threads(workers: int | None) -> Iterator[ThreadPoolExecutor]:
     """Threads of this process, one a core where `workers` is None. None of them runs any more afterwards."""
     pool = ThreadPoolExecutor(workers or os.cpu_count())
+    stop.clear()
     try:
         yield pool
     except BaseException:
@@ -43,33 +62,40 @@ def threads(workers: int | None) -> Iterator[ThreadPoolExecutor]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        stop.clear()  # or a process forked from this one would think that it shall stop
 
 
 @contextlib.contextmanager
 def completed(executor: Executor, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[Iterator[tuple[T, R]]]:
     """Run `function` on each task; each with its result, as they end. What has not begun is cancelled at the end.
 
-    The first exception of a task is raised.
+    The first exception of a task is raised. Raises OutputError where a process that did the tasks died.
     """
     ended: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
     task_of: dict[Future[R], T] = {}
-    stop.clear()
+    waiting = iter(tasks)
+
+    def submit(count: int) -> None:
+        with signals_held():
+            for task in itertools.islice(waiting, count):
+                future = executor.submit(function, task)
+                task_of[future] = task
+                future.add_done_callback(ended.put)
 
     def results() -> Iterator[tuple[T, R]]:
         for _ in tasks:
             future = ended.get()
-            yield task_of[future], future.result()
+            # Forgotten at once: Dask would run a task again to restore a result that somebody still holds.
+            done, result = task_of.pop(future), future.result()
+            submit(1)
+            yield done, result
 
     try:
-        with signals_held():
-            for task in tasks:
-                future = executor.submit(function, task)
-                task_of[future] = task
-                future.add_done_callback(ended.put)
+        submit(AHEAD)
         yield results()
-    except BaseException:
-        stop.set()
-        raise
+    except BrokenExecutor as error:
+        raise OutputError(f"a worker process died: {error} Give it more memory and run the same command again: it goes "
+                          "on where it stopped") from None  # fmt: skip
     finally:
         with signals_held():
             for future in task_of:
@@ -93,3 +119,77 @@ def signals_held() -> Iterator[None]:
             signal.signal(held, handler if handler is not None else signal.SIG_DFL)
         for held in came:
             signal.raise_signal(held)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a conversion, as tasks know it wherever they run."""
+
+    file: str  # lies in the work folder as long as the run lasts
+    program: str  # `program()` of the process that began it
+
+    def end(self) -> None:
+        Path(self.file).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def announced(work: Path) -> Iterator[Run]:
+    """A run that tasks can look for in the folder `work`. It ends the runs that were killed there."""
+    for path in work.glob("run-*"):
+        path.unlink(missing_ok=True)
+    # A new name each time: network file systems remember for a while that a name was not there.
+    path = work / f"run-{secrets.token_hex(8)}"
+    path.touch()
+    run = Run(str(path), program())
+    try:
+        yield run
+    finally:
+        run.end()
+
+
+class Watch:
+    """Tells a task whether its run lasts."""
+
+    def __init__(self, run: Run) -> None:
+        self.file, self.due = run.file, time.monotonic() + LOOK
+
+    def check(self) -> None:
+        """Raise Interrupted when the run is over; it looks once in `LOOK` seconds, so this may be called often."""
+        if time.monotonic() >= self.due:
+            self.look()
+
+    def look(self) -> None:
+        """The same, at once."""
+        try:
+            os.close(os.open(self.file, os.O_RDONLY))  # unlike stat, it asks the server of a network file system
+        except FileNotFoundError:
+            raise Interrupted from None
+        self.due = time.monotonic() + LOOK
+
+
+def check_place(run: Run, sources: Iterable[str]) -> None:
+    """Whether this process can work for `run` on these zips and folders; else every image would seem to be missing.
+
+    Raises OutputError where it runs another program or does not see the output folder, ReleaseError where it does not
+    see a source.
+    """
+    host = socket.gethostname()
+    if run.program != program():
+        raise OutputError(f"{Path(__file__).parent}: the worker on {host} has another version of mmm-rs than the "
+                          "process that began this. Install the same for both and run the command again")  # fmt: skip
+    if not os.path.exists(run.file):
+        raise OutputError(f"{Path(run.file).parents[1]}: the worker on {host} does not see this folder as it is. "
+                          "Choose an output folder that all workers share under the same path")  # fmt: skip
+    for path in sources:
+        if not os.path.exists(path):
+            raise ReleaseError(f"{path}: is not there for the worker on {host}. Put the release where all workers see "
+                               "it under the same path")  # fmt: skip
+
+
+@functools.cache
+def program() -> str:
+    """sha256 of this program's source, which decides what is written."""
+    digest = hashlib.sha256()
+    for path in (Path(mmm_rs.__file__), *sorted(Path(__file__).parent.glob("*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

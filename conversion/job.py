@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import shutil
@@ -25,10 +26,10 @@ import mmm_rs
 from conversion import manifest, release, report, shards
 from conversion.archives import Archive, content_id, extracted
 from conversion.errors import OutputError, ReleaseError, UsageError
-from conversion.execution import completed, threads
+from conversion.execution import Run, announced, check_place, completed, threads
 from conversion.plan import Options, PlanFile, make
 from conversion.release import Problem, Release, SubsetFiles
-from conversion.shards import Task, read_marker, replacing, write_all, write_shard
+from conversion.shards import Task, finished, read_marker, replacing, write_all, write_shard
 from dataset_card.card import write_card
 
 WORK = ".mmm-rs"
@@ -72,22 +73,15 @@ class _Subset:
     def marker(self, number: int) -> Path:
         return self.work / "markers" / f"{number:05d}.arrow"
 
-    def tasks(self, out: Path, archives: tuple[Archive, ...], decode: bool) -> list[Task]:
+    def tasks(self, out: Path, archives: tuple[Archive, ...], decode: bool, run: Run) -> list[Task]:
         return [
             Task(str(self.work / "plan.arrow"), str(self.work / "records.bin"), number, self.plan.subset, shard.split,
-                 archives, shard.name, str(out), str(self.marker(number)), decode)
+                 archives, shard.name, str(out), str(self.marker(number)), decode, run)
             for number, shard in enumerate(self.plan.shards) if not self.done(out, number)
         ]  # fmt: skip
 
     def done(self, out: Path, number: int) -> bool:
-        path = self.marker(number)
-        if not path.exists():
-            return False
-        marker = read_marker(path)
-        if marker.name is None:
-            return True
-        shard = out / marker.name
-        return shard.exists() and shard.stat().st_size == marker.bytes
+        return finished(out, self.marker(number)) is not None
 
     def markers(self) -> list[Path]:
         return [self.marker(number) for number in range(len(self.plan.shards))]
@@ -108,9 +102,10 @@ def convert(
 ) -> Result:
     """Convert a release into the folder `out`; called again after an interruption it goes on.
 
-    `subsets`: only these; all that are there otherwise. `executor`: any `concurrent.futures.Executor` whose workers see
-    both folders under the same paths, instead of `workers` threads. `annotations`: a folder with the annotation files,
-    where they are not beside the images. `progress(done, total, what)` is told of bytes, `say` of each step in a line.
+    `subsets`: only these; all that are there otherwise. `executor`: any `concurrent.futures.Executor`, instead of
+    `workers` threads; its workers run this very program and see both folders under the same paths. `annotations`: a
+    folder or zip with the annotation files, where they are not beside the images. `progress(done, total, what)` is told
+    of bytes, `say` of each step in a line.
 
     Raises UsageError, ReleaseError or OutputError.
     """
@@ -128,6 +123,8 @@ def convert(
             _check_whole(out, earlier)
             _clear(work)
             return Result(out, earlier, json.loads((out / report.SUMMARY).read_bytes()), written=False)
+        if executor:
+            _try(executor, work, [str(Path(release_path).absolute())])
         if not _begun(work):
             manifest.write_json(work / BEGUN, {"options": asdict(options), "overwrite": overwrite})
         _sweep(out)
@@ -328,6 +325,16 @@ def disk_needed(bytes_by_subset: Iterable[int], inner: Iterable[int]) -> int:
     return total + max(inner, default=0) + RESERVE
 
 
+def _try(executor: Executor, work: Path, sources: list[str]) -> None:
+    """One task that only looks whether it could work, before planning takes its minutes."""
+    with (
+        _writing(work),
+        announced(work) as run,
+        completed(executor, functools.partial(check_place, run), [sources]) as results,
+    ):
+        list(results)
+
+
 def _check_disk(out: Path, planned: list[_Subset]) -> None:
     left = [
         sum(shard.bytes for number, shard in enumerate(one.plan.shards) if not one.done(out, number)) for one in planned
@@ -349,21 +356,37 @@ def _write_shards(out: Path, planned: list[_Subset], options: Options, workers: 
     groups = [in_place, *([one] for one in planned if one.inner)]
     for group in groups:
         with contextlib.ExitStack() as stack:
-            tasks = []
-            for one in group:
-                if all(one.done(out, number) for number in range(len(one.plan.shards))):
-                    continue
-                archives = tuple(
+            left = [one for one in group if not all(one.done(out, number) for number in range(len(one.plan.shards)))]
+            archives = [
+                tuple(
                     stack.enter_context(extracted(part.archive, one.work)) if part.archive.inside else part.archive
                     for part in one.files.parts
                 )
-                tasks += one.tasks(out, archives, decode)
-            sizes = {(one.plan.subset, n): s.bytes for one in group for n, s in enumerate(one.plan.shards)}
+                for one in left
+            ]
+            if executor:
+                stack.callback(_gather, out, left)
             pool = executor or stack.enter_context(threads(workers))
-            for task, _ in stack.enter_context(completed(pool, write_shard, tasks)):
+            # The run ends before the inflated archives go, or a task elsewhere would take them for damaged.
+            with _writing(out / WORK):
+                run = stack.enter_context(announced(out / WORK))
+            tasks = [task for one, its in zip(left, archives, strict=True) for task in one.tasks(out, its, decode, run)]
+            sizes = {(one.plan.subset, n): s.bytes for one in group for n, s in enumerate(one.plan.shards)}
+            results = stack.enter_context(completed(pool, write_shard, tasks))
+            stack.callback(run.end)  # first of all: to cancel many tasks of a cluster takes a while
+            for task, _ in results:
                 done += sizes[task.subset, task.number]
                 if progress:
                     progress(done, total, task.subset)
+
+
+def _gather(out: Path, subsets: list[_Subset]) -> None:
+    """After tasks elsewhere: see what they wrote, and remove what they left half written."""
+    _sweep(out)
+    for one in subsets:  # network file systems remember that a name was not there, until its folder is listed again
+        for folder in (one.work, one.work / "markers", out / "data", out / "data" / one.plan.subset):
+            with contextlib.suppress(OSError):
+                os.listdir(folder)
 
 
 def _finish(out: Path, found: Release, planned: list[_Subset], earlier: dict[str, Any] | None,

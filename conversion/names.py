@@ -102,20 +102,28 @@ def stem(name: str) -> str:
     return head if dot and suffix.lower() in IMAGE_SUFFIXES and head else name
 
 
+# The last part of a sample's place -> the scene it was cut from. Where upstream's pattern leaves a choice, the larger
+# scene is taken, which cannot leak: an fMoW name is `{category}_{location}_{date}_rgb`, and all dates of a location are
+# one scene. GID's names are not published; its 31,500 images are 210 tiles of each of 150 scenes, so tiles named by
+# their position, as WHU-OPT-SAR's are, are put together.
+SCENES = {
+    "WHU-OPT-SAR": re.compile(r"(.+?)_\d+_\d+$"),
+    "GID": re.compile(r"(.+?)_\d+_\d+$"),
+    "SEN1-2": re.compile(r"(.+)_p\d+$"),
+    "fMoW": re.compile(r"(.+?_\d+)_\d+(?:_.*)?$"),
+    "Inria": re.compile(r"(?:resize_\d+_from_\d+|crop_\d+)_(?:center_|(?:\d+_)*)(.+)$"),
+    "weather": re.compile(r"(.+)$"),  # a stem may stand under fog, night and snowy
+}
+
+
 def scene(subset: str, place: str) -> str:
     """The scene that a sample was cut from; all samples of one scene overlap or adjoin.
 
     `place` is the key without its subset. A WHU-OPT-SAR sheet, an fMoW location (all its dates and crops), an Inria
-    source image, a SEN1-2 scene; elsewhere the names do not tell and every sample is a scene of its own.
+    source image, a SEN1-2 scene; a stem of weather, whichever the weather; elsewhere the names do not tell and every
+    sample is a scene of its own.
     """
-    last = place.rsplit("/", 1)[-1]
-    patterns = {
-        "WHU-OPT-SAR": r"(.+?)_\d+_\d+$",
-        "SEN1-2": r"(.+)_p\d+$",
-        "fMoW": r"(.+?_\d+)_\d+_rgb(?:_.+)?$",
-        "Inria": r"(?:resize_\d+_from_\d+|crop_\d+_(?:center|\d+_\d+))_(.+)$",
-    }
-    match = re.match(patterns[subset], last) if subset in patterns else None
+    match = SCENES[subset].match(place.rsplit("/", 1)[-1]) if subset in SCENES else None
     return match.group(1) if match else place
 
 

@@ -519,7 +519,9 @@ def _shards(subset: str, keys: pa.Array, places: pa.Array, chosen: np.ndarray, s
     order = chosen[np.argsort(value, kind="stable")]
     held_out = np.zeros(len(order), bool)
     if options.validation:
-        held_out = np.array([_held_out(subset, place, options) for place in places.take(pa.array(order)).to_pylist()])
+        held_out[:] = [_held_out(subset, place, options) for place in places.take(pa.array(order)).to_pylist()]
+        if held_out.all():  # of few scenes all may be drawn, and nothing would be left to train on
+            held_out[:] = False
     result: list[np.ndarray] = []
     shards = []
     for split, mine in (("train", order[~held_out]), ("validation", order[held_out])):

@@ -8,7 +8,7 @@ them are one case. Only directories of archives are read here, never the bytes o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,8 +91,9 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
          exclude: Path | None = None) -> Release:  # fmt: skip
     """The subsets in `path`: a folder, `MMM-RS.zip`, a subset's zip or folder.
 
-    `annotations` is a folder or zip with annotation files that lie apart from the images. `exclude` is a folder that is
-    no part of the release although it lies in it: the output.
+    `annotations` is a folder or zip that holds, at any depth and in zips too, annotation files that lie apart from the
+    images; nothing else in it counts. `exclude` is a folder that is no part of the release although it lies in it: the
+    output.
 
     Raises UsageError where there is no such path, ReleaseError where nothing of a release is in it.
     """
@@ -100,12 +101,19 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
     problems: list[Problem] = []
     parts: dict[str, list[Part]] = {}
     unknown: list[pa.Table] = []
-    roots = [path] if annotations is None else [path, Path(annotations)]
+    roots = [path]
+    if annotations is not None:
+        apart = Path(annotations)
+        if apart.is_file() and apart.suffix.lower() != ".zip":
+            raise UsageError(f"--annotations {apart}: give the folder or zip that holds the annotation files")
+        if not apart.resolve().is_relative_to(path.resolve()):  # else they are found with the rest
+            roots.append(apart)
     for root in roots:
         if not root.exists():
             raise UsageError(f"{root}: no such file or folder. Give the folder or zip that holds the release")
         top = Archive(path=str(root.absolute()), label=root.resolve().name, kind="folder" if root.is_dir() else "zip")
-        for archive, table in _containers(top, problems, DEPTH, _inside(root, exclude)):
+        others = [folder for folder in (exclude, path) if folder is not None and folder is not root]
+        for archive, table in _containers(top, problems, DEPTH, _inside(root, others)):
             if root is not path:
                 table = table.filter(pc.equal(table["type"], ANNOTATION))
             for subset, mine in _by_subset(archive, table):
@@ -138,20 +146,19 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
     return Release(path, subsets, tuple(problems), loose.filter(pc.not_equal(loose["type"], OTHER)))
 
 
-def _inside(root: Path, folder: Path | None) -> str | None:
-    """The path of `folder` within `root`, with slashes and one at its end; None where it is not within."""
-    if folder is None or not folder.resolve().is_relative_to(root.resolve()):
-        return None
-    return folder.resolve().relative_to(root.resolve()).as_posix() + "/"
+def _inside(root: Path, paths: list[Path]) -> list[str]:
+    """Those of `paths` that lie within `root`, with slashes, as names of the files in it begin."""
+    found = [path.resolve() for path in paths if path.resolve().is_relative_to(root.resolve())]
+    return [path.relative_to(root.resolve()).as_posix() + "/" * (not path.is_file()) for path in found]
 
 
 def _containers(archive: Archive, problems: list[Problem], depth: int,
-                exclude: str | None = None) -> Iterator[tuple[Archive, pa.Table]]:  # fmt: skip
-    """An archive and all archives within it, each with its typed entries."""
+                exclude: Sequence[str] = ()) -> Iterator[tuple[Archive, pa.Table]]:  # fmt: skip
+    """An archive and all archives within it, each with its typed entries. `exclude`: beginnings of names."""
     try:
         entries = read_entries(archive)
-        if exclude:
-            entries = entries.filter(pc.invert(pc.starts_with(entries["name"], exclude)))
+        for start in exclude:
+            entries = entries.filter(pc.invert(pc.starts_with(entries["name"], start)))
         entries = _typed(entries)
     except ArchiveError as error:
         problems.append(_unreadable(error))

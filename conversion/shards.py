@@ -3,7 +3,7 @@
 The bytes of an image go from the source to the tar once. On the way their CRC is checked, their structure is looked at
 and the shard's sha256 is fed. A rejected image is left out, a sample without images dropped. The shard is written under
 a temporary name, synced and renamed; then a marker that says what came out is written the same way. A shard counts as
-done when its marker is there.
+done when its marker is there; a task of such a shard does nothing.
 
 Index, manifest and report are made from the markers alone.
 """
@@ -15,7 +15,7 @@ import errno
 import hashlib
 import json
 import os
-import threading
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,14 +27,14 @@ import pyarrow as pa
 from conversion import images, names, prompts
 from conversion.archives import Archive, DamagedEntry, Reader
 from conversion.errors import OutputError
-from conversion.execution import check_stop
+from conversion.execution import Run, Watch, check_place, check_stop
 from conversion.images import RejectedImage
 from conversion.plan import BLOCK, Reported, StoredRecord, read_batch
 from mmm_rs import MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, index_schema
 
 # What a file system says that cannot rename over a file.
 NO_REPLACE = (errno.EEXIST, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-TEMPORARY = ".*.[0-9]*-[0-9]*.tmp"  # files that `replacing` writes, before they have their name
+TEMPORARY = f".*.{'[0-9a-f]' * 16}.tmp"  # files that `replacing` writes, before they have their name
 
 _decode_record = msgspec.msgpack.Decoder(StoredRecord).decode
 _encode_json = msgspec.json.Encoder().encode
@@ -55,6 +55,7 @@ class Task:
     out: str
     marker: str
     decode: bool
+    run: Run
 
 
 @dataclass(frozen=True)
@@ -244,11 +245,27 @@ class Marker:
                 "sha256": self.sha256, "samples": self.samples, "pairs": self.pairs}  # fmt: skip
 
 
+def finished(out: str | os.PathLike[str], path: Path) -> Marker | None:
+    """The marker at `path` where its shard is done."""
+    if not path.exists():
+        return None
+    marker = read_marker(path)
+    if marker.name is None:
+        return marker
+    shard = Path(out, marker.name)
+    return marker if shard.exists() and shard.stat().st_size == marker.bytes else None
+
+
 def write_shard(task: Task) -> Marker:
     """Write the shard of `task` and its marker.
 
-    Raises OutputError where it cannot be written, DamagedEntry never: damage goes to the marker's report.
+    Raises OutputError where it cannot be written, ReleaseError where a whole archive is gone, Interrupted where the run
+    ended meanwhile, DamagedEntry never: damage goes to the marker's report.
     """
+    check_place(task.run, (archive.path for archive in task.archives))
+    if done := finished(task.out, Path(task.marker)):  # by a worker that was lost before it could say so
+        return done
+    watch = Watch(task.run)
     batch = read_batch(task.plan, task.number)
     reported: list[Reported] = []
     path = Path(task.out, task.name)
@@ -257,6 +274,7 @@ def write_shard(task: Task) -> Marker:
     with replacing(path) as fd:
         tar = _Tar(fd)
         for sample in samples(batch, task.subset, task.archives, task.records, task.decode, reported):
+            watch.check()
             key = sample.key
             row = index_row(sample, task.split, task.name)
             for image in sample.images:
@@ -272,6 +290,7 @@ def write_shard(task: Task) -> Marker:
             rows.append(row)
         if rows:
             tar.close()  # else nothing is written, and `replacing` leaves no empty file
+        watch.look()
     marker = Marker(
         task.subset,
         task.split,
@@ -285,6 +304,7 @@ def write_shard(task: Task) -> Marker:
         tuple(reported),
         len(used),
     )
+    watch.look()
     write_marker(Path(task.marker), marker, _batch(rows))
     return marker
 
@@ -338,7 +358,7 @@ def replacing(path: Path) -> Iterator[int]:
 
     Raises OutputError for whatever the file system refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # unlike any on another machine
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o644)

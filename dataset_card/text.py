@@ -93,11 +93,21 @@ def subsets(converted: Converted) -> str:
     held_out = {name: s["splits"]["validation"]["samples"] for name, s in converted.manifest["subsets"].items()
                 if "validation" in s["splits"]}  # fmt: skip
     if held_out:
-        share = converted.manifest["options"].get("validation")
-        each = ", ".join(f"`{name}` {number:,}" for name, number in held_out.items())
-        lines += ["", f"The `validation` split holds out whole scenes (a share of {share} of them, drawn with seed "
-                  f"{converted.manifest['options'].get('seed')}), so that no scene is on both sides. Its samples: {each}."]  # fmt: skip
+        lines += ["", validation(converted, held_out)]
     return "\n".join(lines)
+
+
+def validation(converted: Converted, held_out: dict[str, int]) -> str:
+    """How the validation split was made. `held_out`: subset -> its samples there."""
+    options = converted.manifest["options"]
+    each = ", ".join(f"`{name}` {number:,}" for name, number in held_out.items())
+    none = [f"`{name}`" for name in converted.subsets if name not in held_out]
+    return (
+        f"The `validation` split holds out whole scenes, so that no scene is on both sides: each scene was drawn with a probability of {options.get('validation')}, by a hash of its name with seed {options.get('seed')}. "
+        "A scene is a WHU-OPT-SAR sheet, an fMoW location (all its dates and crops), an Inria source image, a SEN1-2 scene, the GID tiles of one image where their names tell it, the images of weather of one name; elsewhere names do not tell and each sample is one. "
+        f"Its samples: {each}."
+        + (f" No scene was drawn of {', '.join(none)}, which have no such split." if none else "")
+    )
 
 
 def _gsd(counted: Statistics, subset: Any) -> str:
