@@ -382,9 +382,15 @@ def _check_header(head: bytes | bytearray, packed: int, size: int, crc: int, met
                                f"{its_crc:08x}; the directory says {packed}, {size}, {crc:08x}")  # fmt: skip
     if name:
         raw = bytes(head[_LOCAL.size : _LOCAL.size + n])
-        last = name.rpartition("/")[2]
-        if not any(other.replace("\\", "/").rpartition("/")[2] == last for other in _readings(raw, extra)):
+        if not any(_same_end(other, name) for other in _readings(raw, extra)):
             raise DamagedEntry("bad_local_header", f"its header names another file, {raw[:200]!r}")
+
+
+def _same_end(one: str, other: str) -> bool:
+    """Whether two paths are alike from their last part back, as far as the shorter of them goes."""
+    parts, others = ([part for part in re.split(r"[/\\]", path) if part not in ("", ".")] for path in (one, other))
+    shorter = min(len(parts), len(others))
+    return shorter > 0 and parts[-shorter:] == others[-shorter:]
 
 
 def _readings(raw: bytes, extra: bytes) -> Iterator[str]:
@@ -1065,8 +1071,8 @@ class Reader:
 
     def read(self, *, offset: int, packed: int, size: int, crc: int | None, method: int, file: bytes | None = None,
              name: str = "") -> tuple[memoryview, int]:  # fmt: skip
-        """The bytes of one entry, valid until the next read, and their CRC32. Arguments as in the entries' row; of
-        `name` only the last part is compared with the local header's, so a path from any folder on will do.
+        """The bytes of one entry, valid until the next read, and their CRC32. Arguments as in the entries' row; `name`
+        is compared with the local header's from its last part back, so a path from any folder on will do.
 
         Raises DamagedEntry; ArchiveError where the archive itself is gone.
         """
@@ -1098,11 +1104,11 @@ class Reader:
             if begin <= got:  # the header is there: what it says comes first
                 _check_header(buffer, packed, size, cast(int, crc), method, name)
             raise DamagedEntry("truncated", f"the file ends {end - got} bytes before this entry does")
-        last = name.rpartition("/")[2].encode()
+        its_end = name.encode()
         if not (
             its_crc == crc and its_packed == packed and its_size == size and its_method == method and not flags & 1
-            and buffer.endswith(last, 30, 30 + n)
-            and (n == len(last) or not name or buffer[29 + n - len(last)] in b"/\\")
+            and buffer.endswith(its_end, 30, 30 + n)
+            and (n == len(its_end) or not name or buffer[29 + n - len(its_end)] in b"/\\")
         ):  # fmt: skip
             _check_header(buffer, packed, size, cast(int, crc), method, name)
         data = view[begin:end]

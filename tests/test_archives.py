@@ -591,6 +591,24 @@ def test_an_entry_that_inflates_to_another_size_is_noticed(tmp_path, stated):
     assert damage(on_disk(tmp_path, data)) == "size_mismatch"
 
 
+def test_a_folder_that_header_and_directory_name_differently_is_damage(tmp_path):
+    """`zipfile` rejects it; what a reader makes of the path may lack its first folders, or have more."""
+    name = "Inria_dataset/4096/a.jpg"
+    data = zipped(FILES)
+    for wrong in "Inria_dataset/5096/a.jpg", "Inria_dataset/4096x/.jpg":
+        at = central(data, name) + 46
+        archive = on_disk(tmp_path, data[:at] + wrong.encode() + data[at + len(wrong) :])
+        assert damage(archive, 0) == "bad_local_header"
+        with zipfile.ZipFile(archive.path) as file, pytest.raises(zipfile.BadZipFile):
+            file.read(wrong)
+    archive = on_disk(tmp_path, data)
+    with Reader(archive) as reader:
+        for path in name, "4096/a.jpg", "a.jpg", "MMM-RS/Inria_dataset/4096/a.jpg":
+            assert reader.read(**wanted(rows(archive)[0] | {"name": path}))[0] == FILES[name]
+        for path in "096/a.jpg", "MMM-RS/Inria_dataset/4097/a.jpg":
+            assert damage(archive, rows(archive)[0] | {"name": path}) == "bad_local_header"
+
+
 @with_either_inflate
 def test_a_bomb_is_not_inflated(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "LARGEST_ENTRY", 10_000)
