@@ -83,6 +83,9 @@ SCHEMA = pa.schema([
     ("name", pa.string()), ("file", pa.binary()), ("offset", pa.int64()), ("packed", pa.int64()), ("size", pa.int64()),
     ("crc", pa.uint32()), ("method", pa.uint16()), ("flags", pa.uint16()), ("problem", pa.string()),
 ])  # fmt: skip
+DAMAGE = (
+    b"damage"  # key in a table's metadata: what is wrong with the archive as a whole, where it is read all the same
+)
 
 
 class ArchiveError(ReleaseError):
@@ -198,8 +201,8 @@ _preadv = getattr(os, "preadv", _preadv_by_pread)  # macOS before 11 has only pr
 class _Inflating:
     """A deflated inner zip, inflated forward. A read before the last one's start begins anew.
 
-    Raises DamagedEntry and OSError. The CRC32 of the whole is not checked: each entry's own is, and one damaged image
-    shall not cost the others.
+    Raises DamagedEntry and OSError. The CRC32 of the whole is not checked here: each entry's own is, and one damaged
+    image shall not cost the others.
     """
 
     def __init__(self, path: str, inner: Inner) -> None:
@@ -240,13 +243,14 @@ class _Tail:
         assert archive.inside
         self.head = b""
         kept: deque[bytes] = deque()
-        held = total = 0
+        held = total = self.crc = 0
         with contextlib.closing(_File(archive.path)) as file:
             for chunk in _inner_chunks(file, archive.inside):
                 if not total:
                     self.head = chunk[:64]
                 kept.append(chunk)
                 held, total = held + len(chunk), total + len(chunk)
+                self.crc = crc32(chunk, self.crc)
                 while held - len(kept[0]) >= TAIL:
                     held -= len(kept.popleft())
         self.at, self.data, self.label = total - held, b"".join(kept), archive.label
@@ -378,9 +382,15 @@ def _check_header(head: bytes | bytearray, packed: int, size: int, crc: int, met
                                f"{its_crc:08x}; the directory says {packed}, {size}, {crc:08x}")  # fmt: skip
     if name:
         raw = bytes(head[_LOCAL.size : _LOCAL.size + n])
-        last = name.rpartition("/")[2]
-        if not any(other.replace("\\", "/").rpartition("/")[2] == last for other in _readings(raw, extra)):
+        if not any(_same_end(other, name) for other in _readings(raw, extra)):
             raise DamagedEntry("bad_local_header", f"its header names another file, {raw[:200]!r}")
+
+
+def _same_end(one: str, other: str) -> bool:
+    """Whether two paths are alike from their last part back, as far as the shorter of them goes."""
+    parts, others = ([part for part in re.split(r"[/\\]", path) if part not in ("", ".")] for path in (one, other))
+    shorter = min(len(parts), len(others))
+    return shorter > 0 and parts[-shorter:] == others[-shorter:]
 
 
 def _readings(raw: bytes, extra: bytes) -> Iterator[str]:
@@ -451,6 +461,10 @@ def read_entries(archive: Archive) -> pa.Table:
     deflated inner zip within that zip); 0 in a folder. packed, size: bytes. crc: CRC32, null in a folder. problem:
     null, or a key of PROBLEMS. Rows in the order of the directory; a folder's sorted by `file`.
 
+    A deflated inner zip whose own CRC32 is wrong is read all the same, for each entry has one. But none covers names,
+    and where deflate made the directory's copy of a name from the header's, damage can change both alike: the table's
+    metadata tell of it, under DAMAGE.
+
     Raises ArchiveError.
     """
     try:
@@ -466,7 +480,10 @@ def read_entries(archive: Archive) -> pa.Table:
             directory = _find_directory(source, archive, first, last)
             blocks = list(_blocks(source, directory, archive.label))
             # Of a deflated inner zip only the end is at hand: its local headers cannot be looked at.
-            return _table(blocks, directory, archive.label, None if archive.inside else source)
+            table = _table(blocks, directory, archive.label, None if archive.inside else source)
+            if isinstance(source, _Tail) and archive.inside and source.crc != archive.inside.crc:
+                return table.replace_schema_metadata({DAMAGE: _crc_mismatch(source.crc, archive.inside.crc).detail})
+            return table
     except DamagedEntry as error:
         raise ArchiveError(archive.label, f"it cannot be inflated ({error.detail})", _AGAIN) from None
     except OSError as error:
@@ -615,8 +632,8 @@ def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) ->
     name_end = name_at + fields["name"]
     extra_end = name_end + fields["extra"]
     packed, size, offset = (fields[column].astype(np.int64) for column in ("packed", "size", "offset"))
-    wide_at, wide_length, unicode = _extra_fields(data, name_end, extra_end)
-    contradicts = _widen(data, (size, packed, offset), wide_at, wide_length)
+    wide_at, wide_length, unicode, overrun = _extra_fields(data, name_end, extra_end)
+    contradicts = _widen(data, (size, packed, offset), wide_at, wide_length) | overrun
     offset += base
     kind = fields["external"] >> np.uint32(28)
     on_unix = np.isin(fields["made_by"] >> 8, (3, 19))  # Unix and macOS write the file's type
@@ -688,14 +705,14 @@ def _codes(problem: np.ndarray) -> pa.Array:
     return pa.array(list(PROBLEMS), pa.string()).take(pa.array(problem, mask=problem < 0))
 
 
-def _extra_fields(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _extra_fields(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, ...]:
     """Walk the extra fields of all entries at once, one field a round.
 
-    Returns where each entry's zip64 values begin (-1: none) and their length in bytes, and which entries have a Unicode
-    path (mask).
+    Returns where each entry's zip64 values begin (-1: none) and their length in bytes; and masks: which entries have a
+    Unicode path, and which a field that is longer than what holds it.
     """
     wide_at, wide_length = np.full(len(begins), -1, np.int64), np.zeros(len(begins), np.int64)
-    unicode = np.zeros(len(begins), bool)
+    unicode, overrun = np.zeros(len(begins), bool), np.zeros(len(begins), bool)
     rows = np.flatnonzero(begins + 4 <= ends)
     at = begins[rows]
     while len(rows):
@@ -706,9 +723,10 @@ def _extra_fields(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tup
         wide_at[rows[wide]] = at[wide] + 4
         wide_length[rows[wide]] = np.minimum(length[wide], ends[rows[wide]] - at[wide] - 4)
         at = at + 4 + length
+        overrun[rows[at > ends[rows]]] = True
         going = at + 4 <= ends[rows]
         rows, at = rows[going], at[going]
-    return wide_at, wide_length, unicode
+    return wide_at, wide_length, unicode, overrun
 
 
 def _widen(data: np.ndarray, columns: tuple[np.ndarray, ...], at: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -1053,8 +1071,8 @@ class Reader:
 
     def read(self, *, offset: int, packed: int, size: int, crc: int | None, method: int, file: bytes | None = None,
              name: str = "") -> tuple[memoryview, int]:  # fmt: skip
-        """The bytes of one entry, valid until the next read, and their CRC32. Arguments as in the entries' row; of
-        `name` only the last part is compared with the local header's, so a path from any folder on will do.
+        """The bytes of one entry, valid until the next read, and their CRC32. Arguments as in the entries' row; `name`
+        is compared with the local header's from its last part back, so a path from any folder on will do.
 
         Raises DamagedEntry; ArchiveError where the archive itself is gone.
         """
@@ -1086,11 +1104,11 @@ class Reader:
             if begin <= got:  # the header is there: what it says comes first
                 _check_header(buffer, packed, size, cast(int, crc), method, name)
             raise DamagedEntry("truncated", f"the file ends {end - got} bytes before this entry does")
-        last = name.rpartition("/")[2].encode()
+        its_end = name.encode()
         if not (
             its_crc == crc and its_packed == packed and its_size == size and its_method == method and not flags & 1
-            and buffer.endswith(last, 30, 30 + n)
-            and (n == len(last) or not name or buffer[29 + n - len(last)] in b"/\\")
+            and buffer.endswith(its_end, 30, 30 + n)
+            and (n == len(its_end) or not name or buffer[29 + n - len(its_end)] in b"/\\")
         ):  # fmt: skip
             _check_header(buffer, packed, size, cast(int, crc), method, name)
         data = view[begin:end]

@@ -2,7 +2,8 @@
 
 A plain JPEG (8 bit, Huffman coded: all of upstream's) is judged by its structure alone: its start, its tables, its
 dimensions and its end marker. That takes microseconds and catches every truncated file; that its bytes are those of the
-release is the CRC's business. Whatever is not a plain JPEG (PNG bytes under `.jpg`, TIFF, a 12-bit JPEG) is decoded.
+release is the CRC's business. Whatever is not a plain JPEG (PNG bytes under `.jpg`, TIFF, a 12-bit JPEG, one with Exif
+or any segment that does not fit its own length) is decoded.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ PIXEL_LIMIT = 89_478_485  # PIL.Image.MAX_IMAGE_PIXELS as Pillow ships it
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000")
 
 START, END = b"\xff\xd8", b"\xff\xd9"
-SOF0, SOF2, DHT, SOS, DQT = 0xC0, 0xC2, 0xC4, 0xDA, 0xDB
-STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length: TEM, RST0-RST7
+SOF0, SOF1, SOF2, DHT, SOS, DQT, DRI = 0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD
+APP0, APP14, COM = 0xE0, 0xEE, 0xFE
+PLAIN = frozenset((SOF0, SOF1, SOF2, DHT, SOS, DQT, DRI, APP0, APP14, COM))
+LONGEST_HEADER = 4096  # bytes before the scan of a plain JPEG; libjpeg writes some 600
 
 
 class RejectedImage(Exception):
@@ -48,32 +51,55 @@ def measure(data: bytes | memoryview, decode: bool = False) -> tuple[int, int]:
 
 def _jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
     """(width, height) of a plain JPEG, None where only a decoder can tell."""
-    at, end = 2, len(data)
+    head = bytes(data[:LONGEST_HEADER])  # the parts of bytes are got at twice as fast as those of a memoryview
+    at, following, end = 2, 2, len(head)
     size: tuple[int, int] | None = None
-    plain = tables = quantised = False
-    while at + 4 <= end and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF or marker in STANDALONE:  # a fill byte may stand before a marker
-            at += 1 if marker == 0xFF else 2
-            continue
-        if marker < SOF0:  # reserved: Pillow refuses it, and what follows is not sure to be a segment
+    tables = quantised = False
+    while at + 4 <= end:
+        marker = head[at + 1]
+        if head[at] != 0xFF or marker not in PLAIN:
             return None
-        length = data[at + 2] << 8 | data[at + 3]
-        if SOF0 <= marker <= 0xCF and marker not in (DHT, 0xC8, 0xCC):
-            if at + 10 > end:
-                break
-            size = (data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6])
-            plain = marker <= SOF2 and data[at + 4] == 8 and data[at + 9] in (1, 3, 4)
-            _check_pixels(*size)
-        elif marker == DHT:
+        begin, following = at + 4, at + 2 + (head[at + 2] << 8 | head[at + 3])
+        if following > end:
+            break
+        if not _is_plain(marker, head, begin, following):
+            return None
+        if marker == SOS:
+            _check_end(data, at)
+            return size if size and tables and quantised and all(size) else None
+        if marker == DHT:
             tables = True
         elif marker == DQT:
             quantised = True
-        elif marker == SOS:
-            _check_end(data, at)
-            return size if size and plain and tables and quantised and all(size) else None
-        at += 2 + length
+        elif marker <= SOF2:
+            if size:
+                return None
+            size = (head[begin + 3] << 8 | head[begin + 4], head[begin + 1] << 8 | head[begin + 2])
+            _check_pixels(*size)
+        at = following
+    if max(at + 4, following) <= len(data):  # the header goes on after `head`
+        return None
     raise RejectedImage("no_end_marker", f"the JPEG ends inside its header, after {end} bytes")
+
+
+def _is_plain(marker: int, data: bytes, at: int, end: int) -> bool:
+    """Whether what a segment holds, `data[at:end]`, takes just its length and is of the usual kind (ITU T.81 B.2)."""
+    length = end - at
+    if marker == DQT:  # 8-bit tables, numbered 0 to 3
+        return length > 0 and length % 65 == 0 and max(data[at:end:65]) < 4
+    if marker == DHT:  # each: a class and number, how many codes there are of 1 to 16 bits, a byte for each code
+        while at + 17 <= end and not data[at] & 0xEC:
+            at += 17 + sum(data[at + 1 : at + 17])
+        return length > 0 and at == end
+    if marker <= SOF2:  # 8 bits; grey, YCbCr or CMYK; three bytes for each component
+        return length >= 6 and data[at] == 8 and data[at + 5] in (1, 3, 4) and length == 6 + 3 * data[at + 5]
+    if marker == SOS:
+        return length > 0 and length == 4 + 2 * data[at]
+    if marker == APP0:
+        return length == 14 and data[at : at + 5] == b"JFIF\0"
+    if marker == APP14:
+        return length == 12 and data[at : at + 5] == b"Adobe"
+    return length == 2 if marker == DRI else length >= 0
 
 
 def _check_end(data: bytes | memoryview, scan: int) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conversion import names
-from conversion.archives import Archive, ArchiveError, inner_archive, read_entries
+from conversion.archives import DAMAGE, Archive, ArchiveError, inner_archive, read_entries
 from conversion.errors import ReleaseError, UsageError
 from mmm_rs import SUBSETS
 
@@ -163,6 +163,11 @@ def _containers(archive: Archive, problems: list[Problem], depth: int,
     except ArchiveError as error:
         problems.append(_unreadable(error))
         return
+    if damage := (entries.schema.metadata or {}).get(DAMAGE):
+        problems.append(Problem(archive.label, "crc_mismatch", f"{damage.decode()}; each image that is published is "
+                                "whole by its own CRC32, but its name may be damaged", "Download it again",
+                                _subset_of_path(archive.label)))  # fmt: skip
+        entries = entries.replace_schema_metadata(None)
     kinds = entries["type"]
     yield archive, entries.filter(pc.is_in(kinds, pa.array([IMAGE, ANNOTATION, OTHER])))
     for row in entries.filter(pc.equal(kinds, "partial")).to_pylist():

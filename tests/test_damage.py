@@ -136,6 +136,23 @@ def test_a_damaged_header_of_an_archive_in_an_archive_costs_that_one(tmp_path):
     assert list(result.manifest["subsets"]) == ["Inria"]
 
 
+def test_damage_in_a_compressed_archive_in_an_archive_costs_an_image_and_is_told(tmp_path):
+    """No checksum but that of the archive covers its names, so the archive itself is named too."""
+    names = [*GOOD, VICTIM]
+    inner = releases.raw_zip(
+        [RawEntry(b"MMM-RS_GID.json", annotation(names)),
+         *(RawEntry(name.encode(), data) for name, data in (GOOD | {VICTIM: VICTIM_DATA}).items())]
+    )  # fmt: skip
+    damaged = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    at = inner.index(VICTIM_DATA) + 500
+    payload = damaged.compress(inner[:at] + bytes([inner[at] ^ 1]) + inner[at + 1 :]) + damaged.flush()
+    outer = releases.raw_zip([RawEntry(b"GID.zip", inner, DEFLATED, payload=payload)])
+    path = releases.put(tmp_path / "release", {"MMM-RS.zip": outer}) / "MMM-RS.zip"
+    assert outcome(path, tmp_path / "out") == Outcome(
+        good_and(), {VICTIM: "crc_mismatch"}, {"MMM-RS.zip/GID.zip": "crc_mismatch"}
+    )
+
+
 # --- contradicting headers -------------------------------------------------------------------------------------------
 
 SIZE = len(VICTIM_DATA)
@@ -263,8 +280,8 @@ def test_thirty_thousand_pixels_a_side(tmp_path):
 
 
 def test_full_decoding_finds_what_the_structure_does_not_show(tmp_path):
-    at = VICTIM_DATA.index(b"\xff\xc4") + 5
-    broken = VICTIM_DATA[:at] + b"\xff" * 16 + VICTIM_DATA[at + 16 :]  # a code table that cannot be
+    at = VICTIM_DATA.index(b"\xff\xda") + 6
+    broken = VICTIM_DATA[:at] + b"\x33" + VICTIM_DATA[at + 1 :]  # its scan asks for code tables that there are not
     files = {"MMM-RS_GID.json": annotation([*GOOD, VICTIM]), **GOOD, VICTIM: broken}
     path = releases.put(tmp_path / "release", {"GID.zip": releases.zipped(files)})
     assert outcome(path, tmp_path / "structure").published == good_and(victim=broken)

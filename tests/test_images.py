@@ -95,7 +95,82 @@ def test_decoding_finds_what_structure_cannot_show():
     start = data.index(b"\xff\xda") + 14
     data[start:-2] = b"\xff\x00" * ((len(data) - 2 - start) // 2) + bytes((len(data) - start) % 2)
     assert measure(bytes(data)) == (64, 48)
-    header_only = encoded()[: encoded().index(b"\xff\xda")] + b"\xff\xda\x00\x02\xff\xd9"
-    assert measure(header_only) == (64, 48)
+    without_tables = bytearray(encoded())
+    without_tables[start - 14 + 6] = 0x33  # the scan asks for Huffman tables that there are not
+    assert measure(without_tables) == (64, 48)
     with pytest.raises(RejectedImage):
-        measure(header_only, decode=True)
+        measure(without_tables, decode=True)
+
+
+def segments(data):
+    """Where each segment of a JPEG's header begins and ends, with its marker; the scan's is the last."""
+    at, marker = 2, 0
+    while marker != 0xDA:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        yield marker, at, at + 2 + length
+        at += 2 + length
+
+
+JPEGS = {
+    "a JPEG": encoded(),
+    "a grey JPEG": encoded("L"),
+    "a CMYK JPEG": encoded("CMYK"),
+    "a progressive JPEG": encoded(progressive=True),
+    "tables made for the image": encoded(optimize=True),
+    "a comment": encoded(comment=b"made by hand"),
+    "restart intervals": encoded(restart_marker_rows=1),
+}
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_plain_jpeg_is_not_decoded(name, monkeypatch):
+    monkeypatch.setattr(Image, "open", None)
+    assert measure(JPEGS[name]) == (64, 48)
+
+
+def taken_for_whole(data):
+    try:
+        return measure(data)
+    except RejectedImage:
+        return None
+
+
+def size_in_pillow(data):
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except (UnidentifiedImageError, OSError):
+        return None
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_changed_byte_of_the_header_is_never_accepted_where_pillow_cannot_open_it(name):
+    """Each byte before the scan, with each of its bits changed: a table of 16 bits that has the bytes of one of 8, a
+    length that leads into the middle of the next segment, a component too many."""
+    data = JPEGS[name]
+    *_, (_, _, scan) = segments(data)
+    for at in range(2, scan):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[at] ^= 1 << bit
+            size = taken_for_whole(changed)
+            assert size is None or size == size_in_pillow(changed)
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_segment_that_does_not_fit_its_length_is_left_to_the_decoder(name, monkeypatch):
+    """One byte more or less in it, with a length that says so."""
+    data, asked = JPEGS[name], []
+    monkeypatch.setattr("conversion.images._decoded_size", lambda data: asked.append(data) or (0, 0))
+    for marker, start, end in segments(data):
+        if marker != 0xFE:  # a comment is as long as it likes
+            for content in (data[start + 4 : end - 1], data[start + 4 : end] + b"\0"):
+                changed = data[: start + 2] + (len(content) + 2).to_bytes(2, "big") + content + data[end:]
+                measure(changed)
+                assert asked.pop() == changed
+
+
+def test_a_long_header_is_left_to_the_decoder():
+    assert measure(encoded(comment=bytes(60_000))) == (64, 48)
+    with pytest.raises(RejectedImage):
+        measure(encoded(comment=bytes(60_000))[:50_000])
