@@ -101,16 +101,16 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
     problems: list[Problem] = []
     parts: dict[str, list[Part]] = {}
     unknown: list[pa.Table] = []
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder. Give the folder or zip that holds the release")
     roots = [path]
     if annotations is not None:
         apart = Path(annotations)
-        if apart.is_file() and apart.suffix.lower() != ".zip":
+        if not apart.exists() or (apart.is_file() and apart.suffix.lower() != ".zip"):
             raise UsageError(f"--annotations {apart}: give the folder or zip that holds the annotation files")
         if not apart.resolve().is_relative_to(path.resolve()):  # else they are found with the rest
             roots.append(apart)
     for root in roots:
-        if not root.exists():
-            raise UsageError(f"{root}: no such file or folder. Give the folder or zip that holds the release")
         top = Archive(path=str(root.absolute()), label=root.resolve().name, kind="folder" if root.is_dir() else "zip")
         others = [folder for folder in (exclude, path) if folder is not None and folder is not root]
         for archive, table in _containers(top, problems, DEPTH, _inside(root, others)):

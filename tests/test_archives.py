@@ -211,9 +211,9 @@ def test_zip64_local_headers_of_a_stream(tmp_path):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file, file.open("a.jpg", "w", force_zip64=True) as sink:
         sink.write(b"abc")
-    archive = on_disk(tmp_path, buffer.getvalue())
-    assert contents(archive) == {"a.jpg": b"abc"}
-    assert damage(on_disk(tmp_path, patched(buffer.getvalue(), 30 + 5 + 4, "Q", 4))) == "bad_local_header"
+    data = patched(buffer.getvalue(), 18, "Q", 2**64 - 1)  # both sizes are in the extra field; Python 3.10 repeats them
+    assert contents(on_disk(tmp_path, data)) == {"a.jpg": b"abc"}
+    assert damage(on_disk(tmp_path, patched(data, 30 + 5 + 4, "Q", 4))) == "bad_local_header"
 
 
 def test_a_comment_and_bytes_before_the_zip_do_no_harm(tmp_path):
