@@ -185,6 +185,16 @@ def read(data: bytes) -> list[annotations.Record]:
     return list(records)
 
 
+def said(stated: dict, path: str) -> set[str]:
+    """The texts of a record that can be its path or prompt: values, the first of a list, the key of a keyed table."""
+    keyed = set()
+    if list(stated) == [path]:
+        keyed, (value,) = {path}, stated.values()
+        stated = value if isinstance(value, dict) else stated
+    firsts = (value[0] if isinstance(value, list) and value else value for value in stated.values())
+    return keyed | {value for value in firsts if isinstance(value, str)}
+
+
 def agrees(data: bytes) -> None:
     """Where `json` reads the same bytes, we read the same records; where it does not, each record is still JSON."""
     try:
@@ -197,10 +207,7 @@ def agrees(data: bytes) -> None:
         theirs = None
     for record in found or []:
         if record.problem is None:
-            stated = json.loads(record.text)
-            assert {record.path, record.prompt} <= {value for value in stated.values() if isinstance(value, str)} | {
-                value[0] for value in stated.values() if isinstance(value, list) and value and isinstance(value[0], str)
-            }
+            assert {record.path, record.prompt} <= said(json.loads(record.text), record.path)
     if found and isinstance(theirs, list) and all(isinstance(row, dict) for row in theirs):
         assert len(found) == len(theirs)
         for record, row in zip(found, theirs, strict=True):
@@ -223,6 +230,22 @@ def test_records_come_back_whatever_else_they_hold(rows, style):
 @given(RECORDS, STYLES, CHANGES)
 def test_damaged_annotations(rows, style, changes):
     agrees(changed(json.dumps(rows, **style).encode("utf-8", "surrogatepass"), changes))
+
+
+KEYED = st.dictionaries(TEXT.map(lambda name: f"p/{name}.jpg"), TEXT.map(lambda text: "a" + text), min_size=1)
+
+
+@examples(100)
+@given(KEYED, st.booleans(), STYLES, CHANGES)
+def test_keyed_tables(prompts, nested, style, changes):
+    table = {path: {"prompt": prompt} for path, prompt in prompts.items()} if nested else prompts
+    data = json.dumps(table, **style).encode("utf-8", "surrogatepass")
+    for record, (path, prompt) in zip(read(data), prompts.items(), strict=True):
+        if record.problem is None:
+            assert (record.path, record.prompt) == (path, prompt)
+        else:
+            assert encodable(path + prompt) != path + prompt
+    agrees(changed(data, changes))
 
 
 @examples(100)
