@@ -101,16 +101,16 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
     problems: list[Problem] = []
     parts: dict[str, list[Part]] = {}
     unknown: list[pa.Table] = []
-    roots = [path]
-    if annotations is not None:
-        apart = Path(annotations)
-        if apart.is_file() and apart.suffix.lower() != ".zip":
-            raise UsageError(f"--annotations {apart}: give the folder or zip that holds the annotation files")
-        if not apart.resolve().is_relative_to(path.resolve()):  # else they are found with the rest
-            roots.append(apart)
+    roots = [path] if annotations is None else [path, Path(annotations)]
     for root in roots:
         if not root.exists():
             raise UsageError(f"{root}: no such file or folder. Give the folder or zip that holds the release")
+    for apart in roots[1:]:
+        if apart.is_file() and apart.suffix.lower() != ".zip":
+            raise UsageError(f"--annotations {apart}: give the folder or zip that holds the annotation files")
+    for root in roots:
+        if root is not path and root.resolve().is_relative_to(path.resolve()):
+            continue  # its files were found with the rest
         kind = "folder" if root.is_dir() else "zip"
         top = Archive(path=str(root.absolute()), label=root.resolve().name, kind=kind)
         others = [folder for folder in (exclude, path) if folder is not None and folder is not root]

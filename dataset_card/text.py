@@ -105,7 +105,8 @@ def validation(converted: Converted, held_out: dict[str, int]) -> str:
     return (
         f"The `validation` split holds out whole scenes, so that no scene is on both sides: each scene was drawn with a probability of {options.get('validation')}, by a hash of its name with seed {options.get('seed')}. "
         "A scene is a WHU-OPT-SAR sheet, an fMoW location (all its dates and crops), an Inria source image, a SEN1-2 scene, the GID tiles of one image where their names tell it, the images of weather of one name; elsewhere names do not tell and each sample is one. "
-        f"Its samples: {each}." + (f" No scene was drawn of {', '.join(none)}, which have no such split." if none else "")
+        f"Its samples: {each}."
+        + (f" No scene was drawn of {', '.join(none)}, which have no such split." if none else "")
     )
 
 
