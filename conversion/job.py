@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import completed, threads
 from conversion.plan import Options, PlanFile, make
 from conversion.release import Problem, Release, SubsetFiles
-from conversion.shards import Task, read_marker, replacing, write_all, write_shard
+from conversion.shards import Marker, Task, read_marker, replacing, write_all, write_shard
 from dataset_card.card import write_card
 
 WORK = ".mmm-rs"
@@ -72,25 +73,46 @@ class _Subset:
     def marker(self, number: int) -> Path:
         return self.work / "markers" / f"{number:05d}.arrow"
 
-    def tasks(self, out: Path, archives: tuple[Archive, ...], decode: bool) -> list[Task]:
-        return [
-            Task(str(self.work / "plan.arrow"), str(self.work / "records.bin"), number, self.plan.subset, shard.split,
-                 archives, shard.name, str(out), str(self.marker(number)), decode)
-            for number, shard in enumerate(self.plan.shards) if not self.done(out, number)
-        ]  # fmt: skip
-
-    def done(self, out: Path, number: int) -> bool:
-        path = self.marker(number)
-        if not path.exists():
-            return False
-        marker = read_marker(path)
-        if marker.name is None:
-            return True
-        shard = out / marker.name
-        return shard.exists() and shard.stat().st_size == marker.bytes
+    def task(self, number: int, out: Path, archives: tuple[Archive, ...], decode: bool) -> Task:
+        shard = self.plan.shards[number]
+        return Task(str(self.work / "plan.arrow"), str(self.work / "records.bin"), number, self.plan.subset, shard.split,
+                    archives, shard.name, str(out), str(self.marker(number)), decode)  # fmt: skip
 
     def markers(self) -> list[Path]:
         return [self.marker(number) for number in range(len(self.plan.shards))]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A conversion that is planned, in a folder that is locked."""
+
+    out: Path
+    work: Path
+    options: Options
+    found: Release
+    planned: tuple[_Subset, ...]
+    earlier: dict[str, Any] | None
+    """the manifest of an earlier conversion into this folder"""
+    complete: bool
+    """whether that holds all that is wanted, and nothing is to be done"""
+    stands: Callable[[Marker], bool]
+    """whether a shard that was written is still where it shall be"""
+
+    def left(self, one: _Subset) -> list[int]:
+        """Numbers of the shards of a subset that are to be written."""
+        return [number for number in range(len(one.plan.shards)) if not self._done(one.marker(number))]
+
+    def _done(self, path: Path) -> bool:
+        if not path.exists():
+            return False
+        marker = read_marker(path)
+        return marker.name is None or self.stands(marker)
+
+
+def lies_in(out: Path, marker: Marker) -> bool:
+    """Whether the folder `out` has the shard of a marker."""
+    path = out / str(marker.name)
+    return path.exists() and path.stat().st_size == marker.bytes
 
 
 def convert(
@@ -114,8 +136,36 @@ def convert(
 
     Raises UsageError, ReleaseError or OutputError.
     """
+    with opened(release_path, out, subsets=subsets, options=options, annotations=annotations, overwrite=overwrite,
+                say=say) as job:  # fmt: skip
+        if job.complete:
+            _check_whole(job)
+        else:
+            check_disk(job)
+            write_shards(job, workers=workers, executor=executor, progress=progress)
+            say("writing index, report, card and manifest")
+        return finish(job)
+
+
+@contextlib.contextmanager
+def opened(
+    release_path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    subsets: Sequence[str] | None = None,
+    options: Options | None = None,
+    annotations: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    stands: Callable[[Marker], bool] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Job]:
+    """Begin a conversion, or go on with it: what was done stays done where `stands` (in the folder `out`) says so.
+
+    The parameters are those of `convert`; so are the errors.
+    """
     out = Path(out).absolute()
     options = options or Options()
+    stands = stands or functools.partial(lies_in, out)
     _check(out, subsets, options)
     with _locked(out) as work:
         if overwrite and _begun(work) != {"options": asdict(options), "overwrite": True}:
@@ -125,21 +175,16 @@ def convert(
         wanted = _wanted(found, subsets, release_path)
         new = [name for name in wanted if earlier is None or name not in earlier["subsets"]]
         if earlier and not new and not _begun(work):
-            _check_whole(out, earlier)
             _clear(work)
-            return Result(out, earlier, json.loads((out / report.SUMMARY).read_bytes()), written=False)
+            yield Job(out, work, options, found, (), earlier, True, stands)
+            return
         if not _begun(work):
             manifest.write_json(work / BEGUN, {"options": asdict(options), "overwrite": overwrite})
         _sweep(out)
         _check_begun(out, work, found, {*wanted, *(earlier or {"subsets": ()})["subsets"]}, overwrite)
-        planned = [_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new]
+        planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
         _release_memory()
-        _check_disk(out, planned)
-        _write_shards(out, planned, options, workers, executor, progress)
-        say("writing index, report, card and manifest")
-        result = _finish(out, found, planned, earlier, options)
-        _clear(work)
-        return result
+        yield Job(out, work, options, found, planned, earlier, False, stands)
 
 
 def _check(out: Path, subsets: Sequence[str] | None, options: Options) -> None:
@@ -273,9 +318,9 @@ def _check_begun(out: Path, work: Path, found: Release, wanted: set[str], overwr
                                "Put it back, or use --overwrite to begin anew")  # fmt: skip
 
 
-def _check_whole(out: Path, earlier: dict[str, Any]) -> None:
-    for shard in earlier["shards"]:
-        path = out / shard["name"]
+def _check_whole(job: Job) -> None:
+    for shard in (job.earlier or {})["shards"]:
+        path = job.out / shard["name"]
         if not path.exists() or path.stat().st_size != shard["bytes"]:
             raise OutputError(f"{path}: is missing or has another size than the manifest says. Convert again with "
                               "--overwrite")  # fmt: skip
@@ -328,64 +373,86 @@ def disk_needed(bytes_by_subset: Iterable[int], inner: Iterable[int]) -> int:
     return total + max(inner, default=0) + RESERVE
 
 
-def _check_disk(out: Path, planned: list[_Subset]) -> None:
-    left = [
-        sum(shard.bytes for number, shard in enumerate(one.plan.shards) if not one.done(out, number)) for one in planned
-    ]
-    inner = [archive.inside.size for one in planned for archive in one.inner if archive.inside]
-    needed, free = disk_needed(left, inner), shutil.disk_usage(out).free
-    if sum(left) and needed > free:
-        raise OutputError(f"{out}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Free disk space "
-                          "or convert fewer subsets with --subset")  # fmt: skip
+def check_disk(job: Job, at_once: int | None = None) -> None:
+    """Raises OutputError where the disk is too small for the shards that are left, or for `at_once` of them."""
+    left = [one.plan.shards[number] for one in job.planned for number in job.left(one)]
+    inner = [archive.inside.size for one in job.planned for archive in one.inner if archive.inside]
+    sizes = sorted(shard.bytes for shard in left)
+    needed, free = disk_needed(sizes[-at_once:] if at_once else sizes, inner), shutil.disk_usage(job.out).free
+    remedy = "convert fewer subsets with --subset"
+    if at_once:  # some may lie there already, of a run that was killed
+        free += sum(path.stat().st_size for shard in left if (path := job.out / shard.name).exists())
+        remedy = "keep fewer shards at a time with --keep"
+    if left and needed > free:
+        raise OutputError(f"{job.out}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Free disk "
+                          f"space or {remedy}")  # fmt: skip
 
 
-def _write_shards(out: Path, planned: list[_Subset], options: Options, workers: int | None, executor: Executor | None,
-                  progress: Callable[[int, int, str], None] | None) -> None:  # fmt: skip
-    """Run the tasks: first all that read archives in place, then one subset after another that must be inflated."""
-    decode = options.decode == "full"
-    total = sum(shard.bytes for one in planned for shard in one.plan.shards)
-    done = sum(shard.bytes for one in planned for n, shard in enumerate(one.plan.shards) if one.done(out, n))
-    in_place = [one for one in planned if not one.inner]
-    groups = [in_place, *([one] for one in planned if one.inner)]
+def write_shards(
+    job: Job,
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    at_once: int | None = None,
+    then: Callable[[list[Path]], None] = lambda markers: None,
+) -> None:
+    """Run the tasks: first all that read archives in place, then one subset after another that must be inflated.
+
+    `then` is given the markers of each `at_once` shards when these are written; the next are begun when it returns.
+    """
+    decode = job.options.decode == "full"
+    sizes = {(one.plan.subset, n): shard.bytes for one in job.planned for n, shard in enumerate(one.plan.shards)}
+    left = {one.plan.subset: job.left(one) for one in job.planned}
+    total = sum(sizes.values())
+    done = total - sum(sizes[subset, number] for subset, numbers in left.items() for number in numbers)
+    in_place = [one for one in job.planned if not one.inner]
+    groups = [in_place, *([one] for one in job.planned if one.inner)]
     for group in groups:
         with contextlib.ExitStack() as stack:
             tasks = []
             for one in group:
-                if all(one.done(out, number) for number in range(len(one.plan.shards))):
+                if not left[one.plan.subset]:
                     continue
                 archives = tuple(
                     stack.enter_context(extracted(part.archive, one.work)) if part.archive.inside else part.archive
                     for part in one.files.parts
                 )
-                tasks += one.tasks(out, archives, decode)
-            sizes = {(one.plan.subset, n): s.bytes for one in group for n, s in enumerate(one.plan.shards)}
+                tasks += [one.task(number, job.out, archives, decode) for number in left[one.plan.subset]]
             pool = executor or stack.enter_context(threads(workers))
-            for task, _ in stack.enter_context(completed(pool, write_shard, tasks)):
-                done += sizes[task.subset, task.number]
-                if progress:
-                    progress(done, total, task.subset)
+            step = at_once or len(tasks) or 1
+            for batch in [tasks[at : at + step] for at in range(0, len(tasks), step)]:
+                with completed(pool, write_shard, batch) as results:
+                    for task, _ in results:
+                        done += sizes[task.subset, task.number]
+                        if progress:
+                            progress(done, total, task.subset)
+                then([Path(task.marker) for task in batch])
 
 
-def _finish(out: Path, found: Release, planned: list[_Subset], earlier: dict[str, Any] | None,
-            options: Options) -> Result:  # fmt: skip
+def finish(job: Job, describe: Callable[[Path], None] = write_card) -> Result:
     """Index, report, the module, the manifest, the card: each from what the step before wrote."""
+    out, earlier = job.out, job.earlier
+    if earlier and job.complete:
+        return Result(out, earlier, json.loads((out / report.SUMMARY).read_bytes()), written=False)
     reports, rows = [], [row for row in (earlier or {}).get("shards", [])]
-    for one in planned:
+    for one in job.planned:
         paths = one.markers()
         markers = [read_marker(path) for path in paths]
         reports.append(report.reckon(one.plan, markers))
         rows += [marker.row() for marker in markers if marker.name]
         if any(marker.name for marker in markers):
             manifest.write_index(out / "index" / f"{one.plan.subset}.parquet", paths)
-    problems = [*found.problems, *(problem for one in planned for problem in one.problems)]
-    summary = report.write(out, reports, problems, found.unknown)
+    problems = [*job.found.problems, *(problem for one in job.planned for problem in one.problems)]
+    summary = report.write(out, reports, problems, job.found.unknown)
     if not rows:
-        _clear(out / WORK)
-        raise ReleaseError(f"{found.path}: none of its images can be published. {out / report.SUMMARY} says why; mend "
-                           "the release and run again")  # fmt: skip
+        _clear(job.work)
+        raise ReleaseError(f"{job.found.path}: none of its images can be published. {out / report.SUMMARY} says why; "
+                           "mend the release and run again")  # fmt: skip
     with replacing(out / "mmm_rs.py") as fd:
         write_all(fd, Path(mmm_rs.__file__).read_bytes())
-    made = manifest.build(rows, options)
+    made = manifest.build(rows, job.options)
     manifest.write(out, made)
-    write_card(out)
+    describe(out)
+    _clear(job.work)
     return Result(out, made, summary, written=True)
