@@ -112,11 +112,23 @@ def _parser() -> argparse.ArgumentParser:
                        "mmm-rs upload ./MMM-RS-hub org/MMM-RS --private")  # fmt: skip
     command.add_argument("out", type=Path, help="the converted folder")
     command.add_argument("repo", help="the dataset repository, such as org/MMM-RS; it is made if it is not there")
-    command.add_argument("--private", action="store_true", help="make a private repository")
-    command.add_argument("--revision", metavar="BRANCH", help="the branch (default: main)")
-    command.add_argument("--tag", metavar="TAG", help="name the proved commit")
+    _add_hub_options(command)
     command.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
-    command.add_argument("--yes", action="store_true", help="do not ask")
+
+    command = _command(commands, "publish", _publish,
+                       "convert and upload at once, with no more than a few shards on the disk at a time",
+                       "mmm-rs publish ~/Downloads/MMM-RS org/MMM-RS --staging ./staging --private")  # fmt: skip
+    command.add_argument("release", type=Path, help="folder of zips, MMM-RS.zip, or extracted folders")
+    command.add_argument("repo", help="the dataset repository, such as org/MMM-RS; it is made if it is not there")
+    command.add_argument("--staging", type=Path, required=True, metavar="DIR",
+                         help="a folder for shards on their way; run again to go on after an interruption")  # fmt: skip
+    command.add_argument("--keep", type=_positive, default=8, metavar="N",
+                         help="shards that lie there at a time (default: 8, which are 4 GB at the most)")  # fmt: skip
+    command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)")
+    command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
+    command.add_argument("--overwrite", action="store_true", help="forget what an earlier run did and begin anew")
+    _add_hub_options(command)
+    _add_plan_options(command)
 
     command = _command(commands, "demo", _demo, "convert and load a small synthetic release, and draw a picture of it",
                        "mmm-rs demo ./mmm-rs-demo")  # fmt: skip
@@ -131,6 +143,13 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     command.set_defaults(run=run)
     return command
+
+
+def _add_hub_options(command: Any) -> None:
+    command.add_argument("--private", action="store_true", help="make a private repository")
+    command.add_argument("--revision", metavar="BRANCH", help="the branch (default: main)")
+    command.add_argument("--tag", metavar="TAG", help="name the proved commit")
+    command.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_plan_options(command: Any) -> None:
@@ -222,10 +241,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             arguments.release, arguments.out, subsets=arguments.subset, options=_options(arguments),
             workers=arguments.workers, executor=executor, annotations=arguments.annotations,
             overwrite=arguments.overwrite, progress=progress, say=say)  # fmt: skip
-    for line in summary_lines(result):
-        print(line)
-    for source in result.summary["sources"]:
-        print(f"mmm-rs: {source['path']}: {source['detail']}. {source['remedy']}", file=sys.stderr)
+    _print_result(result)
     if not result.reported:
         return 0
     if arguments.strict:
@@ -243,6 +259,13 @@ def _cluster(address: str | None) -> Iterator[Executor | None]:
 
     with connected(address) as executor:
         yield executor
+
+
+def _print_result(result: Any) -> None:
+    for line in summary_lines(result):
+        print(line)
+    for source in result.summary["sources"]:
+        print(f"mmm-rs: {source['path']}: {source['detail']}. {source['remedy']}", file=sys.stderr)
 
 
 def summary_lines(result: Any) -> Iterator[str]:
@@ -347,6 +370,21 @@ def _upload(arguments: argparse.Namespace) -> int:
     upload(arguments.out, arguments.repo, private=arguments.private, revision=arguments.revision,
            dry_run=arguments.dry_run, tag=arguments.tag, yes=arguments.yes)  # fmt: skip
     return 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from dataset_card.publication import publish
+
+    result, proof = publish(
+        arguments.release, arguments.repo, arguments.staging, keep=arguments.keep, subsets=arguments.subset,
+        options=_options(arguments), workers=arguments.workers, annotations=arguments.annotations,
+        overwrite=arguments.overwrite, private=arguments.private, revision=arguments.revision, tag=arguments.tag,
+        yes=arguments.yes, say=_say)  # fmt: skip
+    _print_result(result)
+    for line in proof.lines():
+        print(line)
+    print(f"{result.out}: all but the shards is here too. It may be removed; kept, it spares the same command its work")
+    return REPORTED if result.reported else 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -29,13 +29,15 @@ from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, threads
 from conversion.plan import Options, PlanFile, make
 from conversion.release import Problem, Release, SubsetFiles
-from conversion.shards import Task, finished, read_marker, replacing, write_all, write_shard
+from conversion.shards import Marker, Task, lies_in, read_marker, replacing, write_all, write_shard
 from dataset_card.card import write_card
 
 WORK = ".mmm-rs"
 BEGUN = "options.json"  # in the work folder, as long as the conversion is unfinished
 PRODUCTS = ("data", "index", "report", "assets", "README.md", "croissant.json", "mmm_rs.py", manifest.NAME)
 RESERVE = 64_000_000  # bytes for index, report and card, beside a tenth of the shards' JSON
+RECORDS = "records.bin"  # the records' text, beside a subset's plan
+STATE = 3  # bytes of markers and index for each of the records' text; measured: 2.3
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,40 @@ class _Subset:
     def marker(self, number: int) -> Path:
         return self.work / "markers" / f"{number:05d}.arrow"
 
-    def tasks(self, out: Path, archives: tuple[Archive, ...], decode: bool, run: Run) -> list[Task]:
-        return [
-            Task(str(self.work / "plan.arrow"), str(self.work / "records.bin"), number, self.plan.subset, shard.split,
-                 archives, shard.name, str(out), str(self.marker(number)), decode, run)
-            for number, shard in enumerate(self.plan.shards) if not self.done(out, number)
-        ]  # fmt: skip
-
-    def done(self, out: Path, number: int) -> bool:
-        return finished(out, self.marker(number)) is not None
+    def task(self, number: int, out: Path, archives: tuple[Archive, ...], decode: bool, run: Run) -> Task:
+        shard = self.plan.shards[number]
+        return Task(str(self.work / "plan.arrow"), str(self.work / RECORDS), number, self.plan.subset, shard.split,
+                    archives, shard.name, str(out), str(self.marker(number)), decode, run)  # fmt: skip
 
     def markers(self) -> list[Path]:
         return [self.marker(number) for number in range(len(self.plan.shards))]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A conversion that is planned, in a folder that is locked."""
+
+    out: Path
+    work: Path
+    options: Options
+    found: Release
+    planned: tuple[_Subset, ...]
+    earlier: dict[str, Any] | None
+    """the manifest of an earlier conversion into this folder"""
+    complete: bool
+    """whether that holds all that is wanted, and nothing is to be done"""
+    stands: Callable[[Marker], bool]
+    """whether a shard that was written is still where it shall be"""
+
+    def left(self, one: _Subset) -> list[int]:
+        """Numbers of the shards of a subset that are to be written."""
+        return [number for number in range(len(one.plan.shards)) if not self._done(one.marker(number))]
+
+    def _done(self, path: Path) -> bool:
+        if not path.exists():
+            return False
+        marker = read_marker(path)
+        return marker.name is None or self.stands(marker)
 
 
 def convert(
@@ -109,8 +133,39 @@ def convert(
 
     Raises UsageError, ReleaseError or OutputError.
     """
+    with opened(release_path, out, subsets=subsets, options=options, annotations=annotations, overwrite=overwrite,
+                executor=executor, say=say) as job:  # fmt: skip
+        if job.complete:
+            _check_whole(job)
+        else:
+            check_disk(job)
+            write_shards(job, workers=workers, executor=executor, progress=progress)
+            say("writing index, report, card and manifest")
+        return finish(job)
+
+
+@contextlib.contextmanager
+def opened(
+    release_path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    subsets: Sequence[str] | None = None,
+    options: Options | None = None,
+    annotations: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    executor: Executor | None = None,
+    stands: Callable[[Marker], bool] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Job]:
+    """Begin a conversion, or go on with it: what was done stays done where `stands` (in the folder `out`) says so.
+
+    `executor`: what will write the shards; whether it can is tried first.
+
+    The parameters are those of `convert`; so are the errors.
+    """
     out = Path(out).absolute()
     options = options or Options()
+    stands = stands or functools.partial(lies_in, out)
     _check(out, subsets, options)
     with _locked(out) as work:
         if overwrite and _begun(work) != {"options": asdict(options), "overwrite": True}:
@@ -120,23 +175,18 @@ def convert(
         wanted = _wanted(found, subsets, release_path)
         new = [name for name in wanted if earlier is None or name not in earlier["subsets"]]
         if earlier and not new and not _begun(work):
-            _check_whole(out, earlier)
             _clear(work)
-            return Result(out, earlier, json.loads((out / report.SUMMARY).read_bytes()), written=False)
+            yield Job(out, work, options, found, (), earlier, True, stands)
+            return
         if executor:
             _try(executor, work, [str(Path(release_path).absolute())])
         if not _begun(work):
             manifest.write_json(work / BEGUN, {"options": asdict(options), "overwrite": overwrite})
         _sweep(out)
         _check_begun(out, work, found, {*wanted, *(earlier or {"subsets": ()})["subsets"]}, overwrite)
-        planned = [_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new]
+        planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
         _release_memory()
-        _check_disk(out, planned)
-        _write_shards(out, planned, options, workers, executor, progress)
-        say("writing index, report, card and manifest")
-        result = _finish(out, found, planned, earlier, options)
-        _clear(work)
-        return result
+        yield Job(out, work, options, found, planned, earlier, False, stands)
 
 
 def _check(out: Path, subsets: Sequence[str] | None, options: Options) -> None:
@@ -270,9 +320,9 @@ def _check_begun(out: Path, work: Path, found: Release, wanted: set[str], overwr
                                "Put it back, or use --overwrite to begin anew")  # fmt: skip
 
 
-def _check_whole(out: Path, earlier: dict[str, Any]) -> None:
-    for shard in earlier["shards"]:
-        path = out / shard["name"]
+def _check_whole(job: Job) -> None:
+    for shard in (job.earlier or {})["shards"]:
+        path = job.out / shard["name"]
         if not path.exists() or path.stat().st_size != shard["bytes"]:
             raise OutputError(f"{path}: is missing or has another size than the manifest says. Convert again with "
                               "--overwrite")  # fmt: skip
@@ -304,9 +354,9 @@ def _plan(files: SubsetFiles, out: Path, work: Path, options: Options, overwrite
         _forget(out, work)
     with _writing(work):
         work.mkdir(parents=True, exist_ok=True)
-        plan = make(files, options, work / "records.bin")
+        plan = make(files, options, work / RECORDS)
         plan.write(work / "plan.arrow")
-        for name in ("records.bin", "plan.arrow"):  # on disk before the file that says so
+        for name in (RECORDS, "plan.arrow"):  # on disk before the file that says so
             shards.sync_path(work / name)
     manifest.write_json(state, {"content": identity, "problems": [asdict(problem) for problem in plan.problems]})
     return _Subset(files, work, PlanFile.open(work / "plan.arrow"), plan.problems)
@@ -335,49 +385,76 @@ def _try(executor: Executor, work: Path, sources: list[str]) -> None:
         list(results)
 
 
-def _check_disk(out: Path, planned: list[_Subset]) -> None:
-    left = [
-        sum(shard.bytes for number, shard in enumerate(one.plan.shards) if not one.done(out, number)) for one in planned
-    ]
-    inner = [archive.inside.size for one in planned for archive in one.inner if archive.inside]
-    needed, free = disk_needed(left, inner), shutil.disk_usage(out).free
-    if sum(left) and needed > free:
-        raise OutputError(f"{out}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Free disk space "
-                          "or convert fewer subsets with --subset")  # fmt: skip
+def check_disk(job: Job, at_once: int | None = None) -> None:
+    """Raises OutputError where the disk is too small for the shards that are left, or for `at_once` of them."""
+    left = [one.plan.shards[number] for one in job.planned for number in job.left(one)]
+    inner = [archive.inside.size for one in job.planned for archive in one.inner if archive.inside]
+    sizes = sorted(shard.bytes for shard in left)
+    needed, free = disk_needed(sizes[-at_once:] if at_once else sizes, inner), shutil.disk_usage(job.out).free
+    remedy = "convert fewer subsets with --subset"
+    if at_once:  # then the rest counts too. Some of either may lie there already, of a run that was killed
+        needed += sum(STATE * (one.work / RECORDS).stat().st_size for one in job.planned)
+        lying = [*(job.out / shard.name for shard in left), *(path for one in job.planned for path in one.markers())]
+        free += sum(path.stat().st_size for path in lying if path.exists())
+        remedy = "keep fewer shards at a time with --keep"
+    if left and needed > free:
+        raise OutputError(f"{job.out}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Free disk "
+                          f"space or {remedy}")  # fmt: skip
 
 
-def _write_shards(out: Path, planned: list[_Subset], options: Options, workers: int | None, executor: Executor | None,
-                  progress: Callable[[int, int, str], None] | None) -> None:  # fmt: skip
-    """Run the tasks: first all that read archives in place, then one subset after another that must be inflated."""
-    decode = options.decode == "full"
-    total = sum(shard.bytes for one in planned for shard in one.plan.shards)
-    done = sum(shard.bytes for one in planned for n, shard in enumerate(one.plan.shards) if one.done(out, n))
-    in_place = [one for one in planned if not one.inner]
-    groups = [in_place, *([one] for one in planned if one.inner)]
+def write_shards(
+    job: Job,
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    at_once: int | None = None,
+    then: Callable[[list[Path]], None] = lambda markers: None,
+) -> None:
+    """Run the tasks: first all that read archives in place, then one subset after another that must be inflated.
+
+    `then` is given the markers of each `at_once` shards when these are written; the next are begun when it returns.
+    """
+    decode = job.options.decode == "full"
+    sizes = {(one.plan.subset, n): shard.bytes for one in job.planned for n, shard in enumerate(one.plan.shards)}
+    left = {one.plan.subset: job.left(one) for one in job.planned}
+    total = sum(sizes.values())
+    done = total - sum(sizes[subset, number] for subset, numbers in left.items() for number in numbers)
+    in_place = [one for one in job.planned if not one.inner]
+    groups = [in_place, *([one] for one in job.planned if one.inner)]
     for group in groups:
         with contextlib.ExitStack() as stack:
-            left = [one for one in group if not all(one.done(out, number) for number in range(len(one.plan.shards)))]
+            mine = [one for one in group if left[one.plan.subset]]
             archives = [
                 tuple(
                     stack.enter_context(extracted(part.archive, one.work)) if part.archive.inside else part.archive
                     for part in one.files.parts
                 )
-                for one in left
+                for one in mine
             ]
             if executor:
-                stack.callback(_gather, out, left)
+                stack.callback(_gather, job.out, mine)
             pool = executor or stack.enter_context(threads(workers))
             # The run ends before the inflated archives go, or a task elsewhere would take them for damaged.
-            with _writing(out / WORK):
-                run = stack.enter_context(announced(out / WORK))
-            tasks = [task for one, its in zip(left, archives, strict=True) for task in one.tasks(out, its, decode, run)]
-            sizes = {(one.plan.subset, n): s.bytes for one in group for n, s in enumerate(one.plan.shards)}
-            results = stack.enter_context(completed(pool, write_shard, tasks))
-            stack.callback(run.end)  # first of all: to cancel many tasks of a cluster takes a while
-            for task, _ in results:
-                done += sizes[task.subset, task.number]
-                if progress:
-                    progress(done, total, task.subset)
+            with _writing(job.work):
+                run = stack.enter_context(announced(job.work))
+            tasks = [
+                one.task(number, job.out, its, decode, run)
+                for one, its in zip(mine, archives, strict=True)
+                for number in left[one.plan.subset]
+            ]
+            step = at_once or len(tasks) or 1
+            for batch in [tasks[at : at + step] for at in range(0, len(tasks), step)]:
+                with completed(pool, write_shard, batch) as results:
+                    try:
+                        for task, _ in results:
+                            done += sizes[task.subset, task.number]
+                            if progress:
+                                progress(done, total, task.subset)
+                    except BaseException:
+                        run.end()  # first of all: to cancel many tasks of a cluster takes a while
+                        raise
+                then([Path(task.marker) for task in batch])
 
 
 def _gather(out: Path, subsets: list[_Subset]) -> None:
@@ -389,26 +466,29 @@ def _gather(out: Path, subsets: list[_Subset]) -> None:
                 os.listdir(folder)
 
 
-def _finish(out: Path, found: Release, planned: list[_Subset], earlier: dict[str, Any] | None,
-            options: Options) -> Result:  # fmt: skip
+def finish(job: Job, describe: Callable[[Path], None] = write_card) -> Result:
     """Index, report, the module, the manifest, the card: each from what the step before wrote."""
+    out, earlier = job.out, job.earlier
+    if earlier and job.complete:
+        return Result(out, earlier, json.loads((out / report.SUMMARY).read_bytes()), written=False)
     reports, rows = [], [row for row in (earlier or {}).get("shards", [])]
-    for one in planned:
+    for one in job.planned:
         paths = one.markers()
         markers = [read_marker(path) for path in paths]
         reports.append(report.reckon(one.plan, markers))
         rows += [marker.row() for marker in markers if marker.name]
         if any(marker.name for marker in markers):
             manifest.write_index(out / "index" / f"{one.plan.subset}.parquet", paths)
-    problems = [*found.problems, *(problem for one in planned for problem in one.problems)]
-    summary = report.write(out, reports, problems, found.unknown)
+    problems = [*job.found.problems, *(problem for one in job.planned for problem in one.problems)]
+    summary = report.write(out, reports, problems, job.found.unknown)
     if not rows:
-        _clear(out / WORK)
-        raise ReleaseError(f"{found.path}: none of its images can be published. {out / report.SUMMARY} says why; mend "
-                           "the release and run again")  # fmt: skip
+        _clear(job.work)
+        raise ReleaseError(f"{job.found.path}: none of its images can be published. {out / report.SUMMARY} says why; "
+                           "mend the release and run again")  # fmt: skip
     with replacing(out / "mmm_rs.py") as fd:
         write_all(fd, Path(mmm_rs.__file__).read_bytes())
-    made = manifest.build(rows, options)
+    made = manifest.build(rows, job.options)
     manifest.write(out, made)
-    write_card(out)
+    describe(out)
+    _clear(job.work)
     return Result(out, made, summary, written=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -27,6 +27,9 @@ from conversion.shards import replacing, write_all
 from dataset_card import text
 from dataset_card.statistics import Converted, read_converted
 
+if TYPE_CHECKING:
+    from dataset_card.figures import Read
+
 NAME = "README.md"
 REPOSITORY = "org/MMM-RS"  # stands in the examples until the first upload tells the real one
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)  # bounds of the hub's size categories, samples
@@ -35,10 +38,11 @@ OWN = re.compile(r"^(?:<!-- own: (?P<name>[\w -]+?) -->|# own: yaml)[ \t]*$")
 END = re.compile(r"^(?:<!-- end own -->|# end own)[ \t]*$")
 
 
-def write_card(out: str | os.PathLike[str], repo_id: str | None = None) -> None:
+def write_card(out: str | os.PathLike[str], repo_id: str | None = None, read: Read | None = None) -> None:
     """Write the card, its pictures and `croissant.json` of a converted folder from what the folder holds.
 
-    `repo_id`: the repository that the examples name; without it the one that the card named before.
+    `repo_id`: the repository that the examples name; without it the one that the card named before. `read`: where the
+    bytes of shards are read from, instead of the folder.
 
     Raises OutputError where the folder is not a finished conversion or cannot be written, VerificationError where its
     manifest was edited, UsageError where a card is there that cannot be rewritten without losing a person's text.
@@ -49,7 +53,7 @@ def write_card(out: str | os.PathLike[str], repo_id: str | None = None) -> None:
     out = Path(out)
     converted = read_converted(out)
     before = _read(out / NAME)
-    pictures = write_figures(converted)
+    pictures = write_figures(converted, read)
     write_croissant(converted)
     card = render(converted, pictures, repo_id or repository(before) or REPOSITORY, own_parts(before, out / NAME))
     with replacing(out / NAME) as fd:

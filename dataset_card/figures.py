@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
+from conversion.errors import OutputError
 from conversion.shards import replacing, write_all
 from dataset_card.statistics import WORDS_A_BIN, Converted
 from mmm_rs import MODALITIES, PROMPT_COLUMNS
@@ -40,13 +41,19 @@ ROWS = 2  # rows of samples in a contact sheet
 TEXT, LINE = 15, 19  # pixels: height of the letters, distance of the lines
 LOOKED_AT = 2_000  # samples among which those shown are chosen; the order of the shards is random
 
+Read = Callable[[str, int, int], bytes]
+"""Bytes of a shard, by its name, their offset and their number."""
 
-def write_figures(converted: Converted) -> list[str]:
-    """Write the pictures to `assets/`; returns their paths within the folder, in the order of the card."""
+
+def write_figures(converted: Converted, read: Read | None = None) -> list[str]:
+    """Write the pictures to `assets/`; returns their paths within the folder, in the order of the card.
+
+    `read`: where the shards are read from, instead of the folder.
+    """
     assets = converted.out / "assets"
     pictures = {"pairs.png": pairs_figure(converted), "prompts.png": prompts_figure(converted)}
     for subset in converted.subsets:
-        if sheet := contact_sheet(choose(converted.out, subset)):
+        if sheet := contact_sheet(choose(converted.out, subset, read)):
             pictures[f"samples-{subset}.jpg"] = sheet
     for name, data in pictures.items():
         with replacing(assets / name) as fd:
@@ -182,7 +189,7 @@ class Shown:
     prompts: dict[str, str | None]
 
 
-def choose(out: Path, subset: str) -> list[Shown]:
+def choose(out: Path, subset: str, read: Read | None = None) -> list[Shown]:
     """Samples enough for a contact sheet: whole ones first, then as many different labels as there are."""
     labels = ["weather", "gsd_level", "category"]
     places = [f"{modality}_{name}" for modality in MODALITIES for name in ("offset", "size")]
@@ -200,18 +207,25 @@ def choose(out: Path, subset: str) -> list[Shown]:
         missing = sum(row[f"{m}_size"] is None for m in modalities)
         ranked.append((missing, seen[kind], at))
     chosen = sorted(at for *_, at in sorted(ranked)[:number])
-    return [_shown(out, rows[at], modalities) for at in chosen]
+    return [_shown(rows[at], modalities, read or functools.partial(_read, out)) for at in chosen]
 
 
-def _shown(out: Path, row: dict, modalities: Sequence[str]) -> Shown:
-    images: dict[str, bytes | None] = {}
-    with open(out / row["shard"], "rb") as shard:
-        for modality in modalities:
-            images[modality] = None
-            if row[f"{modality}_size"] is not None:
-                shard.seek(row[f"{modality}_offset"])
-                images[modality] = shard.read(row[f"{modality}_size"])
+def _shown(row: dict, modalities: Sequence[str], read: Read) -> Shown:
+    images: dict[str, bytes | None] = dict.fromkeys(modalities)
+    for modality in modalities:
+        if row[f"{modality}_size"] is not None:
+            images[modality] = read(row["shard"], row[f"{modality}_offset"], row[f"{modality}_size"])
     return Shown(row["key"], images, {m: row[PROMPT_COLUMNS[m]] for m in modalities})
+
+
+def _read(out: Path, name: str, offset: int, length: int) -> bytes:
+    try:
+        with open(out / name, "rb") as shard:
+            shard.seek(offset)
+            return shard.read(length)
+    except OSError as error:
+        raise OutputError(f"{out / name}: cannot be read: {error.strerror}. The pictures show images of the shards; "
+                          "convert again with --overwrite") from None  # fmt: skip
 
 
 def contact_sheet(samples: Sequence[Shown]) -> bytes | None:

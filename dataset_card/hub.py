@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 TRIES = 5
 WAITS = (1.0, 4.0, 16.0, 30.0)  # seconds before each further try, where the hub does not say how long
+PATIENCE = 60.0  # seconds for an answer to one request
 LONGEST_WAIT = 330.0  # seconds; the hub counts requests in windows of 5 minutes
 PASSING = frozenset((408, 409, 412, 425, 429, 500, 502, 503, 504))  # HTTP status codes that another try may not see
 NETWORK = frozenset(("httpx", "httpcore", "requests", "urllib", "hf_xet"))  # libraries, without a version's digits
@@ -60,16 +61,19 @@ def holds(there: Mapping[str, RemoteFile], file: LocalFile) -> bool:
     return file.path in there and there[file.path].is_(file)
 
 
-def local_file(out: Path, path: Path, shards: dict[str, str]) -> LocalFile:
-    """A file of the folder `out` with its checksums. `shards`: sha256 of those that need not be read again.
+def shard_file(shard: Mapping[str, Any]) -> LocalFile:
+    """A shard as the manifest has it, which need not be read again: it was verified."""
+    return LocalFile(shard["name"], shard["bytes"], shard["sha256"], "")
+
+
+def local_file(out: Path, path: Path) -> LocalFile:
+    """A file of the folder `out` with its checksums.
 
     Raises OutputError where it is missing or cannot be read.
     """
     name = path.relative_to(out).as_posix()
     try:
         length = path.stat().st_size
-        if name in shards:  # has just been verified
-            return LocalFile(name, length, shards[name], "")
         sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % length)
         with open(path, "rb") as file:
             while block := file.read(BLOCK):
@@ -152,8 +156,27 @@ class Hub:
                 f"making the branch {self.revision}",
             )
 
-    def send(self, out: Path, files: Sequence[LocalFile], message: str, stale: Sequence[str] = ()) -> None:
-        """Commit `files` of the folder `out` and remove `stale`.
+    def store(self, out: Path, file: LocalFile) -> Any:
+        """Send a file of the folder `out` to the hub's storage; returns what `send` needs to commit it.
+
+        The folder need not hold it any more. Until it is committed, no listing has it. Bytes that the storage has
+        already are not sent. One file at a time, because a signal does not end the threads that send several by LFS.
+        """
+        from huggingface_hub import CommitOperationAdd
+
+        def try_once() -> Any:
+            operation = CommitOperationAdd(file.path, out / file.path)
+            self.api.preupload_lfs_files(self.repo_id, [operation], repo_type="dataset", revision=self.revision)
+            if operation.path_or_fileobj != b"":  # the client empties what it has sent
+                raise OutputError(f"{self.repo_id}: {file.path}: the hub would keep it as a text. Mend what its "
+                                  f".gitattributes says of .tar files. {self.again}")  # fmt: skip
+            return operation
+
+        return self._patiently(try_once, f"sending {file.path}")
+
+    def send(self, out: Path, files: Sequence[LocalFile], message: str, stale: Sequence[str] = (),
+             stored: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+        """Commit `files` of the folder `out` and remove `stale`. `stored`: what `store` returned of those sent before.
 
         After a failed attempt the hub is asked first what of it is there: one whose answer was lost may have landed.
         """
@@ -169,8 +192,8 @@ class Hub:
                     [path for path in stale if path in there],
                 )
             first = False
-            if gone:
-                self._commit(out, left, gone, message)
+            if gone or (left and stored):
+                self._commit(out, left, gone, message, stored or {})
             elif left:  # with Xet this goes on where an attempt broke off
                 self.api.upload_folder(
                     repo_id=self.repo_id, repo_type="dataset", revision=self.revision, folder_path=out,
@@ -179,11 +202,12 @@ class Hub:
 
         self._patiently(try_once, f"sending {message}")
 
-    def _commit(self, out: Path, files: Sequence[LocalFile], stale: Sequence[str], message: str) -> None:
+    def _commit(self, out: Path, files: Sequence[LocalFile], stale: Sequence[str], message: str,
+                stored: Mapping[str, Any]) -> None:  # fmt: skip
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         operations = [
-            *(CommitOperationAdd(file.path, out / file.path) for file in files),
+            *(stored.get(file.path) or CommitOperationAdd(file.path, out / file.path) for file in files),
             *(CommitOperationDelete(path) for path in stale),
         ]
         self.api.create_commit(self.repo_id, operations, repo_type="dataset", revision=self.revision,
@@ -209,6 +233,24 @@ class Hub:
             fetch = functools.partial(self.api.hf_hub_download, self.repo_id, path, repo_type="dataset",
                                       revision=self.revision, local_dir=folder)  # fmt: skip
             self._patiently(fetch, f"downloading {path}")
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """`length` bytes of a file of the revision, from `offset`."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        url = hf_hub_url(self.repo_id, path, repo_type="dataset", revision=self.revision, endpoint=self.api.endpoint)
+        headers = {**build_hf_headers(token=self.api.token), "Range": f"bytes={offset}-{offset + length - 1}"}
+
+        def ask() -> bytes:  # one request, where the client's file system makes several
+            answer = get_session().get(url, headers=headers, timeout=PATIENCE)
+            hf_raise_for_status(answer)
+            if len(answer.content) != length:  # a server between here and there that sends whole files
+                raise OutputError(f"{self.repo_id}: {path}: {len(answer.content):,} bytes came where {length:,} were "
+                                  f"asked for. Check HF_ENDPOINT and the proxy. {self.again}")  # fmt: skip
+            return answer.content
+
+        return self._patiently(ask, f"reading from {path}")
 
     def _patiently(self, do: Callable[[], T], what: str) -> T:
         """Do it, again after a while where the trouble may pass. Raises what `explain` makes of the client's error."""

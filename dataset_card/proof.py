@@ -121,7 +121,7 @@ def verify_hub(
             raise VerificationError(f"{url}: no {manifest.NAME} there. Finish its upload, or it is another dataset")
         hub.download(copy, small)
         try:
-            faults, made = _check_copy(copy, there)
+            faults, made = check_copy(copy, there)
         except MMMRSError as error:
             raise VerificationError(str(error).replace(f"{copy}", url)) from None
         read = 0
@@ -153,14 +153,14 @@ def parse_url(url: str) -> tuple[str, str]:
     return match[1], unquote(match[2] or "main")
 
 
-def _check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], dict[str, Any]]:
+def check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], dict[str, Any]]:
     """Faults of a hub copy of which `copy` has the small files, and its manifest."""
     from dataset_card.statistics import read_converted, rows_by_shard
 
     faults = []
     for path in sorted(copy.rglob("*")):
         name = path.relative_to(copy).as_posix()
-        if path.is_file() and name in there and not there[name].is_(local_file(copy, path, {})):
+        if path.is_file() and name in there and not there[name].is_(local_file(copy, path)):
             faults.append(f"{name}: what was downloaded is not what the hub lists")
     converted = read_converted(copy)
     made = converted.manifest

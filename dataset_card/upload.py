@@ -22,7 +22,7 @@ from conversion import manifest
 from conversion.errors import OutputError, UsageError
 from conversion.inspection import size
 from dataset_card import card
-from dataset_card.hub import Hub, LocalFile, default_api, holds, local_file, short
+from dataset_card.hub import Hub, LocalFile, default_api, holds, local_file, shard_file, short
 from dataset_card.proof import Proof, prove, stale_files
 
 if TYPE_CHECKING:
@@ -69,17 +69,14 @@ def upload(
     if not dry_run:
         hub.check_login()
     there = hub.listing(missing_ok=True)
-    if private and there is not None and not hub.info().private:
-        raise UsageError(
-            f"{repo_id}: is public already. Change that in its settings on the hub, or leave out --private"
-        )
+    check_private(hub, there is not None, private)
     missing = [file for file in files if there is None or not holds(there, file)]
     stale = stale_files(there or {}, {file.path for file in files})
     _say_plan(hub, files, missing, stale, there is None, private, say)
     if dry_run:
         return None
-    if (missing or stale) and not yes and not (ask or _ask)("Go on?"):
-        raise UsageError("nothing was sent")
+    if missing or stale:
+        agree(yes, ask)
     if there is None:
         hub.create(private)
     send(hub, out, missing, stale)
@@ -89,6 +86,20 @@ def upload(
     for line in proof.lines():
         say(line)
     return proof
+
+
+def check_private(hub: Hub, exists: bool, private: bool) -> None:
+    """Raises UsageError where the repository shall be private and is public already."""
+    if private and exists and not hub.info().private:
+        raise UsageError(
+            f"{hub.repo_id}: is public already. Change that in its settings on the hub, or leave out --private"
+        )
+
+
+def agree(yes: bool, ask: Callable[[str], bool] | None) -> None:
+    """Raises UsageError where a person, asked by `ask`, does not want to go on. `yes`: do not ask."""
+    if not yes and not (ask or _ask)("Go on?"):
+        raise UsageError("nothing was sent")
 
 
 def check_name(repo_id: str) -> None:
@@ -122,15 +133,16 @@ def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def local_files(out: Path, made: dict[str, Any]) -> list[LocalFile]:
-    """The files to be sent, by path."""
+    """The files to be sent: the manifest's shards by path, then the others."""
     from conversion.job import PRODUCTS
 
     paths: list[Path] = []
     for name in PRODUCTS:
         path = out / name
-        paths += sorted(inner for inner in path.rglob("*") if inner.is_file()) if path.is_dir() else [path]
-    shards = {shard["name"]: shard["sha256"] for shard in made["shards"]}
-    return [local_file(out, path, shards) for path in paths if not path.name.startswith(".")]
+        if name != "data":
+            paths += sorted(inner for inner in path.rglob("*") if inner.is_file()) if path.is_dir() else [path]
+    shards = sorted((shard_file(shard) for shard in made["shards"]), key=lambda file: file.path)
+    return [*shards, *(local_file(out, path) for path in paths if not path.name.startswith("."))]
 
 
 def check_limits(files: Sequence[LocalFile]) -> None:
@@ -181,12 +193,12 @@ def send(hub: Hub, out: Path, missing: Sequence[LocalFile], stale: Sequence[str]
     for number, group in enumerate(groups, 1):
         hub.say(f"sending group {number} of {len(groups)}: {group[0].path} to {group[-1].path}, "
                 f"{size(sum(file.size for file in group))}")  # fmt: skip
-        hub.send(out, group, _message(group))
+        hub.send(out, group, message_of(group))
     if last or stale:
         hub.say("sending card and manifest")
         hub.send(out, last, "card and manifest", stale)
 
 
-def _message(files: Sequence[LocalFile]) -> str:
+def message_of(files: Sequence[LocalFile]) -> str:
     subsets = dict.fromkeys(file.path.split("/")[1] for file in files if file.path.startswith("data/"))
     return f"shards of {', '.join(subsets)}" if subsets else "index, report and pictures"

@@ -92,6 +92,7 @@ class Fault:
     route: str
     status: int | None = None  # answer this instead of doing it
     lost: bool = False  # do it, then hang up instead of answering; neither: hang up at once
+    seconds: float = 0.0  # before that
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     skip: int = 0
@@ -107,6 +108,7 @@ class Hub:
         self.ranges: list[tuple[str, int, int]] = []  # what was read of files: path, start, stop
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
+        self.ended = threading.Event()
         hub = self
 
         class Handler(_Handler):
@@ -123,6 +125,7 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.ended.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -169,6 +172,7 @@ class _Refused(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
+    ranges = True  # whether a request for a part of a file is answered with that part
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else each answer waits 40 ms for the acknowledgement of its headers
 
@@ -191,6 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _run(self, route: str, given: dict[str, str]) -> None:
         fault = self.hub._fault(route)
+        if fault and fault.seconds:
+            self.hub.ended.wait(fault.seconds)
         try:
             if fault and fault.status:
                 raise _Refused(fault.status, headers=fault.headers)
@@ -384,7 +390,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file.sha256:
             headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.data))}
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        if not wanted:
+        if not wanted or not self.ranges:
             return lambda: self._send(200, file.data, headers)
         total = len(file.data)
         start = int(wanted[1]) if wanted[1] else max(total - int(wanted[2]), 0)

@@ -7,6 +7,7 @@ matter, and does not depend on how fast the machine is. A write that a kill fall
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -24,7 +25,7 @@ _WATCHED = ("open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.rmdi
 # A server that has imported everything once forks each process: a command starts in a few milliseconds.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    ["tests.stopping", "conversion.job", "dataset_card.croissant", "dataset_card.figures"]
+    ["tests.stopping", "dataset_card.publication", "dataset_card.croissant", "huggingface_hub.hf_api"]
 )
 
 
@@ -79,7 +80,7 @@ def _main(arguments: list[str], counter: _Counter, prepare: Callable | None, out
         sys.stdout.flush()
         sys.stderr.flush()
     counter.moment = 0
-    if not prepare:  # which may have taken away the right to write
+    with contextlib.suppress(OSError):  # `prepare` may have taken away the right to write
         count.write_text(str(counter.count))
     sys.exit(code)
 

@@ -1,0 +1,482 @@
+"""A release goes to the hub with few shards on the disk at a time, and is there as convert and upload would have it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, constants
+
+from conversion import convert, job, shards, verify
+from conversion.errors import REPORTED, MMMRSError, OutputError, UsageError, VerificationError
+from dataset_card import publication
+from dataset_card.proof import verify_hub
+from dataset_card.publication import publish
+from dataset_card.upload import upload
+from tests import releases, stopping
+from tests.hub import TOKEN, Hub
+from tests.test_conversion import tree
+from tests.test_output import file_system
+
+REPO = "org/MMM-RS"
+URL = f"hf://datasets/{REPO}"
+ROOT = Path(__file__).parents[1]
+KEEP = 2
+FORMS = {form.__name__: form for form in (releases.zips_stored, releases.one_zip_of_deflated_zips)}
+CHOSEN = [subset for subset in releases.small() if subset.name in ("weather", "SEN1-2", "Inria", "fMoW")]
+LAST = ["index, report and pictures", "card and manifest"]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> Path:
+    return releases.zips_stored(CHOSEN, tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture(scope="module")
+def expected(release, tmp_path_factory) -> dict[str, bytes]:
+    """What is on the hub after `convert` and `upload`."""
+    out = tmp_path_factory.mktemp("expected") / "out"
+    convert(release, out)
+    with pytest.MonkeyPatch.context() as patch, Hub() as hub:
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        upload(out, REPO, yes=True, api=HfApi(endpoint=hub.url, token=TOKEN), say=lambda line: None)
+        return hub.files(REPO)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # this hub knows LFS only
+    sleeps: list[float] = []
+    monkeypatch.setattr("time.sleep", sleeps.append)
+    with Hub() as hub:
+        hub.sleeps = sleeps
+        yield hub
+
+
+@pytest.fixture
+def run(hub, release, tmp_path):
+    """Publish to the hub from `tmp_path`, quietly."""
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+
+    def publish_here(path: Path = release, **options):
+        options = {"keep": KEEP, "workers": 2, "yes": True, "api": api, "say": lambda line: None} | options
+        return publish(path, REPO, tmp_path / "staging", **options)
+
+    return publish_here
+
+
+def messages(hub: Hub) -> list[str]:
+    return hub.repositories[REPO].messages[1:]
+
+
+def counts(hub: Hub) -> tuple[int, int]:
+    """Files sent and commits made."""
+    return hub.requests["lfs_put"], hub.requests["commit"]
+
+
+def tars(folder: Path) -> list[Path]:
+    """The shards in a folder, half-written ones too."""
+    return [*folder.glob("data/*/*.tar"), *folder.glob("data/*/.*.tmp")]
+
+
+# -------------------------------------------------------------------------------------------------------- publishing
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_hub_then_has_what_convert_and_upload_would_put_there(form, hub, run, expected, tmp_path):
+    result, proof = run(FORMS[form](CHOSEN, tmp_path / "release"))
+
+    assert hub.files(REPO) == expected
+    assert (proof.files, proof.sent) == (len(expected), len(expected))
+    assert result.written and result.reported == 6
+    assert verify_hub(URL, deep=True, api=HfApi(endpoint=hub.url)).read == proof.shards
+
+
+def test_all_but_the_shards_stays_in_the_folder(hub, run, expected, tmp_path):
+    run()
+    here = {path: (tmp_path / "staging" / path).read_bytes() for path in tree(tmp_path / "staging")}
+    assert here == {path: data for path, data in expected.items() if not path.startswith("data/")}
+
+
+def test_never_more_shards_lie_in_the_folder_than_kept(hub, run, monkeypatch, tmp_path):
+    seen = []
+
+    def watched(call):
+        def counted(*arguments, **named):
+            seen.append(len(tars(tmp_path / "staging")))
+            return call(*arguments, **named)
+
+        return counted
+
+    monkeypatch.setattr(shards, "_rename", watched(shards._rename))
+    monkeypatch.setattr(HfApi, "preupload_lfs_files", watched(HfApi.preupload_lfs_files))
+    run(keep=3)
+    assert len(seen) > 30 and max(seen) == 3
+
+
+def padded(jpeg: bytes, kilobytes: int) -> bytes:
+    """The JPEG with so much in comments."""
+    return jpeg[:2] + (b"\xff\xfe" + struct.pack(">H", 1000) + bytes(998)) * kilobytes + jpeg[2:]
+
+
+def test_a_disk_smaller_than_the_data(hub, run, monkeypatch, tmp_path):
+    subset = releases.many("GID", 48)
+    subset = subset.with_files(**{path: padded(data, 200) for path, data in subset.images.items()})
+    release = releases.zips_stored([subset], tmp_path / "release")
+    monkeypatch.setattr(job, "RESERVE", 1_000_000)
+    with file_system(tmp_path / "staging", "size=4m") as disk:
+        with pytest.raises(OutputError, match=r"GB are needed and .*--keep"):
+            run(release, keep=6)
+        assert hub.repositories == {}
+        with pytest.raises(OutputError, match="are needed"):
+            convert(release, disk / "out")
+        shutil.rmtree(disk / "out")
+        _, proof = run(release, keep=2)
+    assert sum(map(len, hub.files(REPO).values())) > 9_000_000
+    assert proof.samples == 48
+
+
+def test_a_few_commits_for_many_shards(hub, run, expected, monkeypatch):
+    monkeypatch.setattr(publication, "COMMITS", 3)
+    run()
+    assert hub.files(REPO) == expected
+    assert messages(hub) == ["shards of weather, SEN1-2", "shards of SEN1-2, Inria", "shards of Inria, fMoW", *LAST]
+
+
+def test_a_commit_takes_as_many_shards_as_the_hub_recommends(hub, run, expected, monkeypatch):
+    monkeypatch.setattr(publication, "COMMITS", 1)
+    monkeypatch.setattr(publication, "GROUP", 4)
+    run()
+    shards = sum(path.startswith("data/") for path in expected)
+    assert hub.files(REPO) == expected
+    assert len(messages(hub)) == -(-shards // 4) + len(LAST)
+
+
+def test_the_same_command_again_does_nothing_and_proves_it_again(hub, run):
+    _, first = run()
+    before = counts(hub)
+    result, proof = run(yes=False)  # nothing to send: nothing to ask
+    assert counts(hub) == before
+    assert (result.written, proof.sent, proof.revision) == (False, 0, first.revision)
+
+
+def test_without_the_folder_all_is_written_again_and_nothing_sent(hub, run, tmp_path):
+    run()
+    before = counts(hub)
+    shutil.rmtree(tmp_path / "staging")
+    _, proof = run()
+    assert counts(hub) == before and proof.sent == 0
+
+
+def test_subsets_that_come_later(hub, run, expected):
+    run(subsets=["Inria"])
+    run()
+    assert hub.files(REPO) == expected
+    first = messages(hub).index("card and manifest") + 1
+    assert not [line for line in messages(hub)[first:] if "Inria" in line]
+
+
+def test_it_says_what_it_will_do_and_asks(hub, run, tmp_path):
+    said: list[str] = []
+    with pytest.raises(UsageError, match="nothing was sent"):
+        run(yes=False, private=True, say=said.append, ask=lambda question: bool(said.append(question)))
+    assert said[-1] == "Go on?"
+    assert said[-4] == f"{REPO} at main: not there yet, will be made (private)"
+    assert re.match(rf"{REPO} at main: (\d+) of \1 shards to convert and send, .* at the most$", said[-3])
+    assert said[-2].startswith(f"{tmp_path / 'staging'}: 2 of them lie here at a time, ")
+    assert hub.repositories == {} and tars(tmp_path / "staging") == []
+    with pytest.raises(UsageError, match="--yes"):  # standard input is no terminal here
+        run(yes=False)
+
+
+def test_private_revision_and_tag(hub, run, expected):
+    _, proof = run(private=True, revision="next", tag="v1")
+    repository = hub.repositories[REPO]
+    assert repository.private
+    assert hub.files(REPO, "next") == hub.files(REPO, "v1") == expected
+    assert hub.files(REPO, "main") == {}
+    assert repository.refs["v1"] == proof.revision
+
+
+def test_another_conversion_replaces_the_first_and_leaves_no_shard_of_it(hub, run, expected, tmp_path):
+    run(releases.zips_stored(releases.small()[6:8], tmp_path / "other"))
+    shutil.rmtree(tmp_path / "staging")
+    run()
+    assert hub.files(REPO) == expected
+
+
+# ---------------------------------------------------------------------------------------------------------- refusing
+
+
+def test_a_finished_conversion_is_not_taken_for_a_staging_folder(hub, run, release, tmp_path):
+    convert(release, tmp_path / "staging")
+    before = tree(tmp_path / "staging")
+    with pytest.raises(UsageError, match="mmm-rs upload"):
+        run()
+    assert tree(tmp_path / "staging") == before and not hub.requests
+
+
+def test_other_options_than_those_of_the_folder(hub, run):
+    run(subsets=["Inria"])
+    with pytest.raises(UsageError, match="seed was 0, now 7"):
+        run(options=job.Options(seed=7))
+
+
+@pytest.mark.parametrize("name", ["mmm_rs", "org/mmm_rs", "MMM-RS"])
+def test_a_name_that_could_not_be_loaded_is_refused(hub, release, tmp_path, name):
+    with pytest.raises(UsageError):
+        publish(release, name, tmp_path / "staging", api=HfApi(endpoint=hub.url, token=TOKEN))
+    assert not hub.requests and not (tmp_path / "staging").exists()
+
+
+def test_a_hub_that_would_keep_tars_as_text(hub, run, monkeypatch, tmp_path):
+    monkeypatch.setattr("tests.hub.LFS_SUFFIXES", (".parquet", ".png", ".jpg"))
+    with pytest.raises(OutputError, match=r"\.gitattributes says of \.tar files\. Run the same command again"):
+        run()
+    assert len(tars(tmp_path / "staging")) == KEEP and messages(hub) == []
+
+
+def test_a_shard_that_is_not_what_its_marker_says_is_not_sent(hub, run, monkeypatch):
+    def write_damaged(task):
+        marker = shards.write_shard(task)
+        releases.flip_bit(Path(task.out, task.name), 700)
+        return marker
+
+    monkeypatch.setattr(job, "write_shard", write_damaged)
+    with pytest.raises(VerificationError, match=r"\.tar: its sha256 is not the manifest's"):
+        run()
+    assert hub.requests["lfs_put"] == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- trouble
+
+PAUSE = {"status": 429, "headers": {"Retry-After": "7"}}
+GONE = {"status": 503}
+HANGS_UP: dict = {}
+
+
+@pytest.mark.parametrize(
+    ("route", "how"),
+    [
+        ("whoami", GONE), ("tree", PAUSE), ("create", HANGS_UP), ("preupload", GONE), ("lfs_batch", HANGS_UP),
+        ("lfs_put", PAUSE), ("lfs_put", HANGS_UP), ("lfs_verify", GONE), ("commit", GONE), ("commit", HANGS_UP),
+        ("resolve", GONE), ("resolve", HANGS_UP), ("info", GONE),
+    ],
+)  # fmt: skip
+def test_trouble_that_passes_is_waited_out(hub, run, expected, route, how):
+    hub.fail(route, **how)
+    run(keep=8)
+    assert hub.faults[0].times == 0
+    assert hub.files(REPO) == expected
+    if how.get("status") == 429:
+        assert max(hub.sleeps) >= 7  # as long as the hub said
+
+
+@pytest.mark.parametrize("skip", range(4))
+def test_a_commit_whose_answer_was_lost_is_known_to_have_landed(hub, run, expected, skip):
+    hub.fail("commit", lost=True, skip=skip)
+    run(keep=12)
+    assert hub.files(REPO) == expected
+    assert len(messages(hub)) == 2 + len(LAST)  # none was made twice
+
+
+@pytest.mark.parametrize(
+    ("route", "how", "remedy"),
+    [
+        ("whoami", {"status": 401}, "hf auth login"), ("create", {"status": 403}, "write access"),
+        ("lfs_put", {"status": 500, "skip": 3}, "trouble of its own"), ("lfs_put", {"skip": 7}, "check the network"),
+        ("commit", {"status": 429, "skip": 1}, "Wait five minutes"), ("commit", {"status": 503}, "trouble of its own"),
+        ("resolve", {"status": 503}, "trouble of its own"), ("tree", {"status": 503, "skip": 2}, "trouble of its own"),
+    ],
+)  # fmt: skip
+def test_trouble_that_stays_ends_in_one_line_and_the_same_command_goes_on(
+    route, how, remedy, hub, run, expected, tmp_path
+):
+    hub.fail(route, times=1000, **how)
+    with pytest.raises(OutputError) as error:
+        run()
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{REPO}: ") and remedy in line and "Run the same command again" in line
+    assert len(tars(tmp_path / "staging")) <= KEEP
+
+    refused = hub.requests["lfs_put"] - len(hub.objects)
+    hub.faults.clear()
+    run()
+    assert hub.files(REPO) == expected
+    assert hub.requests["lfs_put"] - refused == len(hub.objects)  # what was stored did not come again
+
+
+def test_shards_that_vanish_from_the_hub_are_written_again(hub, run, expected):
+    hub.fail("lfs_put", times=1000, skip=12)
+    with pytest.raises(OutputError):
+        run()
+    assert len(messages(hub)) > 3
+    hub.faults.clear()
+    hub.repositories.clear()
+    hub.objects.clear()
+    run()
+    assert hub.files(REPO) == expected
+
+
+def test_shards_that_vanish_after_all_is_done_are_told(hub, run, expected):
+    run()
+    path = next(path for path in expected if path.startswith("data/"))
+    hub.damage(REPO, path, None)
+    with pytest.raises(OutputError, match=f"1 of the .* shards .* not there, for example {path}. --overwrite"):
+        run()
+    run(overwrite=True)
+    assert hub.files(REPO) == expected
+
+
+def test_a_server_that_sends_whole_files_where_a_part_was_asked_for(hub, run, monkeypatch):
+    monkeypatch.setattr("tests.hub._Handler.ranges", False)
+    with pytest.raises(MMMRSError, match=r"bytes came where [\d,]+ were asked for\. Check HF_ENDPOINT") as error:
+        run()
+    assert len(str(error.value).splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- kills
+
+
+def connect(url: str, kill: tuple[str, int, bool] | None = None) -> None:
+    """In the process of a command: take this hub, and die at a call of the client, before it or after it."""
+    constants.HF_HUB_DISABLE_XET = True
+    publication.default_api = lambda: HfApi(endpoint=url, token=TOKEN)
+    if kill is None:
+        return
+    name, number, after = kill
+    call, calls = getattr(HfApi, name), []
+
+    def killing(*arguments, **named):
+        calls.append(name)
+        if len(calls) == number and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        made = call(*arguments, **named)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return made
+
+    setattr(HfApi, name, killing)
+
+
+@pytest.fixture
+def command(release, tmp_path):
+    """Run `mmm-rs publish` in a process of its own."""
+
+    def publish_there(hub: Hub, staging: Path, signal_number: int = 0, moment: int = 0, kill=None) -> stopping.Run:
+        arguments = ["publish", str(release), REPO, "--staging", str(staging), "--keep", str(KEEP), "--yes",
+                     "--workers", "2"]  # fmt: skip
+        prepare = functools.partial(connect, hub.url, kill)
+        return stopping.run(arguments, tmp_path / "notes", signal_number, moment, prepare)
+
+    return publish_there
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(command, expected, tmp_path):
+    draw = random.Random("publish")
+    with Hub() as hub:
+        undisturbed = command(hub, tmp_path / "undisturbed")
+        assert undisturbed.code == REPORTED, undisturbed.output
+        assert hub.files(REPO) == expected
+        commits = len(messages(hub))
+    kills = number = 0
+    while kills < 10:
+        number += 1
+        staging = tmp_path / f"staging{number}"
+        with Hub() as hub:
+            for _ in range(1 + number % 2 * 3):
+                ended = command(hub, staging, signal.SIGKILL, draw.randrange(1, undisturbed.moments))
+                assert ended.code in (-signal.SIGKILL, REPORTED), ended.output
+                kills += ended.code == -signal.SIGKILL
+                assert len(tars(staging)) <= KEEP
+            assert command(hub, staging).code == REPORTED
+            assert hub.files(REPO) == expected
+            assert len(messages(hub)) <= commits
+            assert tree(staging) == tree(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [("preupload_lfs_files", 1), ("preupload_lfs_files", 4), ("create_commit", 1), ("create_commit", 3),
+     ("upload_folder", 1), ("upload_folder", 2)],
+)  # fmt: skip
+def test_killed_between_two_steps_on_the_hub(call, number, after, command, expected, tmp_path):
+    with Hub() as hub:
+        assert command(hub, tmp_path / "staging", kill=(call, number, after)).code == -signal.SIGKILL
+        assert len(tars(tmp_path / "staging")) <= KEEP
+        assert command(hub, tmp_path / "staging").code == REPORTED
+        assert hub.files(REPO) == expected
+        assert hub.requests["lfs_put"] == len(hub.objects)  # and no byte was sent twice
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_does_so_with_one_line(number, command, expected, tmp_path):
+    draw = random.Random(f"publish {number}")
+    with Hub() as hub:
+        moments = command(hub, tmp_path / "undisturbed").moments
+    with Hub() as hub:
+        for _ in range(4):
+            ended = command(hub, tmp_path / "staging", number, draw.randrange(1, moments // 2))
+            assert ended.code == 128 + number, ended.output
+            assert ended.seconds < 2
+            said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+            lines = [line for line in ended.output.splitlines() if line.startswith(("mmm-rs", "Traceback"))]
+            assert lines == [f"mmm-rs: {said}. The same command goes on where it stopped"]
+        assert command(hub, tmp_path / "staging").code == REPORTED
+        assert hub.files(REPO) == expected
+
+
+def test_a_signal_ends_a_transfer_that_takes_long(release, tmp_path):
+    with Hub() as hub:
+        hub.fail("lfs_put", skip=3, seconds=30)
+        arguments = ["publish", str(release), REPO, "--staging", str(tmp_path / "staging"), "--yes"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "conversion.cli", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home")},
+        )  # fmt: skip
+        while hub.requests["lfs_put"] < 4:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=2)
+        assert process.returncode == 143 and said.count("terminated") == 1
+
+
+def test_the_folder_of_a_run_that_was_killed_serves_convert_too(hub, run, release, expected, tmp_path):
+    hub.fail("lfs_put", times=1000, skip=5)
+    with pytest.raises(OutputError):
+        run()
+    convert(release, tmp_path / "staging")
+    assert verify(tmp_path / "staging").shards == sum(path.startswith("data/") for path in expected)
+
+
+# ------------------------------------------------------------------------------------------------------- the manual
+
+
+def test_the_commands_of_the_manual(release, hub, expected, tmp_path):
+    text = (ROOT / "docs" / "publishing.md").read_text()
+    commands = "".join(re.findall(r"^```bash\n(.*?)^```$", text, flags=re.M | re.S))
+    assert commands.count("mmm-rs publish") == 1
+    (tmp_path / "Downloads").mkdir()
+    shutil.copytree(release, tmp_path / "Downloads" / "MMM-RS")
+    tool = tmp_path / "bin" / "mmm-rs"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m conversion.cli "$@"\n')
+    tool.chmod(0o755)
+    environment = {**os.environ, **hub.environment, "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "home"),
+                   "PYTHONPATH": str(ROOT), "PATH": f"{tool.parent}:{os.environ['PATH']}"}  # fmt: skip
+    ended = subprocess.run(["bash", "-ec", commands], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert hub.files(REPO) == expected
+    assert "2 reported" in ended.stdout
