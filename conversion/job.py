@@ -29,7 +29,7 @@ from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, threads
 from conversion.plan import Options, PlanFile, make
 from conversion.release import Problem, Release, SubsetFiles
-from conversion.shards import Marker, Task, lies_in, read_marker, replacing, write_all, write_shard
+from conversion.shards import Task, finished, read_marker, replacing, write_all, write_shard
 from dataset_card.card import write_card
 
 WORK = ".mmm-rs"
@@ -97,18 +97,12 @@ class Job:
     """the manifest of an earlier conversion into this folder"""
     complete: bool
     """whether that holds all that is wanted, and nothing is to be done"""
-    stands: Callable[[Marker], bool]
-    """whether a shard that was written is still where it shall be"""
+    done: Callable[[Path], bool]
+    """whether the shard of a marker's path needs not be written any more"""
 
     def left(self, one: _Subset) -> list[int]:
         """Numbers of the shards of a subset that are to be written."""
-        return [number for number in range(len(one.plan.shards)) if not self._done(one.marker(number))]
-
-    def _done(self, path: Path) -> bool:
-        if not path.exists():
-            return False
-        marker = read_marker(path)
-        return marker.name is None or self.stands(marker)
+        return [number for number in range(len(one.plan.shards)) if not self.done(one.marker(number))]
 
 
 def convert(
@@ -133,8 +127,8 @@ def convert(
 
     Raises UsageError, ReleaseError or OutputError.
     """
-    with opened(release_path, out, subsets=subsets, options=options, annotations=annotations, overwrite=overwrite,
-                executor=executor, say=say) as job:  # fmt: skip
+    with opened(release_path, out, subsets=subsets, options=options, executor=executor, annotations=annotations,
+                overwrite=overwrite, say=say) as job:  # fmt: skip
         if job.complete:
             _check_whole(job)
         else:
@@ -151,21 +145,20 @@ def opened(
     *,
     subsets: Sequence[str] | None = None,
     options: Options | None = None,
+    executor: Executor | None = None,
     annotations: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    executor: Executor | None = None,
-    stands: Callable[[Marker], bool] | None = None,
+    done: Callable[[Path], bool] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Job]:
-    """Begin a conversion, or go on with it: what was done stays done where `stands` (in the folder `out`) says so.
+    """Begin a conversion, or go on with it.
 
-    `executor`: what will write the shards; whether it can is tried first.
-
-    The parameters are those of `convert`; so are the errors.
+    `done`: whether the shard of a marker's path needs not be written any more; where it lies in `out`, if not given.
+    The other parameters are those of `convert`; so are the errors.
     """
     out = Path(out).absolute()
     options = options or Options()
-    stands = stands or functools.partial(lies_in, out)
+    done = done or (lambda marker: finished(out, marker) is not None)
     _check(out, subsets, options)
     with _locked(out) as work:
         if overwrite and _begun(work) != {"options": asdict(options), "overwrite": True}:
@@ -176,7 +169,7 @@ def opened(
         new = [name for name in wanted if earlier is None or name not in earlier["subsets"]]
         if earlier and not new and not _begun(work):
             _clear(work)
-            yield Job(out, work, options, found, (), earlier, True, stands)
+            yield Job(out, work, options, found, (), earlier, True, done)
             return
         if executor:
             _try(executor, work, [str(Path(release_path).absolute())])
@@ -186,7 +179,7 @@ def opened(
         _check_begun(out, work, found, {*wanted, *(earlier or {"subsets": ()})["subsets"]}, overwrite)
         planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
         _release_memory()
-        yield Job(out, work, options, found, planned, earlier, False, stands)
+        yield Job(out, work, options, found, planned, earlier, False, done)
 
 
 def _check(out: Path, subsets: Sequence[str] | None, options: Options) -> None:
@@ -419,7 +412,7 @@ def write_shards(
     sizes = {(one.plan.subset, n): shard.bytes for one in job.planned for n, shard in enumerate(one.plan.shards)}
     left = {one.plan.subset: job.left(one) for one in job.planned}
     total = sum(sizes.values())
-    done = total - sum(sizes[subset, number] for subset, numbers in left.items() for number in numbers)
+    written = total - sum(sizes[subset, number] for subset, numbers in left.items() for number in numbers)
     in_place = [one for one in job.planned if not one.inner]
     groups = [in_place, *([one] for one in job.planned if one.inner)]
     for group in groups:
@@ -440,17 +433,16 @@ def write_shards(
                 run = stack.enter_context(announced(job.work))
             tasks = [
                 one.task(number, job.out, its, decode, run)
-                for one, its in zip(mine, archives, strict=True)
-                for number in left[one.plan.subset]
-            ]
+                for one, its in zip(mine, archives, strict=True) for number in left[one.plan.subset]
+            ]  # fmt: skip
             step = at_once or len(tasks) or 1
             for batch in [tasks[at : at + step] for at in range(0, len(tasks), step)]:
                 with completed(pool, write_shard, batch) as results:
                     try:
                         for task, _ in results:
-                            done += sizes[task.subset, task.number]
+                            written += sizes[task.subset, task.number]
                             if progress:
-                                progress(done, total, task.subset)
+                                progress(written, total, task.subset)
                     except BaseException:
                         run.end()  # first of all: to cancel many tasks of a cluster takes a while
                         raise

@@ -250,13 +250,10 @@ def finished(out: str | os.PathLike[str], path: Path) -> Marker | None:
     if not path.exists():
         return None
     marker = read_marker(path)
-    return marker if marker.name is None or lies_in(out, marker) else None
-
-
-def lies_in(out: str | os.PathLike[str], marker: Marker) -> bool:
-    """Whether the folder `out` has the shard of a marker."""
-    path = Path(out, str(marker.name))
-    return path.exists() and path.stat().st_size == marker.bytes
+    if marker.name is None:
+        return marker
+    shard = Path(out, marker.name)
+    return marker if shard.exists() and shard.stat().st_size == marker.bytes else None
 
 
 def write_shard(task: Task) -> Marker:

@@ -30,7 +30,7 @@ from conversion.execution import completed, threads
 from conversion.inspection import size
 from conversion.job import Job, Result, check_disk, finish, opened, write_shards
 from conversion.plan import Options
-from conversion.shards import Marker, lies_in, marker_rows, read_marker
+from conversion.shards import finished, marker_rows, read_marker
 from conversion.verification import check_shard
 from dataset_card import card
 from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, shard_file
@@ -79,7 +79,7 @@ def publish(
     check_private(hub, there is not None, private)
     shards = _Shards(hub, staging, there or {}, workers)
     with opened(release_path, staging, subsets=subsets, options=options, annotations=annotations, overwrite=overwrite,
-                stands=shards.stand, say=say) as job:  # fmt: skip
+                done=shards.done, say=say) as job:  # fmt: skip
         _check_held(hub, shards.there, staging, job.earlier)
         if not job.complete:
             check_limits(_shards_of(job))
@@ -169,7 +169,7 @@ def _waiting(job: Job) -> list[Path]:
     for one in job.planned:
         left = {one.plan.shards[number].name for number in job.left(one)}
         for shard, marker in zip(one.plan.shards, one.markers(), strict=True):
-            if shard.name in left and marker.exists() and lies_in(job.out, read_marker(marker)):
+            if shard.name in left and finished(job.out, marker):
                 waiting.append(marker)
             else:
                 (job.out / shard.name).unlink(missing_ok=True)
@@ -189,9 +189,12 @@ class _Shards:
     stored: dict[str, tuple[LocalFile, Any]] = field(default_factory=dict)
     """path -> the file that was sent, and what commits it"""
 
-    def stand(self, marker: Marker) -> bool:
-        """Whether the shard of a marker needs not be written any more."""
-        return marker.name in self.stored or holds(self.there, shard_file(marker.row()))
+    def done(self, path: Path) -> bool:
+        """Whether the shard of the marker at `path` is on the hub, in its storage at the least."""
+        if not path.exists():
+            return False
+        marker = read_marker(path)
+        return marker.name is None or marker.name in self.stored or holds(self.there, shard_file(marker.row()))
 
     def send(self, paths: list[Path]) -> None:
         """Send the shards of these markers to the storage, if the hub has them not, and remove them here."""
