@@ -186,13 +186,13 @@ def read(data: bytes) -> list[annotations.Record]:
 
 
 def said(stated: dict, path: str) -> set[str]:
-    """The texts of a record that can be its path or prompt: values, the first of a list, the key of a keyed table."""
-    keyed = set()
-    if list(stated) == [path]:
-        keyed, (value,) = {path}, stated.values()
-        stated = value if isinstance(value, dict) else stated
+    """The texts of a record that can be its path or prompt: values and the first of a list; in a keyed table, where a
+    record may be an object within, its key too."""
+    keys = {path} & set(stated) if len(stated) == 1 else set()
+    if len(stated) == 1 and isinstance(value := next(iter(stated.values())), dict):
+        stated = value
     firsts = (value[0] if isinstance(value, list) and value else value for value in stated.values())
-    return keyed | {value for value in firsts if isinstance(value, str)}
+    return keys | {value for value in firsts if isinstance(value, str)}
 
 
 def agrees(data: bytes) -> None:
