@@ -68,7 +68,8 @@ def converted(source: Path, target: Path, workers: int) -> None:
 def zip_benchmark(folder: Path, images: int, rounds: int, method: int) -> None:
     """Items 1 to 3: one large zip of fMoW."""
     bases = pictures(512, 70_000)
-    stored, source = folder / "stored" / "fMoW.zip", folder / "source" / "fMoW.zip"
+    stored = folder / "stored" / "fMoW.zip"
+    source = stored if method == zipfile.ZIP_STORED else folder / "deflated" / "fMoW.zip"
     for path, how in {stored: zipfile.ZIP_STORED, source: method}.items():
         print(f"writing {path}", file=sys.stderr, flush=True)
         write_zip(path, fmow(images), bases, "MMM-RS_fMoW.json", how)

@@ -43,7 +43,7 @@ def no_code(out: str) -> Any:
 
 
 def builder_tables(out: str) -> Iterator[int]:
-    for table in builder(out, decode=False).with_format("arrow").iter(batch_size=256):
+    for table in builder(out, decode=False).with_format("arrow").iter(batch_size=64):
         yield table.num_rows
 
 
