@@ -26,6 +26,7 @@ from mmm_rs import MODALITIES, SUBSETS
 
 NO_MATCH = -1
 AMBIGUOUS = -2
+CHUNK = 1 << 16  # texts at a time, where working on all at once would take several copies of them
 
 _TOKEN = r"(?i)^(?P<head>(?:.*_)?)(?P<token>" + "|".join(names.MODALITY_TOKENS) + r")(?P<tail>(?:_.*)?)$"
 _IMAGE_SUFFIX = r"(?i)(.)\.(" + "|".join(names.IMAGE_SUFFIXES) + r")$"
@@ -105,8 +106,11 @@ def _folder_modality(folder: str, default: str | None) -> int:
 
 def normalised(paths: pa.Array) -> pa.Array:
     """Record paths as the release's: slashes, no drive, no leading `./` or `/`, NFC."""
-    paths = pc.replace_substring(paths, "\\", "/")
-    return _nfc(pc.replace_substring_regex(paths, r"^(?:[A-Za-z]:)?(?:\.{0,2}/+)*", ""))
+    pieces = []
+    for start in range(0, len(paths), CHUNK):
+        some = pc.replace_substring(paths.slice(start, CHUNK), "\\", "/")
+        pieces.append(_nfc(pc.replace_substring_regex(some, r"^(?:[A-Za-z]:)?(?:\.{0,2}/+)*", "")))
+    return pa.concat_arrays(pieces) if pieces else paths
 
 
 @dataclass(frozen=True)
@@ -170,19 +174,30 @@ def _match_aligned(found: Places, paths: pa.Array, hints: list, image: np.ndarra
     return Matches(image, place, modality)
 
 
+def text_hashes(texts: pa.Array) -> list[int]:
+    """64 bits that stand for each text: a million texts, copies and a table of them would take half a gigabyte.
+
+    Two of a million different ones agree by chance once in 10**7 runs.
+    """
+    return [hash(text) for text in texts.to_pylist()]
+
+
 def _parts(paths: pa.Array) -> np.ndarray:
     return pc.count_substring(paths, "/").to_numpy(zero_copy_only=False) + 1
 
 
-def _tails(paths: pa.Array, length: int) -> pa.Array:
-    """The last `length` parts of each path; null where it has fewer."""
-    found = pc.extract_regex(paths, rf"(?:^|/)(?P<tail>(?:[^/]*/){{{length - 1}}}[^/]*)$")
-    return pc.struct_field(found, "tail")
+def _tails(paths: pa.Array, rows: np.ndarray, length: int) -> np.ndarray:
+    """Hashes of the last `length` parts of some paths, which have that many; but for suffix and case."""
+    result = np.empty(len(rows), np.int64)
+    tail = rf"(?:^|/)(?P<tail>(?:[^/]*/){{{length - 1}}}[^/]*)$"
+    for start in range(0, len(rows), CHUNK):
+        some = pc.utf8_lower(without_suffix(paths.take(pa.array(rows[start : start + CHUNK]))))
+        result[start : start + CHUNK] = text_hashes(pc.struct_field(pc.extract_regex(some, tail), "tail"))
+    return result
 
 
-def _by_tail(
-    sources: pa.Array, found: Places, paths: pa.Array, rows: np.ndarray, mine: np.ndarray, skip: int
-) -> np.ndarray:
+def _by_tail(sources: pa.Array, found: Places, paths: pa.Array, rows: np.ndarray, mine: np.ndarray,
+             skip: int) -> np.ndarray:  # fmt: skip
     """For the records `rows` the one image among `mine` whose path and theirs end alike, as far as the shorter goes.
 
     `skip` leading parts of the images' places need not be in the record: the annotation file says them.
@@ -190,36 +205,24 @@ def _by_tail(
     result = np.full(len(rows), NO_MATCH, np.int64)
     if not len(rows) or not len(mine):
         return result
-    image_paths = pc.utf8_lower(without_suffix(sources.take(pa.array(mine))))
-    needed = _parts(found.place.take(pa.array(mine))) - skip
-    record_paths = pc.utf8_lower(without_suffix(paths.take(pa.array(rows))))
-    lengths = _parts(record_paths)
+    parts, needed, lengths = _parts(sources)[mine], _parts(found.place)[mine] - skip, _parts(paths)[rows]
     open_ = np.arange(len(rows))
-    for length in range(int(min(_parts(image_paths).max(), lengths.max())), 0, -1):
-        codes = _tails(image_paths, length).dictionary_encode()
-        code = pc.fill_null(codes.indices, -1).to_numpy(zero_copy_only=False)
-        there = np.flatnonzero(code >= 0)
-        if not len(there):
-            continue
-        count = np.bincount(code[there], minlength=len(codes.dictionary))
-        first = np.full(len(codes.dictionary), -1, np.int64)
-        first[code[there[::-1]]] = there[::-1]
-        tails = _tails(record_paths.take(pa.array(open_)), length)
-        hit = pc.fill_null(pc.index_in(tails, codes.dictionary), -1).to_numpy(zero_copy_only=False)
-        candidate = np.where(hit >= 0, first[hit], -1)
-        enough = (lengths[open_] == length) | (length >= needed[candidate])
-        ok = (hit >= 0) & enough
-        single = ok & (count[hit] == 1)
-        result[open_[single]] = mine[candidate[single]]
-        several = np.flatnonzero(ok & (count[hit] > 1))
-        if len(several):
-            by_code: dict[int, list[int]] = {}
-            wanted = set(hit[several].tolist())
-            for row in there[np.isin(code[there], list(wanted))]:
-                by_code.setdefault(int(code[row]), []).append(int(mine[row]))
-            for at in several:
-                record = paths[int(rows[open_[at]])].as_py()
-                result[open_[at]] = _exact(record, by_code[int(hit[at])], sources, length)
+    for length in range(int(min(parts.max(), lengths.max())), 0, -1):
+        there = np.flatnonzero(parts >= length)
+        tails = _tails(sources, mine[there], length)
+        order = np.argsort(tails, kind="stable")
+        there, tails = there[order], tails[order]
+        asked = open_[lengths[open_] >= length]
+        wanted = _tails(paths, rows[asked], length)
+        begin, end = np.searchsorted(tails, wanted, "left"), np.searchsorted(tails, wanted, "right")
+        candidate = there[np.minimum(begin, len(there) - 1)]
+        ok = (begin < end) & ((lengths[asked] == length) | (length >= needed[candidate]))
+        single = ok & (end - begin == 1)
+        result[asked[single]] = mine[candidate[single]]
+        for number in np.flatnonzero(ok & ~single):
+            record = paths[int(rows[asked[number]])].as_py()
+            candidates = mine[there[begin[number] : end[number]]].tolist()
+            result[asked[number]] = _exact(record, candidates, sources, length)
         open_ = open_[result[open_] == NO_MATCH]
         if not len(open_):
             break

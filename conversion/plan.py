@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conversion import alignment, names
+from conversion.alignment import CHUNK, text_hashes
 from conversion.annotations import AnnotationError, Form
 from conversion.annotations import read as read_annotations
 from conversion.archives import Archive, DamagedEntry, Reader
@@ -200,6 +201,7 @@ def make(files: SubsetFiles, options: Options, records_path: Path | None = None)
     sources = _flat(images["source"])
     found = alignment.places(files.name, sources)
     paths = pa.concat_arrays(records.paths) if records.paths else pa.array([], pa.string())
+    records.paths = [paths]  # once in memory
     matches = alignment.match(files.name, sources, found, paths, records.hints)
 
     if aligned:
@@ -209,6 +211,8 @@ def make(files: SubsetFiles, options: Options, records_path: Path | None = None)
         place_of, places = np.arange(len(sources)), found.place
     image = _image_grid(files.name, images, place_of, found.modality, len(places), reported)
     record, used = _record_grid(files.name, matches, image, places, records, paths, aligned, reported)
+    del matches, paths
+    records.paths = []
     published = (image >= 0) & ((record >= 0) | options.keep_unprompted)
     for place, modality in np.argwhere((image >= 0) & ~published):
         source = sources[int(image[place, modality])].as_py()
@@ -299,8 +303,8 @@ class _Records:
         self.hints: list[tuple[int, int, str | None]] = []
         self.files: list[AnnotationFile] = []
         self.released = 0
-        self.offset, self.length = array("q"), array("q")
-        self.prompt_bytes, self.prompt_hash, self.position = array("q"), array("q"), array("q")
+        self.offset, self.prompt_hash = array("q"), array("q")
+        self.length, self.prompt_bytes, self.position = array("i"), array("i"), array("i")
 
     def stored(self) -> np.ndarray:
         return np.stack([np.asarray(self.offset), np.asarray(self.length)], axis=1).astype(np.int64)
@@ -466,27 +470,35 @@ def _record_grid(
 
 def _keys(subset: str, places: pa.Array, image: np.ndarray, sources: pa.Array, chosen: np.ndarray) -> pa.Array:
     """Keys of the samples at `chosen` places (null elsewhere): unique and short enough for a tar header."""
-    cleaned = pc.replace_substring_regex(places, r"[^A-Za-z0-9_/-]", "_")
-    cleaned = pc.replace_substring_regex(cleaned, r"(^|/)__+", r"\1_")
-    mask = np.ones(len(places), bool)
-    mask[chosen] = False
-    keys = pc.if_else(pa.array(mask), None, pc.binary_join_element_wise(names.clean(subset), cleaned, "/"))
-    while True:
-        encoded = keys.dictionary_encode()
-        code = encoded.indices.to_numpy(zero_copy_only=False)
-        count = np.bincount(code[chosen].astype(np.int64), minlength=len(encoded.dictionary))
-        long = pc.fill_null(pc.greater(pc.utf8_length(keys), names.USTAR_NAME - names.LONGEST_SUFFIX), False)
-        suspects = [
-            place for place in chosen.tolist()
-            if count[int(code[place])] > 1 or (long[place].as_py() and not names.fits(keys[place].as_py()))
-        ] if len(encoded.dictionary) < len(chosen) or pc.any(long).as_py() else []  # fmt: skip
-        if not suspects:
-            return keys
+    other = np.ones(len(places), bool)
+    other[chosen] = False
+    pieces = [pa.array([], pa.string())]
+    for start in range(0, len(places), CHUNK):
+        some = pc.replace_substring_regex(places.slice(start, CHUNK), r"[^A-Za-z0-9_/-]", "_")
+        some = pc.replace_substring_regex(some, r"(^|/)__+", r"\1_")
+        some = pc.binary_join_element_wise(names.clean(subset), some, "/")
+        pieces.append(pc.if_else(pa.array(other[start : start + CHUNK]), None, some))
+    keys = pa.concat_arrays(pieces)
+    while unfit := _unfit(keys, chosen):
         changed = keys.to_pylist()
-        for place in suspects:
+        for place in unfit:
             row = next(row for row in image[place] if row >= 0)
             changed[place] = names.shortened(changed[place], sources[int(row)].as_py())
         keys = pa.array(changed, pa.string())
+    return keys
+
+
+def _unfit(keys: pa.Array, chosen: np.ndarray) -> list[int]:
+    """The chosen places whose key another has as well, or no tar header holds."""
+    hashes = np.empty(len(chosen), np.int64)
+    for start in range(0, len(chosen), CHUNK):
+        hashes[start : start + CHUNK] = text_hashes(keys.take(pa.array(chosen[start : start + CHUNK])))
+    _, code, count = np.unique(hashes, return_inverse=True, return_counts=True)
+    long = pc.utf8_length(keys).fill_null(0).to_numpy(zero_copy_only=False) > names.USTAR_NAME - names.LONGEST_SUFFIX
+    suspects = chosen[(count[code] > 1) | long[chosen]].tolist()
+    key_of = dict(zip(suspects, keys.take(pa.array(suspects, pa.int64())).to_pylist(), strict=True))
+    times = Counter(key_of.values())
+    return [place for place, key in key_of.items() if times[key] > 1 or not names.fits(key)]
 
 
 def _blocks(sizes: np.ndarray) -> np.ndarray:
@@ -512,8 +524,8 @@ def _shards(subset: str, keys: pa.Array, places: pa.Array, chosen: np.ndarray, s
             options: Options) -> tuple[np.ndarray, list[PlannedShard]]:  # fmt: skip
     """The places in the order of the shards, and the shards: samples sorted by a seeded hash of their key."""
     digest = bytearray()
-    for start in range(0, len(chosen), 1 << 16):  # a million strings at a time would not be flat memory
-        for key in keys.take(pa.array(chosen[start : start + (1 << 16)])).to_pylist():
+    for start in range(0, len(chosen), CHUNK):
+        for key in keys.take(pa.array(chosen[start : start + CHUNK])).to_pylist():
             digest += key_hash(key, options.seed)
     value = np.frombuffer(bytes(digest), ">u8")
     order = chosen[np.argsort(value, kind="stable")]

@@ -297,12 +297,12 @@ def _compare_subset(out: Path, subset: str, files: SubsetFiles) -> tuple[int, li
                 if archive.label not in readers:
                     readers[archive.label] = Reader(archive)
                 entry = entries.slice(at, 1).to_pylist()[0]
-                arguments = {n: entry[n] for n in ("offset", "packed", "size", "crc", "method", "file", "name")}
+                arguments = {n: entry[n] for n in ("offset", "packed", "size", "crc", "method", "file")}
                 with open(out / row["shard"], "rb") as shard:
                     shard.seek(row[f"{m}_offset"])
                     mine = shard.read(row[f"{m}_size"])
                 try:
-                    data, _ = readers[archive.label].read(**arguments)
+                    data, _ = readers[archive.label].read(**arguments, name=source)
                 except DamagedEntry as error:
                     faults.append(f"{row['key']}: {source} in the release is damaged: {error.detail}")
                     continue
