@@ -81,7 +81,6 @@ class Subset:
     modalities: tuple[str, ...]  # in the order of MODALITIES
     sensor: str
     gsd: str  # metres a pixel of the source images; resampled images of a sample can be coarser
-    gsd_range: tuple[float, float] | None  # the same as numbers: finest, coarsest; None where not published
     images: int  # of each modality, by upstream's README of August 2024: a check to report, never a condition
     scenes: str
     source: str  # name of the dataset that upstream took the images from
@@ -113,7 +112,6 @@ _SUBSETS = (
         modalities=("rgb",),
         sensor="mixed",
         gsd="mixed",
-        gsd_range=None,
         images=30_000,
         scenes="fog, night and snow, 10,000 each; synthesised by upstream from clear images, or real",
         source="MMM-RS",
@@ -126,7 +124,6 @@ _SUBSETS = (
         modalities=("rgb", "nir", "sar"),
         sensor="GF-1 (optical, near infrared), GF-3 (SAR)",
         gsd="5",
-        gsd_range=(5.0, 5.0),
         images=7_000,
         scenes="land use in Hubei, China: farmland, city, village, water, forest, road; aligned tiles",
         source="WHU-OPT-SAR",
@@ -149,7 +146,6 @@ _SUBSETS = (
         modalities=("rgb", "sar"),
         sensor="Sentinel-2 (optical), Sentinel-1 (SAR)",
         gsd="10",
-        gsd_range=(10.0, 10.0),
         images=280_000,
         scenes="land surfaces all over the world, in all four seasons; aligned patches",
         source="SEN1-2",
@@ -171,7 +167,6 @@ _SUBSETS = (
         modalities=("rgb",),
         sensor="aerial cameras",
         gsd="0.3",
-        gsd_range=(0.3, 0.3),
         images=2_872,
         scenes="towns and their surroundings in Europe and North America; each at 0.3, 0.6, 1.2 and 2.4 m",
         source="Inria Aerial Image Labeling",
@@ -191,7 +186,6 @@ _SUBSETS = (
         modalities=("rgb",),
         sensor="WorldView-2 and -3, GeoEye-1, QuickBird-2",
         gsd="0.3 to 0.5 and coarser",
-        gsd_range=None,
         images=930_000,
         scenes="62 classes of buildings and land use all over the world",
         source="Functional Map of the World (fMoW)",
@@ -212,7 +206,6 @@ _SUBSETS = (
         modalities=("rgb",),
         sensor="mixed, by way of Google Earth and Baidu Map",
         gsd="0.15 to 1.2",
-        gsd_range=(0.15, 1.2),
         images=21_761,
         scenes="13 classes of objects: airplanes, harbours, bridges, sports fields and others",
         source="TGRS-HRRSD",
@@ -236,7 +229,6 @@ _SUBSETS = (
         modalities=("rgb",),
         sensor="GF-2",
         gsd="1 to 4",
-        gsd_range=(1.0, 4.0),
         images=31_500,
         scenes="land cover in China: built-up, farmland, forest, meadow, water",
         source="Gaofen Image Dataset (GID)",
@@ -259,7 +251,6 @@ _SUBSETS = (
         modalities=("rgb",),
         sensor="Tiangong-2, wideband imaging spectrometer",
         gsd="100",
-        gsd_range=(100.0, 100.0),
         images=20_000,
         scenes="ten classes of natural scenes, 2,000 each",
         source="NaSC-TG2",
@@ -282,7 +273,6 @@ _SUBSETS = (
         modalities=("rgb",),
         sensor="Tiangong-2, wideband imaging spectrometer",
         gsd="100",
-        gsd_range=(100.0, 100.0),
         images=6_155,
         scenes="classes of natural and man-made scenes; the source has infrared and radar too, but not aligned",
         source="MRSSC2.0",
@@ -304,7 +294,6 @@ _SUBSETS = (
         modalities=("rgb",),
         sensor="mixed, by way of Google Earth",
         gsd="0.4 to 2",
-        gsd_range=(0.4, 2.0),
         images=1_680,
         scenes="ships at sea and in harbours",
         source="HRSC2016",
@@ -867,6 +856,16 @@ class Skipped:
     reason: str
 
 
+LABELS = {"subset": tuple(SUBSETS), "gsd_level": GSD_LEVELS, "weather": WEATHERS}  # columns of few values, all known
+
+
+def _check_label(column: str, operation: str, value: Any) -> None:
+    """Raises ValueError for a label that does not exist: no row would have it, and nobody would see why."""
+    values = value if isinstance(value, (list, tuple, set)) else [value]
+    if column in LABELS and (strange := [one for one in values if one not in LABELS[column]]):
+        raise ValueError(f"{strange[0]!r} is no {column}; these are {', '.join(LABELS[column])}")
+
+
 class _Selection:
     """Which rows: `filters` and `contains` as one expression, and the index columns that it looks at."""
 
@@ -878,6 +877,9 @@ class _Selection:
                 named = {term[0] for part in filters for term in (part if isinstance(part, list) else [part])}
                 if unknown := named - set(schema.names):
                     raise ValueError(f"no column {', '.join(map(repr, sorted(unknown)))}. The index has {schema.names}")
+                for part in filters:
+                    for term in part if isinstance(part, list) else [part]:
+                        _check_label(*term)
                 filters = pq.filters_to_expression(filters) if filters else None
             except (ValueError, TypeError, IndexError) as error:
                 raise ValueError(
@@ -1232,6 +1234,8 @@ def _open_source(data_dir: str | os.PathLike[str] | None, storage_options: Mappi
     manifest = _read_manifest(files)
     if manifest is not None:
         return _Converted(files, manifest)
+    if not files.remote and not os.path.exists(files.root):
+        raise ReadError(f"{files}: no such file or folder. What is on the hub is given as hf://datasets/org/name")
     if files.remote:
         raise ReadError(
             f"{files}: no manifest.json there. Check the address and, if it is private, that you are logged in"
@@ -1244,6 +1248,15 @@ def _open_source(data_dir: str | os.PathLike[str] | None, storage_options: Mappi
             "mmm-rs, which this file belongs to"
         ) from None
     return ReleaseRows(files.root)
+
+
+def _open_converted(data_dir: str | os.PathLike[str], storage_options: Mapping[str, Any] | None,
+                    token: bool | str | None) -> _Converted:  # fmt: skip
+    """The same, of a converted dataset alone."""
+    source = _open_source(data_dir, storage_options, token)
+    if not isinstance(source, _Converted):
+        raise ReadError(f"{source}: is not converted: it has neither shards nor an index. Convert the release first")
+    return source
 
 
 def _read_manifest(files: Any) -> dict[str, Any] | None:
@@ -1308,6 +1321,7 @@ class MMMRS(datasets.ArrowBasedBuilder):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # A card beside this script describes the shards as they load without code; the columns here are others.
         kwargs.pop("info", None)
+        subset_names(kwargs.get("config_name"))  # a wrong name is said first
         self._source = _open_source(kwargs.get("data_dir"), kwargs.get("storage_options"), kwargs.get("token"))
         self._subsets = [name for name in subset_names(kwargs.get("config_name")) if name in self._source.subsets]
         if not self._subsets:
@@ -1559,9 +1573,7 @@ def get(data_dir: str, key: str, *, modalities: Sequence[str] | None = None, dec
 
     Raises KeyError where there is no such key, ReadError for data that cannot be read or are not whole.
     """
-    source = _open_source(data_dir, storage_options, token)
-    if not isinstance(source, _Converted):
-        raise ReadError(f"{source}: has no index, so no sample can be found by its key. Convert the release first")
+    source = _open_converted(data_dir, storage_options, token)
     segment = source.find(key)
     if segment is None:
         raise KeyError(f"{source}: no sample {key!r}. Keys are `<Subset>/<path>`; the index lists them")
@@ -1580,7 +1592,7 @@ def webdataset(config: str, data_dir: str, split: str = "train", *, shuffle: int
     """
     import webdataset as wds
 
-    source = _open_source(data_dir, storage_options, token)
+    source = _open_converted(data_dir, storage_options, token)
     wanted = subset_names(config)
     names = [name for name, row in source.shards.items() if row["subset"] in wanted and row["split"] == split]
     if not names:

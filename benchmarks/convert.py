@@ -66,7 +66,7 @@ def converted(source: Path, target: Path, workers: int) -> None:
 
 
 def zip_benchmark(folder: Path, images: int, rounds: int, method: int) -> None:
-    """Items 1 to 3: one large zip of fMoW."""
+    """One large zip of fMoW, against `cp`, ShardWriter and one worker."""
     bases = pictures(512, 70_000)
     stored = folder / "stored" / "fMoW.zip"
     source = stored if method == zipfile.ZIP_STORED else folder / "deflated" / "fMoW.zip"
@@ -113,7 +113,7 @@ KINDS = {
 
 
 def profile(folder: Path, images: int) -> None:
-    """Item 5: a stored zip, one worker, by what is done."""
+    """A stored zip, one worker, by what is done."""
     from conversion import convert
 
     source = folder / "fMoW.zip"
@@ -140,7 +140,7 @@ OURS = ("conversion", "dataset_card")
 
 
 def full_size(folder: Path, images: int, pairs: int) -> None:
-    """Item 4: planning time and memory at full size, and the cost an image against a small release."""
+    """Planning time and memory at full size, and the cost an image against a small release."""
     rows = []
     tiny = pictures(16, 400)
     sizes = {"fMoW": (fmow, images, 20_000), "SEN1-2": (sen12, pairs, 10_000)}

@@ -84,7 +84,8 @@ def _aligned(paths: pa.Array, default: str | None) -> tuple[pa.Array, np.ndarray
     tail = pc.utf8_ltrim(pc.struct_field(found, "tail"), "_")
     both = pc.and_(pc.not_equal(head, ""), pc.not_equal(tail, ""))
     place = pc.binary_join_element_wise(head, pc.if_else(both, "_", ""), tail, "")
-    place = pc.if_else(pc.is_valid(found), place, stems)
+    # Without a token, and where nothing else is in the stem (`RGB.jpg`), the place is the whole stem.
+    place = pc.if_else(pc.fill_null(pc.not_equal(place, ""), False), place, stems)
     order = list(names.MODALITY_TOKENS)
     numbers = np.array([MODALITIES.index(names.MODALITY_TOKENS[token]) for token in order] + [-1], np.int8)
     token = pc.index_in(pc.utf8_lower(pc.struct_field(found, "token")), pa.array(order))

@@ -12,11 +12,14 @@ from typing import Any
 from PIL import Image
 
 from conversion import convert
+from conversion.errors import UsageError
 from conversion.job import Result
 from conversion.shards import replacing, write_all
 from conversion.synthetic import write_release
 from dataset_card.card import write_own
 from mmm_rs import MODALITIES, SUBSETS
+
+MARK = "synthetic.txt"  # in the demo's folder: what lies there may be written over
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,17 @@ class Demo:
 def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
     """Make a synthetic release in `folder`, convert it, load every config by two doors, draw a contact sheet.
 
-    Raises OutputError where the folder cannot be written, AssertionError where a door gives other counts than the
-    manifest.
+    Raises UsageError where a release or a conversion lies there that is not the demo's, OutputError where the folder
+    cannot be written, AssertionError where a door gives other counts than the manifest.
     """
+    out, mark = folder / "MMM-RS-hub", folder / MARK
+    if not mark.exists() and ((folder / "MMM-RS").exists() or out.exists()):
+        raise UsageError(f"{folder}: holds MMM-RS or MMM-RS-hub, which the demo did not make and would write over. "
+                         "Give another folder")  # fmt: skip
+    with replacing(mark) as fd:
+        write_all(fd, b"What lies here was made by `mmm-rs demo`, which writes over it when it is run again.\n")
     say("drawing a synthetic release in upstream's layout")
     made = write_release(folder)
-    out = folder / "MMM-RS-hub"
     say(f"converting {made.path} to {out}")
     result = convert(made.path, out, overwrite=out.exists())
     write_own(out, "about", "> **Everything in this copy is synthetic**: drawn scenes in the layout of MMM-RS, made by "

@@ -141,11 +141,6 @@ def clean(part: str) -> str:
     return re.sub(r"^__+", "_", part)
 
 
-def key(subset: str, place: str) -> str:
-    """The key of a sample: `<Subset>/<place>`, where `place` is the path within the image folder without its suffix."""
-    return "/".join(clean(part) for part in (subset, *place.split("/")))
-
-
 def fits(key: str) -> bool:
     """Whether a USTAR header holds the names of all members that a sample of this key may have."""
     longest = len(key) + LONGEST_SUFFIX

@@ -111,8 +111,10 @@ class ReleaseRows:
                     rows, size = [], 0
         if rows:
             yield _table(rows, features, selection, place)
-        for one in reported:
-            logger.info("%s/%s: %s left out: %s", self.path, one.path, one.kind, one.detail)
+        if reported:
+            first = reported[0]
+            logger.warning("%s: %d images and records of %s are left out, for example %s: %s", self.path, len(reported),
+                           segment.subset, first.path, first.detail)  # fmt: skip
 
 
 def _remove(folder: str, process: int) -> None:

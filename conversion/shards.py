@@ -141,7 +141,8 @@ def fields(subset: str, found: list[SampleImage]) -> dict[str, Any]:
         level, derived = prompts.gsd_level(gsd), True
     weather = parts.weather
     if weather is None and subset == "weather":
-        weather = names.SCENE_FOLDERS.get(first.source.split("/", 1)[0].lower())
+        folders = first.source.lower().split("/")[:-1]
+        weather = next((names.SCENE_FOLDERS[name] for name in folders if name in names.SCENE_FOLDERS), None)
     return {
         "subset": subset,
         "source": _by_modality(found, lambda image: image.source),

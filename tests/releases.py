@@ -14,9 +14,7 @@ import functools
 import io
 import json
 import re
-import shutil
 import struct
-import subprocess
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -663,20 +661,6 @@ def zips_beside_folders(subsets: Sequence[Subset], folder: Path) -> Path:
     """Each zip and its extracted folder: shards, index and manifest as for zips, and the report names the folders."""
     zips_stored(subsets, folder)
     return folders(subsets, folder)
-
-
-def info_zip(subsets: Sequence[Subset], folder: Path, *options: str) -> Path:
-    """Zips made by Info-ZIP's `zip` from extracted folders, e.g. with `-fz` (zip64) or `-P secret` (encrypted)."""
-    if shutil.which("zip") is None:
-        raise FileNotFoundError("Info-ZIP's zip is not installed")
-    release = folder / "MMM-RS"
-    release.mkdir(parents=True, exist_ok=True)
-    for subset in subsets:
-        source = put(folder / "unzipped" / subset.name, subset.files)
-        command = ["zip", "-q", "-X", "-r", *options, str((release / f"{subset.name}.zip").absolute()), "."]
-        subprocess.run(command, cwd=source, check=True, stdin=subprocess.DEVNULL)
-    shutil.rmtree(folder / "unzipped")
-    return release
 
 
 def single_zip(subset: Subset, folder: Path, method: int = STORED) -> Path:

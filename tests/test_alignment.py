@@ -124,3 +124,7 @@ def test_images_that_differ_by_suffix_or_case_are_told_apart_by_the_records_spel
     assert named("GID", images, "a.png") == images[1]
     assert named("GID", images, "A") == images[2]
     assert named("GID", images, "a.tif") == "ambiguous"
+
+
+def test_an_image_called_by_nothing_but_its_token_keeps_that_as_its_place():
+    assert places("WHU-OPT-SAR", ["WHU-OPT-SAR_dataset/RGB_jpg/RGB.jpg"]) == [("RGB", "rgb")]

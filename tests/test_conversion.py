@@ -16,6 +16,7 @@ import pytest
 from conversion import convert, verify
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.plan import Options
+from conversion.shards import read_marker
 from tests import releases
 
 
@@ -520,8 +521,17 @@ def test_an_interrupted_conversion_goes_on(clean_release, reference, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         convert(clean_release.path, tmp_path / "out", progress=stop, workers=1)
-    before = {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*.tar")}
+    markers = map(read_marker, (tmp_path / "out").glob(".mmm-rs/*/markers/*"))
+    before = {path: path.stat().st_ino for path in (tmp_path / "out" / marker.name for marker in markers)}
     assert len(before) >= 9
     convert(clean_release.path, tmp_path / "out")
     assert tree(tmp_path / "out") == tree(reference)
     assert all(path.stat().st_ino == inode for path, inode in before.items())  # nothing complete was done again
+
+
+def test_the_folder_tells_the_weather_wherever_it_stands(clean_release, tmp_path):
+    files = {f"weather_dataset/{name}": data for name, data in clean_release["weather"].files.items()}
+    releases.put(tmp_path / "MMM-RS/weather", files)
+    convert(tmp_path / "MMM-RS", tmp_path / "out")
+    labels = {json.loads(data)["weather"] for name, data in members(tmp_path / "out").items() if name.endswith(".json")}
+    assert labels == {"fog", "snow"}  # the folders fog/ and snowy/

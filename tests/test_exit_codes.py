@@ -239,3 +239,11 @@ def test_the_installed_command_ends_with_the_code(clean, tmp_path):
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("mmm-rs: ") and len(ended.stderr.splitlines()) == 1
+
+
+def test_the_demo_does_not_write_over_what_is_not_its_own(run, clean, tmp_path):
+    (tmp_path / "MMM-RS").mkdir()
+    (tmp_path / "MMM-RS/GID.zip").write_bytes(b"mine")
+    code, _, errors = run("demo", str(tmp_path))
+    assert code == 2 and len(errors) == 1 and "which the demo did not make" in errors[0]
+    assert [path.name for path in tmp_path.rglob("*")] == ["MMM-RS", "GID.zip"]

@@ -2,9 +2,11 @@
 
 import tarfile
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from conversion import names
+from conversion import names, plan
 
 
 @pytest.mark.parametrize(
@@ -79,11 +81,16 @@ def test_an_annotation_file_may_be_about_one_modality_or_scene(name, hint):
     ],
 )
 def test_keys_hold_only_safe_characters_and_no_part_that_readers_skip(place, key):
-    assert names.key("SEN1-2", place) == key
+    assert key_of("SEN1-2", place) == key
 
 
 def test_the_config_with_a_dot_has_none_in_its_keys():
-    assert names.key("MRSSC2.0", "RGB_farm_1") == "MRSSC2_0/RGB_farm_1"
+    assert key_of("MRSSC2.0", "RGB_farm_1") == "MRSSC2_0/RGB_farm_1"
+
+
+def key_of(subset, place):
+    image = np.array([[0, -1, -1]])  # its row among the sources
+    return plan._keys(subset, pa.array([place]), image, pa.array([f"{place}.jpg"]), np.array([0]))[0].as_py()
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,12 @@ def test_data_converted_again_are_not_served_from_an_old_cache(sen12, tmp_path):
         ("SEN1-2", {"modalities": []}, r"modalities=\[\]: give a list"),
         ("SEN1-2", {"on_error": "ignore"}, r'on_error=\'ignore\': give "raise" or "skip"'),
         ("SEN1-2", {"contains": 5}, r"contains=5: give a text or a list of texts"),
+        ("SEN1-2", {"filters": [("gsd_level", "==", "lo")]}, "'lo' is no gsd_level; these are ultra_high, high, ordin"),
+        (
+            "weather",
+            {"filters": [[("weather", "in", ["fog", "snowy"])]]},
+            "'snowy' is no weather; these are fog, night",
+        ),
         ("SEN1-2", {"filters": [("colour", "==", "red")]}, r"filters=.*no column 'colour'\. The index has \['key'"),
         ("SEN1-2", {"filters": [("gsd", "==")]}, r"filters=.*Give \[\(.gsd_level"),
         ("SEN1-2", {"filters": [("gsd", "~", 1)]}, r"filters=.*'~'|filters=.*not a valid operator"),

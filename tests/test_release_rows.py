@@ -209,11 +209,6 @@ def test_a_release_that_changes_while_it_is_read_is_an_error_and_not_an_end(rele
         builder.download_and_prepare()
 
 
-def test_get_needs_a_conversion(release):
-    with pytest.raises(mmm_rs.ReadError, match=r"has no index, so no sample can be found by its key\. Convert the"):
-        mmm_rs.get(release.path, "SEN1-2/ROIs1158_spring_1_p1")
-
-
 def test_neither_a_release_nor_a_conversion(tmp_path):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "nothing", __file__):
@@ -227,3 +222,9 @@ def test_map_and_shuffle_work_behind_it(release, shards):
         load(release.path, "GID").shuffle(seed=1, buffer_size=3).map(lambda row: {"length": len(row["prompt"] or "")})
     )
     assert sorted(keys(rows)) == sorted(expected_rows(shards, "GID"))
+
+
+def test_what_needs_an_index_says_that_a_release_has_none(release):
+    for ask in (lambda: mmm_rs.get(release.path, "GID/0"), lambda: mmm_rs.webdataset("GID", release.path)):
+        with pytest.raises(mmm_rs.ReadError, match="is not converted"):
+            ask()
