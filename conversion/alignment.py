@@ -110,7 +110,7 @@ def normalised(paths: pa.Array) -> pa.Array:
     pieces = []
     for start in range(0, len(paths), CHUNK):
         some = pc.replace_substring(paths.slice(start, CHUNK), "\\", "/")
-        pieces.append(_nfc(pc.replace_substring_regex(some, r"^(?:[A-Za-z]:)?(?:\.{0,2}/+)*", "")))
+        pieces.append(_nfc(pc.replace_substring_regex(some, r"^(?:[A-Za-z]:/)?(?:\.{0,2}/+)*", "")))
     return pa.concat_arrays(pieces) if pieces else paths
 
 

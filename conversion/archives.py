@@ -76,6 +76,7 @@ PROBLEMS = {
     "size_mismatch": "its stated size is not possible for its compressed size",
     "bad_local_header": "there is no entry where the directory says",
     "overlap": "its bytes reach into the next entry or out of the archive",
+    "unreadable_folder": "it is a folder that may not be read",
 }
 _PROBLEM = {code: number for number, code in enumerate(PROBLEMS)}
 
@@ -885,7 +886,16 @@ def _walk(archive: Archive) -> pa.Table:
     folders = [b""]
     while folders:
         folder = folders.pop()
-        with os.scandir(os.path.join(root, folder)) as entries:
+        try:
+            entries = os.scandir(os.path.join(root, folder))
+        except OSError:
+            if not folder:
+                raise
+            files.append(folder[:-1])  # such as `lost+found`, which only the system may read
+            sizes.append(0)
+            problems.append(_PROBLEM["unreadable_folder"])
+            continue
+        with entries:
             for entry in entries:
                 path = folder + entry.name
                 if entry.is_dir(follow_symlinks=False):

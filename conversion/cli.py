@@ -6,6 +6,7 @@ Modules that take seconds to import are imported by the command that needs them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conversion.errors import REPORTED, MMMRSError, UsageError, VerificationError
+from conversion.errors import REPORTED, MMMRSError, OutputError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -35,6 +36,12 @@ class Terminated(BaseException):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (see `conversion.errors`)."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name is no reason to end
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -48,9 +55,18 @@ def main(argv: list[str] | None = None) -> int:
     except Terminated:
         print("mmm-rs: terminated. The same command goes on where it stopped", file=sys.stderr)
         return 143
-    except BrokenPipeError:  # `mmm-rs inspect ... | head`
+
+
+def _print(line: str = "") -> None:
+    """A line of the result. Where nobody reads any more (`mmm-rs inspect ... | head`) the command goes on without."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"standard output: cannot be written: {error.strerror}. Mend it; what the command wrote "
+                          "elsewhere is complete") from None  # fmt: skip
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -184,6 +200,8 @@ def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?", text.strip())
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; give one such as 256MB")
+    if len(match[1]) > 15:
+        raise argparse.ArgumentTypeError("give a smaller size")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " kMGT".index(match[2].replace("K", "k") or " "))
 
 
@@ -207,14 +225,16 @@ def _progress(quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]:
         if not bars:  # only now: lines about planning come before the bar
             bars.append(tqdm(unit="B", unit_scale=True, disable=quiet, mininterval=mininterval, file=sys.stderr,
                              initial=done, total=total))  # fmt: skip
-        bars[0].set_description(what, refresh=False)
-        bars[0].update(done - bars[0].n)
+        with contextlib.suppress(OSError):  # nobody reads it: the work goes on
+            bars[0].set_description(what, refresh=False)
+            bars[0].update(done - bars[0].n)
 
     try:
         yield show
     finally:
         for bar in bars:
-            bar.close()
+            with contextlib.suppress(OSError):
+                bar.close()
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -222,10 +242,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     found = inspect(arguments.release, _options(arguments), arguments.annotations)
     if arguments.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        _print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         for line in lines(found):
-            print(line)
+            _print(line)
     return 0
 
 
@@ -263,9 +283,9 @@ def _cluster(address: str | None) -> Iterator[Executor | None]:
 
 def _print_result(result: Any) -> None:
     for line in summary_lines(result):
-        print(line)
+        _print(line)
     for source in result.summary["sources"]:
-        print(f"mmm-rs: {source['path']}: {source['detail']}. {source['remedy']}", file=sys.stderr)
+        _say(f"mmm-rs: {source['path']}: {source['detail']}. {source['remedy']}")
 
 
 def summary_lines(result: Any) -> Iterator[str]:
@@ -316,7 +336,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         raise UsageError("--deep is for a copy on the hub; a folder is always read")
     with _progress() as progress:
         found = verify(arguments.out, arguments.release, workers=arguments.workers, progress=progress)
-    print(f"{arguments.out}: right: {found.shards} shards, {found.samples:,} samples, {found.images:,} images"
+    _print(f"{arguments.out}: right: {found.shards} shards, {found.samples:,} samples, {found.images:,} images"
           + (f"; {found.compared:,} images are byte for byte the release's" if arguments.release else ""))  # fmt: skip
     return 0
 
@@ -327,19 +347,20 @@ def _verify_hub(arguments: argparse.Namespace) -> int:
     if arguments.release:
         raise UsageError("--release compares a local folder; verify the folder that was uploaded")
     for line in verify_hub(arguments.out, arguments.deep, say=_say).lines():
-        print(line)
+        _print(line)
     return 0
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it: the work goes on
+        print(line, file=sys.stderr, flush=True)
 
 
 def _card(arguments: argparse.Namespace) -> int:
     from dataset_card.card import write_card
 
     write_card(arguments.out)
-    print(f"{arguments.out / 'README.md'}: written, with its pictures and croissant.json")
+    _print(f"{arguments.out / 'README.md'}: written, with its pictures and croissant.json")
     return 0
 
 
@@ -348,7 +369,7 @@ def _preview(arguments: argparse.Namespace) -> int:
     from dataset_card.preview import write_preview
 
     made = write_preview(arguments.out, arguments.config, arguments.output)
-    print(f"{made.path}: {made.samples:,} samples of {made.subsets} subsets, {size(made.size)}. Open it in a browser")
+    _print(f"{made.path}: {made.samples:,} samples of {made.subsets} subsets, {size(made.size)}. Open it in a browser")
     return 0
 
 
@@ -357,10 +378,10 @@ def _show(arguments: argparse.Namespace) -> int:
 
     found = sample.find(arguments.out, arguments.key)
     for line in sample.lines(found):
-        print(line)
+        _print(line)
     if arguments.save:
         for path in sample.save(arguments.out, found, arguments.save):
-            print(f"{path}: written", file=sys.stderr)
+            _say(f"{path}: written")
     return 0
 
 
@@ -382,8 +403,10 @@ def _publish(arguments: argparse.Namespace) -> int:
         yes=arguments.yes, say=_say)  # fmt: skip
     _print_result(result)
     for line in proof.lines():
-        print(line)
-    print(f"{result.out}: all but the shards is here too. It may be removed; kept, it spares the same command its work")
+        _print(line)
+    _print(
+        f"{result.out}: all but the shards is here too. It may be removed; kept, it spares the same command its work"
+    )
     return REPORTED if result.reported else 0
 
 
@@ -392,15 +415,15 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     made = demo.run(arguments.folder, say=_say)
     total = made.result.summary["total"]
-    print("\nAll of this is synthetic: drawn scenes in upstream's layout, not images of the Earth.\n")
+    _print("\nAll of this is synthetic: drawn scenes in upstream's layout, not images of the Earth.\n")
     for line in table(*demo.table(made)):
-        print(line)
-    print(
+        _print(line)
+    _print(
         f"\nOf {total['images']['released']} images {total['images']['published']} were published and "
         f"{total['images']['reported']} reported; of {total['records']['released']} records {total['records']['used']} "
         f"were used and {total['records']['reported']} reported: the release holds some that match nothing."
     )
-    print(f"""
+    _print(f"""
 the release    {made.release}
 the dataset    {made.result.out}
 the report     {made.result.out / "report"}

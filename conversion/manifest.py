@@ -93,11 +93,29 @@ def read(out: Path) -> dict[str, Any] | None:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise VerificationError(f"{path}: cannot be read: {error}. Convert again with --overwrite") from None
     if not isinstance(manifest, dict) or manifest.get("digest") != manifest_digest(manifest):
         raise VerificationError(f"{path}: was edited or damaged, its digest is wrong. Convert again with --overwrite")
+    if not _is_whole(manifest):
+        raise VerificationError(f"{path}: lacks what a manifest of format {FORMAT_VERSION} has. Convert again with "
+                                "--overwrite")  # fmt: skip
     return manifest
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Whether all is there, of the right type; the digest says only that it is as somebody wrote it."""
+    types = {"name": str, "subset": str, "split": str, "bytes": int, "sha256": str, "samples": int, "pairs": dict}
+    subsets, shards = manifest.get("subsets"), manifest.get("shards")
+    return (
+        isinstance(manifest.get("format_version"), str)
+        and isinstance(manifest.get("options"), dict)
+        and isinstance(subsets, dict)
+        and isinstance(shards, list)
+        and all(isinstance(shard, dict) and shard.get("subset") in SUBSETS for shard in shards)
+        and all(isinstance(shard.get(name), type) for shard in shards for name, type in types.items())
+        and subsets == summed(shards)
+    )
 
 
 def markers_total(markers: Iterable[Marker]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from mmm_rs import SUBSETS
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp", "gif", "jp2")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "bmp", "webp", "gif", "jp2")
 ANNOTATION_SUFFIXES = ("json", "jsonl", "ndjson")
 
 # Tokens of a name that tell the modality of one of several aligned images.

@@ -35,6 +35,7 @@ from mmm_rs import MODALITIES, SUBSETS, key_hash
 SHARDS = 16  # and multiples: divides evenly over the usual numbers of nodes and workers
 SHARD_SIZE = 512_000_000  # bytes at the most; streams well and is retried cheaply
 BLOCK = 512  # bytes; the unit of a tar
+OTHERS = 3  # images named beside one that claims their place
 
 IMAGE_COLUMNS = ("source", "file", "offset", "packed", "size", "crc", "method", "part")
 
@@ -398,16 +399,20 @@ def _image_grid(subset: str, images: pa.Table, place_of: np.ndarray, modality: n
     rows = np.flatnonzero(known)
     cell = place_of[rows] * len(MODALITIES) + modality[rows]
     _, first, counts = np.unique(cell, return_index=True, return_counts=True)
+    order, begins = np.argsort(cell, kind="stable"), np.cumsum(counts) - counts
     grid.reshape(-1)[cell[first]] = rows[first]
     for row in np.flatnonzero(~known):
         reported.append(Reported("image", images["source"][int(row)].as_py(), None, "unknown_modality",
                                  f"neither name nor folder tells one of {SUBSETS[subset].modalities}"))  # fmt: skip
-    for value in cell[first[counts > 1]]:
-        claimants = [images["source"][int(row)].as_py() for row in rows[cell == value]]
-        grid.reshape(-1)[value] = -1
+    for at in np.flatnonzero(counts > 1):
+        mine = rows[order[begins[at] : begins[at] + counts[at]]]
+        claimants = images["source"].take(pa.array(mine)).to_pylist()
+        grid.reshape(-1)[cell[first[at]]] = -1
         for claimant in claimants:
-            others = ", ".join(name for name in claimants if name != claimant)
-            reported.append(Reported("image", claimant, None, "same_place", f"claims the same place as {others}"))
+            others = [name for name in claimants[: OTHERS + 1] if name != claimant][:OTHERS]
+            more = len(claimants) - 1 - len(others)
+            named = ", ".join(others) + (f" and {more} more" if more else "")
+            reported.append(Reported("image", claimant, None, "same_place", f"claims the same place as {named}"))
     return grid
 
 

@@ -23,6 +23,7 @@ from mmm_rs import SUBSETS
 
 DEPTH = 3  # archives within archives: MMM-RS.zip, its subset zips, and one more
 PARTIAL = (".baiduyun.p.downloading", ".downloading", ".crdownload", ".part", ".partial", ".aria2", ".quark", ".tmp")
+OTHER_ARCHIVES = ("rar", "7z", "tar", "tgz", "gz", "bz2", "xz")  # suffixes
 IMAGE, ANNOTATION, OTHER = "image", "annotation", "other"
 
 
@@ -168,7 +169,22 @@ def _containers(archive: Archive, problems: list[Problem], depth: int,
                                 "whole by its own CRC32, but its name may be damaged", "Download it again",
                                 _subset_of_path(archive.label)))  # fmt: skip
         entries = entries.replace_schema_metadata(None)
+    if archive.kind == "zip" and not entries.num_rows:
+        problems.append(Problem(archive.label, "empty_archive", "it holds no files", "Download it again",
+                                _subset_of_path(archive.label)))  # fmt: skip
     kinds = entries["type"]
+    for row in entries.filter(pc.is_in(kinds, pa.array(["archive", "barred"]))).to_pylist():
+        label, subset = f"{archive.label}/{row['name']}", _subset_of_path(row["name"])
+        if row["type"] == "archive":
+            problems.append(
+                Problem(label, "other_archive", "it is an archive of a kind that is not read", "Unpack it", subset)
+            )
+        elif row["problem"] == "link":
+            problems.append(Problem(label, "link", "it is a symbolic link, which is not followed",
+                                    "Move here what it points to, or give that as the release", subset))  # fmt: skip
+        else:
+            problems.append(Problem(label, "unreadable_folder", "this folder may not be read",
+                                    "Give yourself the permission to read it, or move it away", subset))  # fmt: skip
     yield archive, entries.filter(pc.is_in(kinds, pa.array([IMAGE, ANNOTATION, OTHER])))
     for row in entries.filter(pc.equal(kinds, "partial")).to_pylist():
         problems.append(
@@ -235,8 +251,10 @@ def _typed(entries: pa.Table) -> pa.Table:
             pc.equal(suffix, "zip"),
             pc.match_substring_regex(name, r"\.(z\d\d|zip\.\d{2,3}|7z\.\d{3}|part\d+\.rar)$"),
             pc.match_substring_regex(name, "(" + "|".join(s.replace(".", r"\.") for s in PARTIAL) + ")$"),
+            pc.is_in(suffix, pa.array(OTHER_ARCHIVES)),
+            pc.is_in(entries["problem"], pa.array(["link", "unreadable_folder"])),
         ),
-        IMAGE, ANNOTATION, "zip", "multipart", "partial", OTHER,
+        IMAGE, ANNOTATION, "zip", "multipart", "partial", "archive", "barred", OTHER,
     )  # fmt: skip
     return entries.append_column("type", pc.fill_null(chosen, OTHER))
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from conversion.manifest import NAME as MANIFEST
 from conversion.manifest import markers_total, write_json
 from conversion.plan import PlanFile, Reported
 from conversion.release import Problem
@@ -131,6 +132,8 @@ def _source(problem: Problem) -> dict[str, Any]:
 
 
 def _earlier(out: Path, new: set[str]) -> tuple[dict[str, Any], pa.Table | None]:
+    if not (out / MANIFEST).exists():  # a report that is left of a run that published nothing
+        return {}, None
     try:
         summary = json.loads((out / SUMMARY).read_bytes())
         table = pq.read_table(out / UNPUBLISHED)

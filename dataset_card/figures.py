@@ -292,15 +292,17 @@ def _text(sample: Shown, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wid
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int = 8) -> list[str]:
     """Lines not wider than `width` pixels, `most` of them at the most."""
     lines = [""]
-    for word in text.split():
+    for word in text[: most * width].split():  # no letter is narrower than a pixel
+        if len(lines) > most:
+            break
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
     for at, line in enumerate(lines):
-        while font.getlength(line) > width:
-            line = line[:-1]
+        while (length := font.getlength(line)) > width:
+            line = line[: min(len(line) - 1, int(len(line) * width / length) + 1)]
         lines[at] = line
     if len(lines) > most:
         lines = [*lines[: most - 1], lines[most - 1].rstrip(",.") + " ..."]

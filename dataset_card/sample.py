@@ -129,6 +129,8 @@ def _near(keys: pa.ChunkedArray, key: str) -> list[str]:
 def read(out: Path, image: PlacedImage) -> bytes:
     """The image's bytes. Raises VerificationError where the shard does not hold those that the index names."""
     path = out / image.shard
+    if Path(image.shard).is_absolute() or ".." in Path(image.shard).parts:
+        raise VerificationError(f"{path}: the index names a shard out of the folder. Run `mmm-rs verify {out}`")
     try:
         with open(path, "rb") as shard:
             shard.seek(image.offset)
@@ -183,6 +185,9 @@ def save(out: Path, sample: Sample, folder: Path) -> list[Path]:
         files[folder / f"{sample.key}.{member.image.removesuffix('jpg')}{_suffix(data)}"] = data
         if image.prompt is not None:
             files[folder / f"{sample.key}.{member.prompt}"] = image.prompt.encode()
+    if outside := [path for path in files if not path.resolve().is_relative_to(folder.resolve())]:
+        raise VerificationError(f"{out}: the index has a key that leads to {outside[0].resolve()}, out of {folder}. "
+                                f"Run `mmm-rs verify {out}`")  # fmt: skip
     if existing := [path for path in files if path.exists()]:
         raise UsageError(f"{existing[0]}: exists and is not overwritten. Remove it or give another folder")
     for path, data in files.items():

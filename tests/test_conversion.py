@@ -535,3 +535,35 @@ def test_the_folder_tells_the_weather_wherever_it_stands(clean_release, tmp_path
     convert(tmp_path / "MMM-RS", tmp_path / "out")
     labels = {json.loads(data)["weather"] for name, data in members(tmp_path / "out").items() if name.endswith(".json")}
     assert labels == {"fog", "snow"}  # the folders fog/ and snowy/
+
+
+def test_what_is_not_read_is_named(clean_release, tmp_path):
+    """Archives of other kinds, links, folders that may not be read, zips without files."""
+    release = tmp_path / "MMM-RS"
+    shutil.copytree(clean_release.path, release)
+    (release / "extra.rar").write_bytes(b"Rar!")
+    (release / "GID-2").symlink_to(tmp_path)
+    zipfile.ZipFile(release / "HRSC2016 (1).zip", "w").close()
+    sources = convert(release, tmp_path / "out").summary["sources"]
+    assert {Path(source["path"]).name: source["problem"] for source in sources} == {
+        "extra.rar": "other_archive", "GID-2": "link", "HRSC2016 (1).zip": "empty_archive"}  # fmt: skip
+
+
+def test_a_report_that_no_conversion_stands_behind_is_not_carried_on(clean_release, tmp_path):
+    releases.put(tmp_path / "bad/HRSC2016", {"HRSC2016_dataset/a.jpg": b"text"})
+    with pytest.raises(ReleaseError, match="none of its images can be published"):
+        convert(tmp_path / "bad", tmp_path / "out")
+    inria = releases.single_zip(clean_release["Inria"], tmp_path / "zip")
+    convert(inria, tmp_path / "out")
+    convert(inria, tmp_path / "anew")
+    assert tree(tmp_path / "out") == tree(tmp_path / "anew")
+
+
+def test_a_colon_in_a_name_is_no_drive(tmp_path):
+    jpeg = releases.jpeg("a"), releases.jpeg("b")
+    records = [{"image": "a:b.jpg", "prompt": "first"}, {"image": "b.jpg", "prompt": "second"}]
+    releases.put(tmp_path / "MMM-RS/GID", {"GID_dataset/a:b.jpg": jpeg[0], "GID_dataset/b.jpg": jpeg[1],
+                                           "MMM-RS_GID.json": json.dumps(records).encode()})  # fmt: skip
+    convert(tmp_path / "MMM-RS", tmp_path / "out")
+    found = members(tmp_path / "out")
+    assert (found["GID/a_b.txt"], found["GID/b.txt"]) == (b"first", b"second")

@@ -145,3 +145,22 @@ def test_every_block_runs(place, tmp_path, monkeypatch, torch):
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == [block.name for block in mine]
+
+
+def test_every_reason_of_the_report_is_explained():
+    from conversion.archives import PROBLEMS
+
+    explained = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs/format.md").read_text().split("## Report")[1]))
+    assert explained >= set(PROBLEMS)
+
+
+def test_troubleshooting_quotes_what_the_program_says():
+    """Each bold text in back quotes stands in the source, or is of `datasets` or the system."""
+    program = "".join(
+        path.read_text() for folder in ("conversion", "dataset_card", ".") for path in ROOT.glob(f"{folder}/*.py")
+    )
+    program = re.sub(r'"\s+f?"', "", program)  # texts that go on in the next line
+    quoted = re.findall(r"\*\*`([^`]+)`\*\*", (ROOT / "docs/troubleshooting.md").read_text())
+    foreign = {"Dataset scripts are no longer supported", "NonMatchingSplitsSizesError"}
+    said = [part.strip() for text in quoted if text not in foreign for part in text.split("...")]
+    assert len(said) > 20 and [text for text in said if text not in program] == []

@@ -247,3 +247,13 @@ def test_the_demo_does_not_write_over_what_is_not_its_own(run, clean, tmp_path):
     code, _, errors = run("demo", str(tmp_path))
     assert code == 2 and len(errors) == 1 and "which the demo did not make" in errors[0]
     assert [path.name for path in tmp_path.rglob("*")] == ["MMM-RS", "GID.zip"]
+
+
+def test_nobody_reads_what_a_conversion_prints(clean, tmp_path):
+    """The work is done all the same, and the code is its own; so where standard error is closed."""
+    command = f"{sys.executable} -m conversion.cli convert {clean} {tmp_path}/out"
+    for end in ("2>&1 | true", "2>&-", "> /dev/full"):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        done = subprocess.run(["bash", "-c", f"{command} {end}; exit ${{PIPESTATUS[0]}}"], capture_output=True, check=False)
+        assert (tmp_path / "out/manifest.json").exists(), end
+        assert done.returncode == (5 if "full" in end else 0), done.stderr

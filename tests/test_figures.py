@@ -125,3 +125,8 @@ def test_long_and_odd_prompts_stay_within_their_column():
     assert sheet.height < 500  # cut after a few lines
     gap = sheet.crop((sheet.width // 4 + 2, 0, sheet.width // 4 + 4, sheet.height))
     assert {near(pixel, ImageColor.getrgb(figures.GROUND), 30) for pixel in gap.get_flattened_data()} == {True}
+
+
+def test_a_word_without_end_takes_no_time_without_end():
+    lines = figures._wrap("x" * 100_000, figures._font(15), 300)
+    assert len(lines) == 1 and 290 < figures._font(15).getlength(lines[0]) <= 300
