@@ -342,7 +342,7 @@ def _crc_mismatch(found: int, crc: int) -> DamagedEntry:
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _LOCAL_SIGNATURE = b"PK\3\4"
-_ENCRYPTED, _DESCRIPTOR, _UTF8, _MASKED = 1, 1 << 3, 1 << 11, 1 << 13
+_ENCRYPTED, _DESCRIPTOR, _PATCHED, _STRONGLY, _UTF8, _MASKED = 1, 1 << 3, 1 << 5, 1 << 6, 1 << 11, 1 << 13
 _FULL = 0xFFFFFFFF  # of a 32-bit field: the value is in the zip64 extra field
 
 
@@ -643,10 +643,10 @@ def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) ->
     problem = np.full(len(starts), -1, np.int8)
     for code, holds in (
         ("size_mismatch", ~possible),
-        ("bad_directory_entry", contradicts),
+        ("bad_directory_entry", contradicts | (fields["flags"] & _PATCHED != 0)),  # a patch of what is nowhere
         ("unsupported_compression", ~compressed & (method != STORED)),
         ("unsupported_version", fields["needed"] > LATEST_VERSION),
-        ("encrypted", (fields["flags"] & _ENCRYPTED) != 0),
+        ("encrypted", fields["flags"] & (_ENCRYPTED | _STRONGLY) != 0),
         ("not_a_file", on_unix & ~np.isin(kind, (0, 4, 8, 10))),
         ("link", kind == 10),
     ):

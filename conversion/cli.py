@@ -222,10 +222,10 @@ def _progress(quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]:
     bars: list[Any] = []
 
     def show(done: int, total: int, what: str) -> None:
-        if not bars:  # only now: lines about planning come before the bar
-            bars.append(tqdm(unit="B", unit_scale=True, disable=quiet, mininterval=mininterval, file=sys.stderr,
-                             initial=done, total=total))  # fmt: skip
         with contextlib.suppress(OSError):  # nobody reads it: the work goes on
+            if not bars:  # only now: lines about planning come before the bar
+                bars.append(tqdm(unit="B", unit_scale=True, disable=quiet, mininterval=mininterval, file=sys.stderr,
+                                 initial=done, total=total))  # fmt: skip
             bars[0].set_description(what, refresh=False)
             bars[0].update(done - bars[0].n)
 

@@ -512,6 +512,14 @@ def test_an_extra_field_longer_than_its_place_costs_that_entry_alone(tmp_path, e
     assert contents(on_disk(tmp_path, padded)) == {"a.jpg": b"one", "b.jpg": b"two"}
 
 
+@pytest.mark.parametrize(("flag", "problem"), [(1 << 5, "bad_directory_entry"), (1 << 6, "encrypted")])
+def test_patches_and_strong_encryption_are_not_taken_for_plain_data(tmp_path, flag, problem):
+    data = raw_zip([RawEntry(b"a.jpg", b"one"), RawEntry(b"b.jpg", b"two", central={"flags": flag})])
+    assert problems(on_disk(tmp_path, data)) == {"a.jpg": None, "b.jpg": problem}
+    with zipfile.ZipFile(io.BytesIO(data)) as file, pytest.raises(NotImplementedError):
+        file.read("b.jpg")
+
+
 def test_an_entry_is_judged_by_itself_where_another_one_bars_the_referees(tmp_path):
     """Of two of one name `unzip` stops at the first, `zipfile` at the directory; the second is whole."""
     first = RawEntry(b"1", local={"packed": 1}, central={"extra": b"\0\0\0\1"})

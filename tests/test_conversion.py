@@ -5,9 +5,11 @@ What is right is stated by `tests.releases`; what was written is read with `tarf
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -560,7 +562,7 @@ def test_a_report_that_no_conversion_stands_behind_is_not_carried_on(clean_relea
 
 
 def test_a_colon_in_a_name_is_no_drive(tmp_path):
-    jpeg = releases.jpeg("a"), releases.jpeg("b")
+    jpeg = releases.picture("a"), releases.picture("b")
     records = [{"image": "a:b.jpg", "prompt": "first"}, {"image": "b.jpg", "prompt": "second"}]
     releases.put(tmp_path / "MMM-RS/GID", {"GID_dataset/a:b.jpg": jpeg[0], "GID_dataset/b.jpg": jpeg[1],
                                            "MMM-RS_GID.json": json.dumps(records).encode()})  # fmt: skip

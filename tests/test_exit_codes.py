@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -254,6 +255,7 @@ def test_nobody_reads_what_a_conversion_prints(clean, tmp_path):
     command = f"{sys.executable} -m conversion.cli convert {clean} {tmp_path}/out"
     for end in ("2>&1 | true", "2>&-", "> /dev/full"):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        done = subprocess.run(["bash", "-c", f"{command} {end}; exit ${{PIPESTATUS[0]}}"], capture_output=True, check=False)
+        line = f"{command} {end}; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, check=False)
         assert (tmp_path / "out/manifest.json").exists(), end
         assert done.returncode == (5 if "full" in end else 0), done.stderr
