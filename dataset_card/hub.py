@@ -122,6 +122,18 @@ class Hub:
             "asking for the repository",
         )
 
+    def is_private(self) -> bool | None:
+        """Whether the repository is private, whatever its revisions; None where there is none."""
+        from huggingface_hub.utils import RepositoryNotFoundError
+
+        def ask() -> bool | None:
+            try:
+                return bool(self.api.repo_info(self.repo_id, repo_type="dataset").private)
+            except RepositoryNotFoundError:
+                return None
+
+        return self._patiently(ask, "asking for the repository")
+
     def listing(self, missing_ok: bool = False) -> dict[str, RemoteFile] | None:
         """Every file of the revision, by path; None where repository or revision is not there and that is no fault."""
         from huggingface_hub.hf_api import RepoFile

@@ -35,7 +35,7 @@ from conversion.verification import check_shard
 from dataset_card import card
 from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, shard_file
 from dataset_card.proof import Proof, check_copy, first_of, prove, stale_files
-from dataset_card.upload import GROUP, agree, check_limits, check_name, check_private, local_files, message_of, send
+from dataset_card.upload import GROUP, agree, check_limits, check_name, local_files, message_of, privacy, send
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -76,7 +76,7 @@ def publish(
     hub = Hub(repo_id, revision or "main", api or default_api(), say)
     hub.check_login()
     there = hub.listing(missing_ok=True)
-    check_private(hub, there is not None, private)
+    private = privacy(hub, private)
     shards = _Shards(hub, staging, there or {}, workers)
     with opened(release_path, staging, subsets=subsets, options=options, annotations=annotations, overwrite=overwrite,
                 done=shards.done, say=say) as job:  # fmt: skip

@@ -69,7 +69,7 @@ def upload(
     if not dry_run:
         hub.check_login()
     there = hub.listing(missing_ok=True)
-    check_private(hub, there is not None, private)
+    private = privacy(hub, private)
     missing = [file for file in files if there is None or not holds(there, file)]
     stale = stale_files(there or {}, {file.path for file in files})
     _say_plan(hub, files, missing, stale, there is None, private, say)
@@ -88,12 +88,17 @@ def upload(
     return proof
 
 
-def check_private(hub: Hub, exists: bool, private: bool) -> None:
-    """Raises UsageError where the repository shall be private and is public already."""
-    if private and exists and not hub.info().private:
+def privacy(hub: Hub, private: bool) -> bool:
+    """Whether the repository is private, or is to be made so.
+
+    Raises UsageError where it shall be private and is public already, whichever revision is meant.
+    """
+    is_private = hub.is_private()
+    if private and is_private is False:
         raise UsageError(
             f"{hub.repo_id}: is public already. Change that in its settings on the hub, or leave out --private"
         )
+    return private if is_private is None else is_private
 
 
 def agree(yes: bool, ask: Callable[[str], bool] | None) -> None:

@@ -128,6 +128,12 @@ def test_what_is_public_already_is_not_taken_for_private(out, hub, api):
     upload(out, REPO, yes=True, api=api)
     with pytest.raises(UsageError, match="is public already"):
         upload(out, REPO, private=True, yes=True, api=api)
+    with pytest.raises(UsageError, match="is public already"):  # nor is a branch that it has not yet
+        upload(out, REPO, private=True, revision="next", yes=True, api=api)
+    assert list(hub.repositories[REPO].refs) == ["main"]
+    said: list[str] = []
+    upload(out, REPO, revision="next", dry_run=True, api=api, say=said.append)
+    assert f"{REPO} at next: not there yet, will be made (public)" in said
 
 
 def test_a_tag_that_means_another_commit_is_not_moved(out, hub, api):
