@@ -184,9 +184,14 @@ def _say_plan(hub: Hub, files: Sequence[LocalFile], missing: Sequence[LocalFile]
 
 
 def _ask(question: str) -> bool:
+    nobody = UsageError("nobody is there to answer. Give --yes to send without being asked")
     if not sys.stdin or not sys.stdin.isatty():
-        raise UsageError("nobody is there to answer. Give --yes to send without being asked")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        raise nobody
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        raise nobody from None
 
 
 def send(hub: Hub, out: Path, missing: Sequence[LocalFile], stale: Sequence[str]) -> None:

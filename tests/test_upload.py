@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -112,6 +113,15 @@ def test_it_asks_before_it_sends(out, hub, api):
     assert len(questions) == 1 and hub.repositories == {}
     with pytest.raises(UsageError, match="--yes"):  # standard input is no terminal here
         upload(out, REPO, api=api)
+
+
+def test_the_end_of_input_is_no_answer(out, hub, api, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", terminal)
+    with pytest.raises(UsageError, match="--yes"):
+        upload(out, REPO, api=api)
+    assert hub.repositories == {}
 
 
 def test_private_revision_and_tag(out, hub, api):
