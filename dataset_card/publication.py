@@ -34,8 +34,8 @@ from conversion.shards import finished, marker_rows, read_marker
 from conversion.verification import check_shard
 from dataset_card import card
 from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, shard_file
-from dataset_card.proof import Proof, check_copy, first_of, prove, stale_files
-from dataset_card.upload import GROUP, agree, check_limits, check_name, local_files, message_of, privacy, send
+from dataset_card.proof import Proof, check_copy, first_of, prove
+from dataset_card.upload import GROUP, agree, check_limits, check_name, differing, local_files, message_of, privacy, send
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -99,8 +99,7 @@ def publish(
         check_limits(files)
         listed = hub.listing() or {}
         _check_held(hub, listed, staging, result.manifest)
-        missing = [file for file in files if not holds(listed, file)]
-        stale = stale_files(listed, {file.path for file in files})
+        missing, stale = differing(files, listed)
         if job.complete and (missing or stale):
             agree(yes, ask)
         send(hub, staging, missing, stale)

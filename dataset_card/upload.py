@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from conversion import manifest
 from conversion.errors import OutputError, UsageError
 from conversion.inspection import size
 from dataset_card import card
-from dataset_card.hub import Hub, LocalFile, default_api, holds, local_file, shard_file, short
+from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, local_file, shard_file, short
 from dataset_card.proof import Proof, prove, stale_files
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def upload(
         hub.check_login()
     there = hub.listing(missing_ok=True)
     private = privacy(hub, private)
-    missing = [file for file in files if there is None or not holds(there, file)]
-    stale = stale_files(there or {}, {file.path for file in files})
+    missing, stale = differing(files, there or {})
     _say_plan(hub, files, missing, stale, there is None, private, say)
     if dry_run:
         return None
@@ -79,6 +78,7 @@ def upload(
         agree(yes, ask)
     if there is None:
         hub.create(private)
+        missing, stale = differing(files, hub.listing() or {})  # a new branch begins with what main has
     send(hub, out, missing, stale)
     proof = prove(hub, made, files, len(missing))
     if tag:
@@ -86,6 +86,12 @@ def upload(
     for line in proof.lines():
         say(line)
     return proof
+
+
+def differing(files: Sequence[LocalFile], there: Mapping[str, RemoteFile]) -> tuple[list[LocalFile], list[str]]:
+    """The files that the hub has not as they are here, and the paths that it has of an earlier conversion."""
+    missing = [file for file in files if not holds(there, file)]
+    return missing, stale_files(there, {file.path for file in files})
 
 
 def privacy(hub: Hub, private: bool) -> bool:
