@@ -59,7 +59,7 @@ def verify(
     if made is None:
         raise VerificationError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an "
                                 "unfinished conversion goes on with the same command")  # fmt: skip
-    faults = [*_files(out, made), *_totals(out, made), *_card(out)]
+    faults = [*_files(out, made), *totals(out, made), *_card(out)]
     samples = published = done = 0
     total = sum(shard["bytes"] for shard in made["shards"])
     rows_of = _index(out, made, faults)
@@ -99,7 +99,7 @@ def _files(out: Path, made: dict[str, Any]) -> Iterator[str]:
         yield f"{out / name}: is not in the manifest. Remove it"
 
 
-def _totals(out: Path, made: dict[str, Any]) -> Iterator[str]:
+def totals(out: Path, made: dict[str, Any]) -> Iterator[str]:
     """Sums of the manifest, and the report's balance against them."""
     rebuilt = manifest.summed(made["shards"])
     if rebuilt != made["subsets"]:

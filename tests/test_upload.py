@@ -355,6 +355,9 @@ def test_deep_reads_every_shard(published, hub, api):
         ("README.md", lambda data: data.replace(b"num_examples: 6\n", b"num_examples: 7\n"), "dataset_info of weather"),
         ("croissant.json", lambda data: data.replace(b"10240 B", b"10241 B"), "croissant.json: is not what"),
         ("report/summary.json", lambda data: b"{", "summary.json: cannot be read"),
+        ("report/summary.json", lambda data: data.replace(b'"reported": 1', b'"reported": 2', 1), "does not balance"),
+        ("report/summary.json", lambda data: data.replace(b'"rgb": 6', b'"rgb": 5'), "images of weather by modality"),
+        ("report/unpublished.parquet", lambda data: None, "unpublished.parquet: is not on the hub"),
     ],
 )
 def test_whatever_was_changed_on_the_hub_is_named(published, hub, api, path, change, said):
@@ -366,11 +369,11 @@ def test_whatever_was_changed_on_the_hub_is_named(published, hub, api, path, cha
     assert verify_hub(f"{URL}@v1", api=api)  # as it was tagged it is right
 
 
-def test_a_shard_too_many_is_named(published, hub, api):
+@pytest.mark.parametrize("more", ["data/Inria/train-00002-of-00003.tar", "index/Foo.parquet", "report/more.json"])
+def test_a_file_too_many_is_named(published, hub, api, more):
     files = hub.repositories[REPO].commits[hub.repositories[REPO].refs["main"]]
-    more = {"data/Inria/train-00002-of-00003.tar": files["data/Inria/train-00000-of-00002.tar"]}
-    hub.repositories[REPO].add("main", files | more, "one more")
-    with pytest.raises(VerificationError, match=r"train-00002-of-00003\.tar: is no shard of the manifest"):
+    hub.repositories[REPO].add("main", files | {more: files["data/Inria/train-00000-of-00002.tar"]}, "one more")
+    with pytest.raises(VerificationError, match=f"{more}: is not the manifest's"):
         verify_hub(URL, api=api)
 
 
