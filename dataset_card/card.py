@@ -149,7 +149,8 @@ def write_own(out: str | os.PathLike[str], name: str, kept: str) -> None:
 
 def repository(card: str) -> str | None:
     """The repository that a card's examples name."""
-    found = re.search(r'load_dataset\("([\w.-]+/[\w.-]+)"', card)
+    ours = re.sub(r"^(?:<!--|#) own: .*?^(?:<!--|#) end own", "", card, flags=re.M | re.S)
+    found = re.search(r'load_dataset\("([\w.-]+/[\w.-]+)"', ours)
     return found[1] if found else None
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import mmm_rs
 from conversion.errors import OutputError, UsageError, VerificationError
-from dataset_card.card import faults, size_category, write_card, write_own
+from dataset_card.card import faults, named_repository, size_category, write_card, write_own
 from dataset_card.statistics import read_converted
 from tests import converted
 
@@ -247,6 +247,14 @@ def test_the_repository_that_the_examples_name_is_kept(out):
     write_card(out)
     text = (out / "README.md").read_text()
     assert 'load_dataset("them/Their-MMM-RS", "SEN1-2"' in text and "org/MMM-RS" not in text
+
+
+def test_a_repository_that_a_persons_own_text_names_is_not_the_cards(out):
+    write_card(out, "them/Their-MMM-RS")
+    write_own(out, "about", 'It goes well with `load_dataset("else/Other")`.\n')
+    assert named_repository(out) == "them/Their-MMM-RS"
+    write_card(out)
+    assert 'load_dataset("them/Their-MMM-RS", "SEN1-2"' in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
