@@ -7,6 +7,7 @@ step from outside, whatever the client did before, and turns whatever the client
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import re
 import time
@@ -209,7 +210,7 @@ class Hub:
             elif left:  # with Xet this goes on where an attempt broke off
                 self.api.upload_folder(
                     repo_id=self.repo_id, repo_type="dataset", revision=self.revision, folder_path=out,
-                    allow_patterns=[file.path for file in left], commit_message=message,
+                    allow_patterns=[glob.escape(file.path) for file in left], commit_message=message,
                 )  # fmt: skip
 
         self._patiently(try_once, f"sending {message}")

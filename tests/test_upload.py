@@ -184,6 +184,14 @@ def test_a_new_branch_does_not_keep_the_shards_that_it_has_from_main(out, hub, a
     assert hub.files(REPO) == local(out)
 
 
+def test_a_name_that_reads_as_a_pattern_arrives(out, hub, api):
+    write_card(out, REPO)
+    shutil.copy(out / "assets" / "pairs.png", out / "assets" / "my[1].png")
+    upload(out, REPO, yes=True, api=api)
+    assert hub.files(REPO) == local(out)
+    assert "assets/my[1].png" in hub.files(REPO)
+
+
 def test_many_files_go_in_groups(out, hub, api, monkeypatch):
     monkeypatch.setattr(uploading, "GROUP", 4)
     upload(out, REPO, yes=True, api=api)
