@@ -121,6 +121,12 @@ def test_new_shards_give_a_new_description_so_that_no_cache_serves_the_old_ones(
     assert "a farm that has changed" in captions
 
 
+@pytest.mark.parametrize("config", ["Inria", "all"])
+def test_the_description_has_the_digest_by_which_the_builder_tells_the_same_shards(out, config, tmp_path):
+    builder = mmm_rs.MMMRS(config_name=config, data_dir=str(out), cache_dir=str(tmp_path / "cache"))
+    assert infos(out)[config]["description"] == f"shards sha256:{builder.config.digest}"
+
+
 def test_a_validation_split_is_declared_where_there_is_one(tmp_path):
     made = converted.samples()
     made[-3:] = [converted.Sample(**{**vars(sample), "split": "validation"}) for sample in made[-3:]]
