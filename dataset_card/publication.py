@@ -35,7 +35,17 @@ from conversion.verification import check_shard
 from dataset_card import card
 from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, shard_file
 from dataset_card.proof import Proof, check_copy, first_of, prove
-from dataset_card.upload import GROUP, agree, check_limits, check_name, differing, local_files, message_of, privacy, send
+from dataset_card.upload import (
+    GROUP,
+    agree,
+    check_limits,
+    check_name,
+    differing,
+    local_files,
+    message_of,
+    privacy,
+    send,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
