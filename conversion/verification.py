@@ -10,7 +10,7 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,14 @@ def verify(
         compared, differing = _compare(out, made, release_path)
         faults += differing
     if faults:
-        more = f"\n... and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-        raise VerificationError("\n".join(faults[:NAMED]) + more)
+        raise VerificationError(first_of(faults))
     return Verified(len(made["shards"]), samples, published, compared)
+
+
+def first_of(faults: Sequence[str]) -> str:
+    """Some of many faults, one a line."""
+    shown = list(dict.fromkeys(faults))
+    return "\n".join(shown[:NAMED]) + (f"\n... and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
 
 
 def _files(out: Path, made: dict[str, Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from conversion import manifest, report, verification
 from conversion.errors import MMMRSError, UsageError, VerificationError
 from conversion.inspection import size
+from conversion.verification import first_of
 from dataset_card import card, croissant
 from dataset_card.hub import AGAIN, Hub, LocalFile, RemoteFile, default_api, holds, local_file
 from mmm_rs import MODALITIES
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 FOLDERS = ("data/", "index/", "report/", "assets/")  # the conversion's alone
 READ = ("data/", "index/", "report/")  # those of which the manifest tells every file
-NAMED = 20  # faults shown at the most
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,6 @@ def verify_hub(
     checked = [*small, *(shard["name"] for shard in made["shards"])]
     total = sum(there[path].size for path in checked)
     return Proof(repo_id, commit, len(checked), len(made["shards"]), samples, total, read=read)
-
-
-def first_of(faults: Sequence[str]) -> str:
-    """Some of many faults, one a line."""
-    shown = list(dict.fromkeys(faults))
-    return "\n".join(shown[:NAMED]) + (f"\n... and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
 
 
 def parse_url(url: str) -> tuple[str, str]:

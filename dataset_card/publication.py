@@ -31,10 +31,10 @@ from conversion.inspection import size
 from conversion.job import Job, Result, check_disk, finish, opened, write_shards
 from conversion.plan import Options
 from conversion.shards import finished, marker_rows, read_marker
-from conversion.verification import check_shard
+from conversion.verification import check_shard, first_of
 from dataset_card import card
 from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, shard_file
-from dataset_card.proof import Proof, check_copy, first_of, prove
+from dataset_card.proof import Proof, check_copy, prove
 from dataset_card.upload import (
     GROUP,
     agree,

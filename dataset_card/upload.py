@@ -117,17 +117,15 @@ def check_name(repo_id: str) -> None:
     """Raises UsageError for a name that the hub or `datasets` would refuse."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+    from conversion.job import check_called
+
     if repo_id.count("/") != 1:
         raise UsageError(f"{repo_id}: is no name of a repository. Give it as org/MMM-RS")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UsageError(f"{repo_id}: {short(error)}. Give it as org/MMM-RS") from None
-    if repo_id.split("/")[1] == "mmm_rs":
-        raise UsageError(
-            f"{repo_id}: a repository called mmm_rs that holds mmm_rs.py is taken for a loading script, which no "
-            "`datasets` since 4.0 loads. Call it otherwise, MMM-RS for example"
-        )
+    check_called(repo_id, repo_id.split("/")[1])
 
 
 def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
