@@ -455,6 +455,23 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def lines_digest(parts: Iterable[str]) -> str:
+    """sha256 over hexadecimal digests, one a line."""
+    return hashlib.sha256("".join(part + "\n" for part in parts).encode()).hexdigest()
+
+
+def subsets_digest(manifest: Mapping[str, Any], subsets: Sequence[str]) -> str:
+    """Identifies the shards of these subsets: one subset's own digest, or one over those of several in turn."""
+    digests = [manifest["subsets"][name]["digest"] for name in subsets]
+    return digests[0] if len(digests) == 1 else lines_digest(digests)
+
+
+def split_names(manifest: Mapping[str, Any], subsets: Sequence[str]) -> list[str]:
+    """The splits that these subsets have, train first."""
+    found = {split for name in subsets for split in manifest["subsets"][name]["splits"]}
+    return sorted(found, key=lambda split: (split != "train", split))
+
+
 # --- reading: how it is tuned ----------------------------------------------------------------------------------------
 
 # Rows in a piece. Fewer: a resumed stream reads less again, nodes and workers share more evenly. More: less to keep.
@@ -940,13 +957,11 @@ class _Converted:
 
     def digest(self, subsets: Sequence[str]) -> str:
         """Identifies the content of these subsets."""
-        digests = [self.manifest["subsets"][name]["digest"] for name in subsets]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return subsets_digest(self.manifest, subsets)
 
     def splits(self, subsets: Sequence[str]) -> list[str]:
         """The splits that these subsets have, train first."""
-        found = {shard["split"] for shard in self.manifest["shards"] if shard["subset"] in subsets}
-        return sorted(found, key=lambda split: (split != "train", split))
+        return split_names(self.manifest, subsets)
 
     def segments(self, subset: str, split: str, selection: _Selection) -> list[Segment]:
         """The rows of a subset's split that match, one segment a shard."""

@@ -183,9 +183,7 @@ def opened(
 
 
 def _check(out: Path, subsets: Sequence[str] | None, options: Options) -> None:
-    if out.resolve().name == "mmm_rs":
-        raise UsageError(f"{out}: a folder or repository called mmm_rs that holds mmm_rs.py is taken for a loading "
-                         "script, which no `datasets` since 4.0 loads. Call it otherwise, such as MMM-RS")  # fmt: skip
+    check_called(out, out.resolve().name)
     for name in subsets or ():
         if name not in mmm_rs.SUBSETS:
             raise UsageError(f"{name}: no such subset. The subsets are {', '.join(mmm_rs.SUBSETS)}")
@@ -193,6 +191,13 @@ def _check(out: Path, subsets: Sequence[str] | None, options: Options) -> None:
         raise UsageError(f"--validation {options.validation}: give a share of the scenes from 0 to below 1")
     if options.shard_size < 1:
         raise UsageError(f"--shard-size {options.shard_size}: give a size above zero")
+
+
+def check_called(what: str | Path, name: str) -> None:
+    """Raises UsageError where a folder or repository has the name that makes `datasets` refuse it."""
+    if name == "mmm_rs":
+        raise UsageError(f"{what}: a folder or repository called mmm_rs that holds mmm_rs.py is taken for a loading "
+                         "script, which no `datasets` since 4.0 loads. Call it otherwise, such as MMM-RS")  # fmt: skip
 
 
 @contextlib.contextmanager

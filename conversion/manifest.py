@@ -5,7 +5,6 @@ Neither holds a date, a path of this machine or a number of workers: equal input
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from conversion.errors import VerificationError
 from conversion.plan import Options
 from conversion.shards import Marker, marker_rows, replacing, write_all
-from mmm_rs import FORMAT_VERSION, MODALITIES, SUBSETS, index_schema, manifest_digest
+from mmm_rs import FORMAT_VERSION, MODALITIES, SUBSETS, index_schema, lines_digest, manifest_digest
 
 NAME = "manifest.json"
 
@@ -54,7 +53,7 @@ def summed(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if mine:
             splits = {split: _sum([s for s in mine if s["split"] == split]) for split in ("train", "validation")}
             subsets[name] = _sum(mine) | {
-                "digest": digest(shard["sha256"] for shard in mine),
+                "digest": lines_digest(shard["sha256"] for shard in mine),
                 "splits": {split: total for split, total in splits.items() if total["samples"]},
             }
     return subsets
@@ -67,11 +66,6 @@ def _sum(shards: list[dict[str, Any]]) -> dict[str, Any]:
         "bytes": sum(shard["bytes"] for shard in shards),
         "pairs": {m: sum(shard["pairs"][m] for shard in shards) for m in MODALITIES},
     }
-
-
-def digest(parts: Iterable[str]) -> str:
-    """sha256 over hexadecimal digests, one a line."""
-    return hashlib.sha256("".join(part + "\n" for part in parts).encode()).hexdigest()
 
 
 def write(out: Path, manifest: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def verify(
     if made is None:
         raise VerificationError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an "
                                 "unfinished conversion goes on with the same command")  # fmt: skip
-    faults = [*_files(out, made), *_totals(out, made), *_card(out)]
+    faults = [*_files(out, made), *totals(out, made), *_card(out)]
     samples = published = done = 0
     total = sum(shard["bytes"] for shard in made["shards"])
     rows_of = _index(out, made, faults)
@@ -83,9 +83,14 @@ def verify(
         compared, differing = _compare(out, made, release_path)
         faults += differing
     if faults:
-        more = f"\n... and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-        raise VerificationError("\n".join(faults[:NAMED]) + more)
+        raise VerificationError(first_of(faults))
     return Verified(len(made["shards"]), samples, published, compared)
+
+
+def first_of(faults: Sequence[str]) -> str:
+    """Some of many faults, one a line."""
+    shown = list(dict.fromkeys(faults))
+    return "\n".join(shown[:NAMED]) + (f"\n... and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
 
 
 def _files(out: Path, made: dict[str, Any]) -> Iterator[str]:
@@ -99,7 +104,7 @@ def _files(out: Path, made: dict[str, Any]) -> Iterator[str]:
         yield f"{out / name}: is not in the manifest. Remove it"
 
 
-def _totals(out: Path, made: dict[str, Any]) -> Iterator[str]:
+def totals(out: Path, made: dict[str, Any]) -> Iterator[str]:
     """Sums of the manifest, and the report's balance against them."""
     rebuilt = manifest.summed(made["shards"])
     if rebuilt != made["subsets"]:

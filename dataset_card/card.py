@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import mmm_rs
-from conversion import manifest
 from conversion.errors import UsageError
 from conversion.shards import replacing, write_all
 from dataset_card import text
@@ -149,7 +148,8 @@ def write_own(out: str | os.PathLike[str], name: str, kept: str) -> None:
 
 def repository(card: str) -> str | None:
     """The repository that a card's examples name."""
-    found = re.search(r'load_dataset\("([\w.-]+/[\w.-]+)"', card)
+    ours = re.sub(r"^(?:<!--|#) own: .*?^(?:<!--|#) end own", "", card, flags=re.M | re.S)
+    found = re.search(r'load_dataset\("([\w.-]+/[\w.-]+)"', ours)
     return found[1] if found else None
 
 
@@ -235,13 +235,13 @@ def _data_files(converted: Converted, names: list[str]) -> list[dict[str, Any]]:
     """Patterns by split. One a subset, so that nothing else that lies under `data` is ever taken for a shard."""
     return [
         {"split": split, "path": [f"data/{name}/{split}-*.tar" for name in names if split in _splits(converted, name)]}
-        for split in _split_names(converted, names)
+        for split in mmm_rs.split_names(converted.manifest, names)
     ]
 
 
 def _dataset_info(converted: Converted, config: str, names: list[str]) -> dict[str, Any]:
     splits = []
-    for split in _split_names(converted, names):
+    for split in mmm_rs.split_names(converted.manifest, names):
         parts = [_splits(converted, name)[split] for name in names if split in _splits(converted, name)]
         splits.append({
             "name": split,
@@ -249,9 +249,10 @@ def _dataset_info(converted: Converted, config: str, names: list[str]) -> dict[s
             "num_examples": sum(part["samples"] for part in parts),
         })  # fmt: skip
     size = sum(split["num_bytes"] for split in splits)
+    digest = mmm_rs.subsets_digest(converted.manifest, names)  # a new one makes `datasets` leave its cache
     return {
         "config_name": config,
-        "description": f"shards sha256:{digest(converted, names)}",  # a new one makes `datasets` leave its cache
+        "description": f"shards sha256:{digest}",
         "features": mmm_rs.wds_features(config)._to_yaml_list(),
         "splits": splits,
         "download_size": size,
@@ -259,17 +260,5 @@ def _dataset_info(converted: Converted, config: str, names: list[str]) -> dict[s
     }
 
 
-def digest(converted: Converted, names: list[str]) -> str:
-    """sha256 over the shards of the subsets `names`: one subset's own, or over those of several in turn."""
-    digests = [converted.manifest["subsets"][name]["digest"] for name in names]
-    return digests[0] if len(digests) == 1 else manifest.digest(digests)
-
-
 def _splits(converted: Converted, name: str) -> dict[str, dict[str, Any]]:
     return converted.manifest["subsets"][name]["splits"]
-
-
-def _split_names(converted: Converted, names: list[str]) -> list[str]:
-    """Splits of the subsets `names`: train first."""
-    found = {split for name in names for split in _splits(converted, name)}
-    return sorted(found, key=lambda split: (split != "train", split))

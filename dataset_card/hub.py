@@ -7,6 +7,7 @@ step from outside, whatever the client did before, and turns whatever the client
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import re
 import time
@@ -122,6 +123,18 @@ class Hub:
             "asking for the repository",
         )
 
+    def is_private(self) -> bool | None:
+        """Whether the repository is private, whatever its revisions; None where there is none."""
+        from huggingface_hub.utils import RepositoryNotFoundError
+
+        def ask() -> bool | None:
+            try:
+                return bool(self.api.repo_info(self.repo_id, repo_type="dataset").private)
+            except RepositoryNotFoundError:
+                return None
+
+        return self._patiently(ask, "asking for the repository")
+
     def listing(self, missing_ok: bool = False) -> dict[str, RemoteFile] | None:
         """Every file of the revision, by path; None where repository or revision is not there and that is no fault."""
         from huggingface_hub.hf_api import RepoFile
@@ -197,7 +210,7 @@ class Hub:
             elif left:  # with Xet this goes on where an attempt broke off
                 self.api.upload_folder(
                     repo_id=self.repo_id, repo_type="dataset", revision=self.revision, folder_path=out,
-                    allow_patterns=[file.path for file in left], commit_message=message,
+                    allow_patterns=[glob.escape(file.path) for file in left], commit_message=message,
                 )  # fmt: skip
 
         self._patiently(try_once, f"sending {message}")

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from conversion import manifest
+from conversion import manifest, report, verification
 from conversion.errors import MMMRSError, UsageError, VerificationError
 from conversion.inspection import size
+from conversion.verification import first_of
 from dataset_card import card, croissant
 from dataset_card.hub import AGAIN, Hub, LocalFile, RemoteFile, default_api, holds, local_file
+from mmm_rs import MODALITIES
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+    from dataset_card.statistics import Converted
+
 FOLDERS = ("data/", "index/", "report/", "assets/")  # the conversion's alone
-NAMED = 20  # faults shown at the most
+READ = ("data/", "index/", "report/")  # those of which the manifest tells every file
 
 
 @dataclass(frozen=True)
@@ -139,12 +143,6 @@ def verify_hub(
     return Proof(repo_id, commit, len(checked), len(made["shards"]), samples, total, read=read)
 
 
-def first_of(faults: Sequence[str]) -> str:
-    """Some of many faults, one a line."""
-    shown = list(dict.fromkeys(faults))
-    return "\n".join(shown[:NAMED]) + (f"\n... and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
-
-
 def parse_url(url: str) -> tuple[str, str]:
     """(repository, revision) of `hf://datasets/org/name[@revision]`. Raises UsageError for anything else."""
     match = re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^@]+?))?/?", url)
@@ -164,11 +162,13 @@ def check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], dic
             faults.append(f"{name}: what was downloaded is not what the hub lists")
     converted = read_converted(copy)
     made = converted.manifest
-    names = {shard["name"] for shard in made["shards"]}
+    names = {shard["name"] for shard in made["shards"]} | {f"index/{subset}.parquet" for subset in made["subsets"]}
+    names |= {report.SUMMARY, report.UNPUBLISHED}
     faults += [fault for shard in made["shards"] if (fault := shard_fault(shard, there))]
-    faults += [
-        f"{path}: is no shard of the manifest" for path in there if path.startswith("data/") and path not in names
-    ]
+    faults += [f"{path}: is not on the hub" for path in sorted(names - there.keys())]
+    faults += [f"{path}: is not the manifest's" for path in there if path.startswith(READ) and path not in names]
+    balance = [fault.replace(f"{copy}/", "") for fault in verification.totals(copy, made)]
+    faults += balance or _report(converted)
     rows = rows_by_shard(copy, converted.subsets)
     for shard in made["shards"]:
         if rows[shard["name"]] != shard["samples"]:
@@ -179,14 +179,21 @@ def check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], dic
     return faults, made
 
 
+def _report(converted: Converted) -> Iterator[str]:
+    """Where a report that balances counts other images than the index."""
+    for name, counted in converted.statistics.items():
+        held = {m: sum(n for those, n in counted.together.items() if m in those) for m in MODALITIES}
+        said = converted.summary["subsets"].get(name, {}).get("by_modality")
+        if said != held:
+            yield f"{report.SUMMARY}: images of {name} by modality are {said}, the index has {held}"
+
+
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _read_shard(copy: Path, shard: dict[str, Any]) -> list[str]:
     import pyarrow.parquet as pq
-
-    from conversion import verification
 
     index = copy / "index" / f"{shard['subset']}.parquet"
     rows = pq.read_table(index, filters=[("shard", "==", shard["name"])]).to_pylist()

@@ -31,11 +31,21 @@ from conversion.inspection import size
 from conversion.job import Job, Result, check_disk, finish, opened, write_shards
 from conversion.plan import Options
 from conversion.shards import finished, marker_rows, read_marker
-from conversion.verification import check_shard
+from conversion.verification import check_shard, first_of
 from dataset_card import card
 from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, shard_file
-from dataset_card.proof import Proof, check_copy, first_of, prove, stale_files
-from dataset_card.upload import GROUP, agree, check_limits, check_name, check_private, local_files, message_of, send
+from dataset_card.proof import Proof, check_copy, prove
+from dataset_card.upload import (
+    GROUP,
+    agree,
+    check_limits,
+    check_name,
+    differing,
+    local_files,
+    message_of,
+    privacy,
+    send,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -76,7 +86,7 @@ def publish(
     hub = Hub(repo_id, revision or "main", api or default_api(), say)
     hub.check_login()
     there = hub.listing(missing_ok=True)
-    check_private(hub, there is not None, private)
+    private = privacy(hub, private)
     shards = _Shards(hub, staging, there or {}, workers)
     with opened(release_path, staging, subsets=subsets, options=options, annotations=annotations, overwrite=overwrite,
                 done=shards.done, say=say) as job:  # fmt: skip
@@ -99,8 +109,7 @@ def publish(
         check_limits(files)
         listed = hub.listing() or {}
         _check_held(hub, listed, staging, result.manifest)
-        missing = [file for file in files if not holds(listed, file)]
-        stale = stale_files(listed, {file.path for file in files})
+        missing, stale = differing(files, listed)
         if job.complete and (missing or stale):
             agree(yes, ask)
         send(hub, staging, missing, stale)

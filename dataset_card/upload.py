@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from conversion import manifest
 from conversion.errors import OutputError, UsageError
 from conversion.inspection import size
 from dataset_card import card
-from dataset_card.hub import Hub, LocalFile, default_api, holds, local_file, shard_file, short
+from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, local_file, shard_file, short
 from dataset_card.proof import Proof, prove, stale_files
 
 if TYPE_CHECKING:
@@ -69,9 +69,8 @@ def upload(
     if not dry_run:
         hub.check_login()
     there = hub.listing(missing_ok=True)
-    check_private(hub, there is not None, private)
-    missing = [file for file in files if there is None or not holds(there, file)]
-    stale = stale_files(there or {}, {file.path for file in files})
+    private = privacy(hub, private)
+    missing, stale = differing(files, there or {})
     _say_plan(hub, files, missing, stale, there is None, private, say)
     if dry_run:
         return None
@@ -79,6 +78,7 @@ def upload(
         agree(yes, ask)
     if there is None:
         hub.create(private)
+        missing, stale = differing(files, hub.listing() or {})  # a new branch begins with what main has
     send(hub, out, missing, stale)
     proof = prove(hub, made, files, len(missing))
     if tag:
@@ -88,12 +88,23 @@ def upload(
     return proof
 
 
-def check_private(hub: Hub, exists: bool, private: bool) -> None:
-    """Raises UsageError where the repository shall be private and is public already."""
-    if private and exists and not hub.info().private:
+def differing(files: Sequence[LocalFile], there: Mapping[str, RemoteFile]) -> tuple[list[LocalFile], list[str]]:
+    """The files that the hub has not as they are here, and the paths that it has of an earlier conversion."""
+    missing = [file for file in files if not holds(there, file)]
+    return missing, stale_files(there, {file.path for file in files})
+
+
+def privacy(hub: Hub, private: bool) -> bool:
+    """Whether the repository is private, or is to be made so.
+
+    Raises UsageError where it shall be private and is public already, whichever revision is meant.
+    """
+    is_private = hub.is_private()
+    if private and is_private is False:
         raise UsageError(
             f"{hub.repo_id}: is public already. Change that in its settings on the hub, or leave out --private"
         )
+    return private if is_private is None else is_private
 
 
 def agree(yes: bool, ask: Callable[[str], bool] | None) -> None:
@@ -106,17 +117,15 @@ def check_name(repo_id: str) -> None:
     """Raises UsageError for a name that the hub or `datasets` would refuse."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+    from conversion.job import check_called
+
     if repo_id.count("/") != 1:
         raise UsageError(f"{repo_id}: is no name of a repository. Give it as org/MMM-RS")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UsageError(f"{repo_id}: {short(error)}. Give it as org/MMM-RS") from None
-    if repo_id.split("/")[1] == "mmm_rs":
-        raise UsageError(
-            f"{repo_id}: a repository called mmm_rs that holds mmm_rs.py is taken for a loading script, which no "
-            "`datasets` since 4.0 loads. Call it otherwise, MMM-RS for example"
-        )
+    check_called(repo_id, repo_id.split("/")[1])
 
 
 def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -179,9 +188,14 @@ def _say_plan(hub: Hub, files: Sequence[LocalFile], missing: Sequence[LocalFile]
 
 
 def _ask(question: str) -> bool:
+    nobody = UsageError("nobody is there to answer. Give --yes to send without being asked")
     if not sys.stdin or not sys.stdin.isatty():
-        raise UsageError("nobody is there to answer. Give --yes to send without being asked")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        raise nobody
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        raise nobody from None
 
 
 def send(hub: Hub, out: Path, missing: Sequence[LocalFile], stale: Sequence[str]) -> None:

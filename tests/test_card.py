@@ -16,7 +16,7 @@ from PIL import Image
 
 import mmm_rs
 from conversion.errors import OutputError, UsageError, VerificationError
-from dataset_card.card import faults, size_category, write_card, write_own
+from dataset_card.card import faults, named_repository, size_category, write_card, write_own
 from dataset_card.statistics import read_converted
 from tests import converted
 
@@ -119,6 +119,12 @@ def test_new_shards_give_a_new_description_so_that_no_cache_serves_the_old_ones(
     assert changed == {"weather", "all"}
     captions = {row["json"]["caption"] for row in datasets.load_dataset(str(out), "weather", split="train")}
     assert "a farm that has changed" in captions
+
+
+@pytest.mark.parametrize("config", ["Inria", "all"])
+def test_the_description_has_the_digest_by_which_the_builder_tells_the_same_shards(out, config, tmp_path):
+    builder = mmm_rs.MMMRS(config_name=config, data_dir=str(out), cache_dir=str(tmp_path / "cache"))
+    assert infos(out)[config]["description"] == f"shards sha256:{builder.config.digest}"
 
 
 def test_a_validation_split_is_declared_where_there_is_one(tmp_path):
@@ -247,6 +253,14 @@ def test_the_repository_that_the_examples_name_is_kept(out):
     write_card(out)
     text = (out / "README.md").read_text()
     assert 'load_dataset("them/Their-MMM-RS", "SEN1-2"' in text and "org/MMM-RS" not in text
+
+
+def test_a_repository_that_a_persons_own_text_names_is_not_the_cards(out):
+    write_card(out, "them/Their-MMM-RS")
+    write_own(out, "about", 'It goes well with `load_dataset("else/Other")`.\n')
+    assert named_repository(out) == "them/Their-MMM-RS"
+    write_card(out)
+    assert 'load_dataset("them/Their-MMM-RS", "SEN1-2"' in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,13 @@ def test_subsets_that_come_later(hub, run, expected):
     assert not [line for line in messages(hub)[first:] if "Inria" in line]
 
 
+def test_what_is_public_already_is_not_taken_for_private(hub, run):
+    HfApi(endpoint=hub.url, token=TOKEN).create_repo(REPO, repo_type="dataset")
+    with pytest.raises(UsageError, match="is public already"):
+        run(private=True, revision="next")
+    assert list(hub.repositories[REPO].refs) == ["main"]
+
+
 def test_it_says_what_it_will_do_and_asks(hub, run, tmp_path):
     said: list[str] = []
     with pytest.raises(UsageError, match="nothing was sent"):
