@@ -26,11 +26,12 @@ import mmm_rs
 from conversion import manifest, release, report, shards
 from conversion.archives import Archive, content_id, extracted
 from conversion.errors import OutputError, ReleaseError, UsageError
-from conversion.execution import Run, announced, check_place, completed, threads
+from conversion.execution import Run, announced, check_place, completed, program, threads
 from conversion.plan import Options, PlanFile, make
 from conversion.release import Problem, Release, SubsetFiles
 from conversion.shards import Task, finished, read_marker, replacing, write_all, write_shard
-from dataset_card.card import write_card
+from dataset_card import card
+from dataset_card.card import check_card, write_card
 
 WORK = ".mmm-rs"
 BEGUN = "options.json"  # in the work folder, as long as the conversion is unfinished
@@ -161,8 +162,12 @@ def opened(
     done = done or (lambda marker: finished(out, marker) is not None)
     _check(out, subsets, options)
     with _locked(out) as work:
-        if overwrite and _begun(work) != {"options": asdict(options), "overwrite": True}:
+        if not _known(out, work):
+            _check_foreign(out)
+        elif overwrite and _begun(work) != _state(options, True):
+            check_card(out)
             _remove(out, work)
+            manifest.write_json(work / BEGUN, _state(options, True))
         earlier = _earlier(out, work, options)
         found = release.find(release_path, annotations, exclude=out)
         wanted = _wanted(found, subsets, release_path)
@@ -173,8 +178,9 @@ def opened(
             return
         if executor:
             _try(executor, work, [str(Path(release_path).absolute())])
+        check_card(out)
         if not _begun(work):
-            manifest.write_json(work / BEGUN, {"options": asdict(options), "overwrite": overwrite})
+            manifest.write_json(work / BEGUN, _state(options, overwrite))
         _sweep(out)
         _check_begun(out, work, found, {*wanted, *(earlier or {"subsets": ()})["subsets"]}, overwrite)
         planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
@@ -231,11 +237,16 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _begun(work: Path) -> dict[str, Any] | None:
-    """The options of the unfinished conversion here and whether it began with --overwrite; None where there is none."""
+    """Options and program of the unfinished conversion here, and whether it began with --overwrite; None for none."""
     try:
         return json.loads((work / BEGUN).read_bytes())
     except FileNotFoundError:
         return None
+
+
+def _state(options: Options, overwrite: bool) -> dict[str, Any]:
+    """What `_begun` finds of a conversion that this program began."""
+    return {"options": asdict(options), "overwrite": overwrite, "program": program()}
 
 
 def _clear(work: Path) -> None:
@@ -247,12 +258,34 @@ def _clear(work: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _known(out: Path, work: Path) -> bool:
+    """Whether a conversion wrote into this folder. One that could publish nothing left its report alone."""
+    return any(path.exists() for path in (out / manifest.NAME, work / BEGUN, out / report.SUMMARY))
+
+
+def _check_foreign(out: Path) -> None:
+    """Raises UsageError where files that no conversion wrote lie in its way: they would be replaced."""
+    for name in PRODUCTS:
+        for path in (out / name, *(out / name).rglob("*")):
+            if path.is_file():
+                raise UsageError(f"{path}: was not written by a conversion, which needs its place. Move it away, or "
+                                 "choose another folder")  # fmt: skip
+
+
 def _remove(out: Path, work: Path) -> None:
-    """Remove what an earlier conversion wrote, and nothing else."""
+    """Remove what an earlier conversion wrote, but for the card, whose own text the next one takes over."""
+    from dataset_card.figures import NAMES
+
+    kept = (card.NAME, "assets")
     with _writing(out):
-        for path in [out / manifest.NAME, *(out / name for name in PRODUCTS), *work.iterdir()]:
-            if path.name == "lock":
-                continue
+        # Of no program, so that nothing but --overwrite goes on where this is cut short.
+        manifest.write_json(work / BEGUN, {"options": {}, "overwrite": True, "program": None})
+        for path in [
+            out / manifest.NAME,
+            *(out / name for name in PRODUCTS if name not in kept),
+            *(out / "assets" / name for name in NAMES),
+            *(path for path in work.iterdir() if path.name not in ("lock", BEGUN)),
+        ]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -272,6 +305,9 @@ def _earlier(out: Path, work: Path, options: Options) -> dict[str, Any] | None:
     """The manifest of an earlier conversion into `out`, after a look whether its options are these."""
     earlier = manifest.read(out)
     begun = _begun(work)
+    if begun and begun.get("program") != program():
+        raise UsageError(f"{out}: what lies here unfinished was begun by another version of mmm-rs, or an --overwrite "
+                         "was cut short. Use --overwrite, or go on with that version")  # fmt: skip
     known = [begun["options"]] if begun else []
     if earlier:
         known.append(earlier["options"])

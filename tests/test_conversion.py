@@ -16,6 +16,7 @@ import pytest
 from conversion import convert, verify
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.plan import Options
+from dataset_card.card import write_own
 from tests import releases
 
 
@@ -525,3 +526,48 @@ def test_an_interrupted_conversion_goes_on(clean_release, reference, tmp_path):
     convert(clean_release.path, tmp_path / "out")
     assert tree(tmp_path / "out") == tree(reference)
     assert all(path.stat().st_ino == inode for path, inode in before.items())  # nothing complete was done again
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["README.md", "data/mine/x", "mmm_rs.py"])
+def test_a_folder_with_files_that_no_conversion_wrote_is_refused(name, overwrite, clean_release, tmp_path):
+    releases.put(tmp_path / "out", {name: b"mine"})
+    with pytest.raises(UsageError, match=f"{name}: was not written by a conversion"):
+        convert(clean_release.path, tmp_path / "out", overwrite=overwrite)
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in tree(tmp_path / "out")} == {name: b"mine"}
+
+
+def test_overwrite_keeps_a_persons_text_and_picture(clean_release, tmp_path):
+    out = tmp_path / "out"
+    convert(clean_release.path, out, subsets=["GID"])
+    write_own(out, "about", "Mine.")
+    releases.put(out, {"assets/mine.png": b"mine"})
+    convert(clean_release.path, out, subsets=["Inria"], overwrite=True)
+    assert "\nMine.\n" in (out / "README.md").read_text()
+    assert {path.name for path in out.glob("assets/*")} >= {"mine.png", "samples-Inria.jpg"}
+    assert not (out / "assets/samples-GID.jpg").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_card_that_cannot_be_rewritten_is_refused_before_anything_is_done(overwrite, clean_release, tmp_path):
+    out = tmp_path / "out"
+    convert(clean_release.path, out, subsets=["GID"])
+    (out / "README.md").write_text("mine")
+    before = tree(out)
+    with pytest.raises(UsageError, match=r"README\.md: this card was not written by mmm-rs"):
+        convert(clean_release.path, out, overwrite=overwrite)
+    assert tree(out) == before
+
+
+def test_another_program_does_not_go_on_with_what_one_began(clean_release, reference, tmp_path, monkeypatch):
+    def stop(*progress):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as earlier, pytest.raises(KeyboardInterrupt):
+        earlier.setattr("conversion.job.program", lambda: "an earlier one")
+        convert(clean_release.path, out, progress=stop)
+    with pytest.raises(UsageError, match=r"another version of mmm-rs.*--overwrite"):
+        convert(clean_release.path, out)
+    convert(clean_release.path, out, overwrite=True)
+    assert tree(out) == tree(reference)
