@@ -5,6 +5,7 @@ What is right is stated by `tests.releases`; what was written is read with `tarf
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,8 +16,10 @@ import pytest
 
 from conversion import convert, verify
 from conversion.errors import OutputError, ReleaseError, UsageError
+from conversion.inspection import inspect
+from conversion.job import RESERVE
 from conversion.plan import Options
-from dataset_card.card import write_own
+from dataset_card.card import write_card, write_own
 from tests import releases
 
 
@@ -571,3 +574,64 @@ def test_another_program_does_not_go_on_with_what_one_began(clean_release, refer
         convert(clean_release.path, out)
     convert(clean_release.path, out, overwrite=True)
     assert tree(out) == tree(reference)
+
+
+@pytest.fixture(scope="module")
+def small_output(clean_release, tmp_path_factory):
+    out = tmp_path_factory.mktemp("small") / "out"
+    convert(clean_release.path, out, subsets=["GID"])
+    return out
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "croissant.json", "mmm_rs.py", "index/GID.parquet", "report/summary.json",
+     "report/unpublished.parquet", "assets/pairs.png"],
+)  # fmt: skip
+def test_a_product_that_was_removed_is_missed(name, clean_release, small_output, tmp_path):
+    out = shutil.copytree(small_output, tmp_path / "out")
+    (out / name).unlink()
+    with pytest.raises(OutputError, match=rf"{name}: .*(--overwrite|Run `mmm-rs card)"):
+        convert(clean_release.path, out, subsets=["GID"])
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"subsets": {"GID": {}}, "total": {}}'])
+def test_a_summary_that_is_none_is_told_in_a_line(text, clean_release, small_output, tmp_path):
+    out = shutil.copytree(small_output, tmp_path / "out")
+    (out / "report/summary.json").write_text(text)
+    for command in (lambda: convert(clean_release.path, out, subsets=["GID"]), lambda: write_card(out)):
+        with pytest.raises(OutputError, match=r"^.*report/summary\.json: cannot be read \(.*\)\. .* --overwrite$"):
+            command()
+
+
+def test_a_card_without_the_table_of_what_was_left_out(small_output, tmp_path):
+    out = shutil.copytree(small_output, tmp_path / "out")
+    (out / "report/unpublished.parquet").unlink()
+    with pytest.raises(OutputError, match=r"^.*report/unpublished\.parquet: not found\. .* --overwrite$"):
+        write_card(out)
+
+
+def test_a_part_of_a_subset_that_comes_later_is_noticed(clean_release, tmp_path):
+    subset = clean_release["GID"]
+    half = set(sorted(subset.images)[::2])
+    path = releases.put(tmp_path / "release", {
+        "GID.zip": releases.zipped({name: data for name, data in subset.files.items() if name not in half}),
+        "GID (1).zip": releases.zipped({name: subset.files[name] for name in half}),
+    })  # fmt: skip
+    whole = (path / "GID (1).zip").read_bytes()
+    releases.truncate(path / "GID (1).zip")
+    out = tmp_path / "out"
+    convert(path, out)
+    (path / "GID (1).zip").write_bytes(whole)
+    with pytest.raises(ReleaseError, match=r"images of GID; .* --overwrite"):
+        convert(path, out)
+    assert convert(path, out, overwrite=True).reported == 0
+
+
+def test_the_disk_needed_counts_all_inner_zips_of_a_subset(clean_release, tmp_path):
+    subset = clean_release["GID"]
+    inner = [releases.zipped({name: data}) for name, data in sorted(subset.files.items())]
+    files = {f"MMM-RS/GID ({number}).zip": data for number, data in enumerate(inner)}
+    path = releases.put(tmp_path, {"MMM-RS.zip": releases.zipped(files, releases.DEFLATED)}) / "MMM-RS.zip"
+    plan = inspect(path)["plan"]
+    assert len(inner) > 1 and plan["disk_needed"] == plan["bytes"] + sum(map(len, inner)) + RESERVE
