@@ -29,7 +29,7 @@ def inspect(path: str | os.PathLike[str], options: Options | None = None,
         subsets[name] = _subset(files, made)
         problems += made.problems
     inner = [
-        part.archive.inside.size for files in found.subsets.values() for part in files.parts if part.archive.inside
+        sum(part.archive.inside.size for part in files.parts if part.archive.inside) for files in found.subsets.values()
     ]
     sizes = [subset["plan"]["bytes"] for subset in subsets.values()]
     return {

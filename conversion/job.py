@@ -26,11 +26,12 @@ import mmm_rs
 from conversion import manifest, release, report, shards
 from conversion.archives import Archive, content_id, extracted
 from conversion.errors import OutputError, ReleaseError, UsageError
-from conversion.execution import Run, announced, check_place, completed, threads
+from conversion.execution import Run, announced, check_place, completed, program, threads
 from conversion.plan import Options, PlanFile, make
-from conversion.release import Problem, Release, SubsetFiles
+from conversion.release import IMAGE, Problem, Release, SubsetFiles
 from conversion.shards import Task, finished, read_marker, replacing, write_all, write_shard
-from dataset_card.card import write_card
+from dataset_card import card
+from dataset_card.card import check_card, write_card
 
 WORK = ".mmm-rs"
 BEGUN = "options.json"  # in the work folder, as long as the conversion is unfinished
@@ -159,22 +160,28 @@ def opened(
     out = Path(out).absolute()
     options = options or Options()
     done = done or (lambda marker: finished(out, marker) is not None)
-    _check(out, subsets, options)
+    _check(out, subsets)
     with _locked(out) as work:
-        if overwrite and _begun(work) != {"options": asdict(options), "overwrite": True}:
+        if not _known(out, work):
+            _check_foreign(out)
+        elif overwrite and _begun(work) != _state(options, True):
+            check_card(out)
             _remove(out, work)
+            manifest.write_json(work / BEGUN, _state(options, True))
         earlier = _earlier(out, work, options)
         found = release.find(release_path, annotations, exclude=out)
         wanted = _wanted(found, subsets, release_path)
         new = [name for name in wanted if earlier is None or name not in earlier["subsets"]]
+        _check_same(out, found, [name for name in wanted if name not in new])
         if earlier and not new and not _begun(work):
             _clear(work)
             yield Job(out, work, options, found, (), earlier, True, done)
             return
         if executor:
             _try(executor, work, [str(Path(release_path).absolute())])
+        check_card(out)
         if not _begun(work):
-            manifest.write_json(work / BEGUN, {"options": asdict(options), "overwrite": overwrite})
+            manifest.write_json(work / BEGUN, _state(options, overwrite))
         _sweep(out)
         _check_begun(out, work, found, {*wanted, *(earlier or {"subsets": ()})["subsets"]}, overwrite)
         planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
@@ -182,15 +189,11 @@ def opened(
         yield Job(out, work, options, found, planned, earlier, False, done)
 
 
-def _check(out: Path, subsets: Sequence[str] | None, options: Options) -> None:
+def _check(out: Path, subsets: Sequence[str] | None) -> None:
     check_called(out, out.resolve().name)
     for name in subsets or ():
         if name not in mmm_rs.SUBSETS:
             raise UsageError(f"{name}: no such subset. The subsets are {', '.join(mmm_rs.SUBSETS)}")
-    if not 0 <= options.validation < 1:
-        raise UsageError(f"--validation {options.validation}: give a share of the scenes from 0 to below 1")
-    if options.shard_size < 1:
-        raise UsageError(f"--shard-size {options.shard_size}: give a size above zero")
 
 
 def check_called(what: str | Path, name: str) -> None:
@@ -236,11 +239,16 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _begun(work: Path) -> dict[str, Any] | None:
-    """The options of the unfinished conversion here and whether it began with --overwrite; None where there is none."""
+    """Options and program of the unfinished conversion here, and whether it began with --overwrite; None for none."""
     try:
         return json.loads((work / BEGUN).read_bytes())
     except FileNotFoundError:
         return None
+
+
+def _state(options: Options, overwrite: bool) -> dict[str, Any]:
+    """What `_begun` finds of a conversion that this program began."""
+    return {"options": asdict(options), "overwrite": overwrite, "program": program()}
 
 
 def _clear(work: Path) -> None:
@@ -252,12 +260,34 @@ def _clear(work: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _known(out: Path, work: Path) -> bool:
+    """Whether a conversion wrote into this folder. One that could publish nothing left its report alone."""
+    return any(path.exists() for path in (out / manifest.NAME, work / BEGUN, out / report.SUMMARY))
+
+
+def _check_foreign(out: Path) -> None:
+    """Raises UsageError where files that no conversion wrote lie in its way: they would be replaced."""
+    for name in PRODUCTS:
+        for path in (out / name, *(out / name).rglob("*")):
+            if path.is_file():
+                raise UsageError(f"{path}: was not written by a conversion, which needs its place. Move it away, or "
+                                 "choose another folder")  # fmt: skip
+
+
 def _remove(out: Path, work: Path) -> None:
-    """Remove what an earlier conversion wrote, and nothing else."""
+    """Remove what an earlier conversion wrote, but for the card, whose own text the next one takes over."""
+    from dataset_card.figures import NAMES
+
+    kept = (card.NAME, "assets")
     with _writing(out):
-        for path in [out / manifest.NAME, *(out / name for name in PRODUCTS), *work.iterdir()]:
-            if path.name == "lock":
-                continue
+        # Of no program, so that nothing but --overwrite goes on where this is cut short.
+        manifest.write_json(work / BEGUN, {"options": {}, "overwrite": True, "program": None})
+        for path in [
+            out / manifest.NAME,
+            *(out / name for name in PRODUCTS if name not in kept),
+            *(out / "assets" / name for name in NAMES),
+            *(path for path in work.iterdir() if path.name not in ("lock", BEGUN)),
+        ]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -277,6 +307,9 @@ def _earlier(out: Path, work: Path, options: Options) -> dict[str, Any] | None:
     """The manifest of an earlier conversion into `out`, after a look whether its options are these."""
     earlier = manifest.read(out)
     begun = _begun(work)
+    if begun and begun.get("program") != program():
+        raise UsageError(f"{out}: what lies here unfinished was begun by another version of mmm-rs, or an --overwrite "
+                         "was cut short. Use --overwrite, or go on with that version")  # fmt: skip
     known = [begun["options"]] if begun else []
     if earlier:
         known.append(earlier["options"])
@@ -318,12 +351,35 @@ def _check_begun(out: Path, work: Path, found: Release, wanted: set[str], overwr
                                "Put it back, or use --overwrite to begin anew")  # fmt: skip
 
 
+def _check_same(out: Path, found: Release, converted: list[str]) -> None:
+    """Raises ReleaseError where the release has not as many images of a converted subset as then, such as an archive
+    that could not be read and was mended."""
+    known = report.read(out, converted)["subsets"] if converted else {}
+    for name in converted:
+        before = known[name]["images"]["released"]
+        now = sum(part.count(IMAGE) for part in found.subsets[name].parts)
+        if now != before:
+            raise ReleaseError(f"{found.path}: has {now:,} images of {name}; {out} was made when it had {before:,}. "
+                               "Use --overwrite to convert it anew, or put the earlier files back")  # fmt: skip
+
+
 def _check_whole(job: Job) -> None:
-    for shard in (job.earlier or {})["shards"]:
+    """Raises OutputError where something that the complete conversion wrote is not there."""
+    from dataset_card import croissant
+
+    made = job.earlier or {}
+    for shard in made["shards"]:
         path = job.out / shard["name"]
         if not path.exists() or path.stat().st_size != shard["bytes"]:
             raise OutputError(f"{path}: is missing or has another size than the manifest says. Convert again with "
                               "--overwrite")  # fmt: skip
+    indexes = [f"index/{subset}.parquet" for subset in made["subsets"]]
+    for name in (*indexes, report.SUMMARY, report.UNPUBLISHED, "mmm_rs.py"):
+        if not (job.out / name).is_file():
+            raise OutputError(f"{job.out / name}: is missing. Convert again with --overwrite")
+    for name in (card.NAME, croissant.NAME, "assets/pairs.png", "assets/prompts.png"):
+        if not (job.out / name).is_file():
+            raise OutputError(f"{job.out / name}: is missing. Run `mmm-rs card {job.out}`, which writes it anew")
 
 
 def _sweep(out: Path) -> None:
@@ -367,10 +423,12 @@ def _release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def disk_needed(bytes_by_subset: Iterable[int], inner: Iterable[int]) -> int:
-    """Bytes that a conversion needs: its output and the largest compressed inner zip; one lies there at a time."""
-    total = sum(bytes_by_subset)
-    return total + max(inner, default=0) + RESERVE
+def disk_needed(sizes: Iterable[int], inner: Iterable[int]) -> int:
+    """Bytes that a conversion needs: its output and its compressed inner zips, one subset's at a time.
+
+    `inner`: their size by subset.
+    """
+    return sum(sizes) + max(inner, default=0) + RESERVE
 
 
 def _try(executor: Executor, work: Path, sources: list[str]) -> None:
@@ -386,7 +444,7 @@ def _try(executor: Executor, work: Path, sources: list[str]) -> None:
 def check_disk(job: Job, at_once: int | None = None) -> None:
     """Raises OutputError where the disk is too small for the shards that are left, or for `at_once` of them."""
     left = [one.plan.shards[number] for one in job.planned for number in job.left(one)]
-    inner = [archive.inside.size for one in job.planned for archive in one.inner if archive.inside]
+    inner = [sum(archive.inside.size for archive in one.inner if archive.inside) for one in job.planned]
     sizes = sorted(shard.bytes for shard in left)
     needed, free = disk_needed(sizes[-at_once:] if at_once else sizes, inner), shutil.disk_usage(job.out).free
     remedy = "convert fewer subsets with --subset"
@@ -467,7 +525,7 @@ def finish(job: Job, describe: Callable[[Path], None] = write_card) -> Result:
     """Index, report, the module, the manifest, the card: each from what the step before wrote."""
     out, earlier = job.out, job.earlier
     if earlier and job.complete:
-        return Result(out, earlier, json.loads((out / report.SUMMARY).read_bytes()), written=False)
+        return Result(out, earlier, report.read(out, earlier["subsets"]), written=False)
     reports, rows = [], [row for row in (earlier or {}).get("shards", [])]
     for one in job.planned:
         paths = one.markers()

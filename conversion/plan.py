@@ -29,6 +29,7 @@ from conversion.alignment import CHUNK, text_hashes
 from conversion.annotations import AnnotationError, Form
 from conversion.annotations import read as read_annotations
 from conversion.archives import Archive, DamagedEntry, Reader
+from conversion.errors import UsageError
 from conversion.release import ANNOTATION, IMAGE, Problem, SubsetFiles
 from mmm_rs import MODALITIES, SUBSETS, key_hash
 
@@ -51,6 +52,15 @@ class Options:
     keep_unprompted: bool = False
     validation: float = 0.0  # share of the scenes
     decode: str = "structure"  # or "full"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        if not 0 <= self.validation < 1:
+            raise UsageError(f"--validation {self.validation}: give a share of the scenes from 0 to below 1")
+        if self.shard_size < 1:
+            raise UsageError(f"--shard-size {self.shard_size}: give a size above zero")
+        if not -(10**63) < self.seed < 10**64:  # its digits are a key of blake2b
+            raise UsageError("--seed: give a number of 64 characters at the most")
 
 
 class StoredRecord(msgspec.Struct, frozen=True, array_like=True):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from conversion.errors import OutputError
 from conversion.manifest import NAME as MANIFEST
 from conversion.manifest import markers_total, write_json
 from conversion.plan import PlanFile, Reported
@@ -67,6 +68,22 @@ def check_balance(subset: str, totals: dict[str, Any]) -> None:
         raise AssertionError(f"{subset}: images do not balance: {images}")
     if records["released"] != records["used"] + records["reported"]:
         raise AssertionError(f"{subset}: records do not balance: {records}")
+
+
+def read(out: Path, subsets: Iterable[str]) -> dict[str, Any]:
+    """The summary. Raises OutputError where it is missing, is none, or lacks one of the `subsets`."""
+    path = out / SUMMARY
+    try:
+        summary = json.loads(path.read_bytes())
+        totals = [summary["total"], *(summary["subsets"][name] for name in subsets)]
+        needed = [one[part] for one in totals for part in ("images", "records", "by_modality", "reasons")]
+        needed += [summary["unknown"], *summary["sources"]]
+        if not all(isinstance(one, dict) for one in needed):
+            raise TypeError("it is no summary of a conversion")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = getattr(error, "strerror", None) or (f"no {error}" if isinstance(error, KeyError) else error)
+        raise OutputError(f"{path}: cannot be read ({why}). Run `mmm-rs convert` again with --overwrite") from None
+    return summary
 
 
 def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem], unknown: pa.Table) -> dict[str, Any]:

@@ -5,10 +5,13 @@ The tars are read with the standard library's `tarfile`, not with the code that 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,15 +23,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conversion import images, manifest, release, report
-from conversion.archives import Archive, DamagedEntry, Reader
+from conversion.archives import Archive, DamagedEntry, Reader, extracted
 from conversion.errors import MMMRSError, VerificationError
 from conversion.execution import check_stop, completed, threads
 from conversion.release import IMAGE, SubsetFiles
+from conversion.shards import output_error
 from mmm_rs import MODALITIES, index_schema
 
 SUFFIXES = {"jpg": "rgb", "nir.jpg": "nir", "sar.jpg": "sar"}
 TEXTS = {"txt": "prompt", "nir.txt": "nir_prompt", "sar.txt": "sar_prompt"}
 ORDER = ("jpg", "txt", "nir.jpg", "nir.txt", "sar.jpg", "sar.txt", "json")
+ENTRY = ("offset", "packed", "size", "crc", "method", "file")  # where an archive's entry is, for its Reader
 CHUNK = 1 << 20  # bytes
 NAMED = 20  # faults shown at the most
 
@@ -62,13 +67,18 @@ def verify(
     faults = [*_files(out, made), *totals(out, made), *_card(out)]
     samples = published = done = 0
     total = sum(shard["bytes"] for shard in made["shards"])
-    rows_of = _index(out, made, faults)
+    ranges = _index(out, made, faults)
     present = [number for number, shard in enumerate(made["shards"]) if (out / shard["name"]).is_file()]
     found: dict[int, list[str]] = {}
 
     def check(number: int) -> tuple[list[str], int]:
         shard = made["shards"][number]
-        return check_shard(out, shard, rows_of.get(shard["name"], []))
+        path = _index_path(out, shard["subset"])
+        try:
+            rows = _index_rows(path, ranges[shard["name"]])
+        except Exception as error:  # pyarrow raises several kinds for broken files
+            return [_unreadable(path, error)], 0
+        return check_shard(out, shard, rows)
 
     with threads(workers) as pool, completed(pool, check, present) as results:
         for number, (found[number], count) in results:
@@ -77,10 +87,10 @@ def verify(
             done += shard["bytes"]
             if progress:
                 progress(done, total, shard["subset"])
-    faults += [fault for number in present for fault in found[number]]
+    faults = list(dict.fromkeys([*faults, *(fault for number in present for fault in found[number])]))
     compared = 0
     if release_path is not None and not faults:
-        compared, differing = _compare(out, made, release_path)
+        compared, differing = _compare(out, made, release_path, workers)
         faults += differing
     if faults:
         raise VerificationError(first_of(faults))
@@ -141,31 +151,75 @@ def _card(out: Path) -> Iterator[str]:
         yield f"{out}/{fault}. Run `mmm-rs card {out}`"
 
 
-def _index(out: Path, made: dict[str, Any], faults: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the index by shard; the order of the rows is checked by reading the shard."""
-    rows: dict[str, list[dict[str, Any]]] = {shard["name"]: [] for shard in made["shards"]}
+def _index_path(out: Path, subset: str) -> Path:
+    return out / "index" / f"{subset}.parquet"
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return f"{path}: cannot be read: {error}. Convert again with --overwrite"
+
+
+def _index(out: Path, made: dict[str, Any], faults: list[str]) -> dict[str, list[tuple[int, int]]]:
+    """Where in its subset's index the rows of each shard are: ranges, first row and the one after the last.
+
+    The order of a shard's rows is checked by reading the shard.
+    """
+    ranges: dict[str, list[tuple[int, int]]] = {shard["name"]: [] for shard in made["shards"]}
     for subset in made["subsets"]:
-        path = out / "index" / f"{subset}.parquet"
+        path = _index_path(out, subset)
         try:
-            table = pq.read_table(path)
+            with pq.ParquetFile(path) as index:
+                if not index.schema_arrow.equals(index_schema()):
+                    faults.append(f"{path}: its columns are not those of an index. Convert again with --overwrite")
+                    continue
+                runs = list(_runs(index))
         except FileNotFoundError:
             continue
         except Exception as error:  # pyarrow raises several kinds for broken files
-            faults.append(f"{path}: cannot be read: {error}. Convert again with --overwrite")
+            faults.append(_unreadable(path, error))
             continue
-        if not table.schema.equals(index_schema()):
-            faults.append(f"{path}: its columns are not those of an index. Convert again with --overwrite")
-            continue
-        seen: list[str] = []
-        for row in table.to_pylist():
-            if row["shard"] not in rows:
-                faults.append(f"{path}: row {row['key']} names {row['shard']}, which is not in the manifest")
-                continue
-            if not seen or seen[-1] != row["shard"]:
-                seen.append(row["shard"])
-            rows[row["shard"]].append(row)
+        for name, start, stop in runs:
+            if name in ranges:
+                ranges[name].append((start, stop))
+            else:
+                faults.append(f"{path}: row {start} names {name}, which is not in the manifest")
+        seen = [name for name, _, _ in runs if name in ranges]
         if seen != [shard["name"] for shard in made["shards"] if shard["name"] in set(seen)]:
             faults.append(f"{path}: its rows are not in the order of the shards. Convert again with --overwrite")
+    return ranges
+
+
+def _runs(index: pq.ParquetFile) -> Iterator[tuple[str, int, int]]:
+    """Each shard that rows of an index name one after another, with the first of these rows and the one after them."""
+    name: Any = None
+    start = first = 0
+    for batch in index.iter_batches(columns=["shard"]):
+        runs, at = pc.run_end_encode(batch["shard"]), first
+        for value, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+            if value != name and at:
+                yield name, start, at
+            if value != name:
+                name, start = value, at
+            at = first + end
+        first += batch.num_rows
+    if first:
+        yield name, start, first
+
+
+def _index_rows(path: Path, ranges: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    """These rows of an index. No more is read than the row groups that hold them: one, as a conversion writes it."""
+    if not ranges:
+        return []
+    rows: list[dict[str, Any]] = []
+    with pq.ParquetFile(path) as index:
+        first = 0
+        for group in range(index.num_row_groups):
+            last = first + index.metadata.row_group(group).num_rows
+            mine = [(max(start, first), min(stop, last)) for start, stop in ranges if start < last and stop > first]
+            if mine:
+                table = index.read_row_group(group)
+                rows += [row for a, b in mine for row in table.slice(a - first, b - a).to_pylist()]
+            first = last
     return rows
 
 
@@ -266,7 +320,8 @@ def _row(row: dict[str, Any], members: dict[str, tuple[int, bytes]], split: str)
             yield f"the JSON's {name} is {value!r}, the index says {row.get(name)!r}"
 
 
-def _compare(out: Path, made: dict[str, Any], release_path: str | os.PathLike[str]) -> tuple[int, list[str]]:
+def _compare(out: Path, made: dict[str, Any], release_path: str | os.PathLike[str],
+             workers: int | None) -> tuple[int, list[str]]:  # fmt: skip
     """Each published image against the image of the release that its row names as its source."""
     found = release.find(release_path, exclude=out)
     faults, compared = [], 0
@@ -274,47 +329,84 @@ def _compare(out: Path, made: dict[str, Any], release_path: str | os.PathLike[st
         if subset not in found.subsets:
             faults.append(f"{release_path}: {subset} is not in this release, so its images cannot be compared")
             continue
-        count, differing = _compare_subset(out, subset, found.subsets[subset])
+        count, differing = _compare_subset(out, subset, found.subsets[subset], workers)
         compared, faults = compared + count, faults + differing
     return compared, faults
 
 
-def _compare_subset(out: Path, subset: str, files: SubsetFiles) -> tuple[int, list[str]]:
-    columns = ["key", "shard", "source", *(f"{m}_{what}" for m in MODALITIES for what in ("offset", "size"))]
-    table = pq.read_table(out / "index" / f"{subset}.parquet", columns=columns)
-    where: dict[str, tuple[Archive, pa.Table, int]] = {}
-    for part in files.parts:
-        entries = part.entries.filter(pc.equal(part.entries["type"], IMAGE))
-        for at, source in enumerate(entries["source"].to_pylist()):
-            where.setdefault(source, (part.archive, entries, at))
+def _compare_subset(out: Path, subset: str, files: SubsetFiles, workers: int | None) -> tuple[int, list[str]]:
+    wanted = _published(_index_path(out, subset))
+    entries = _entries(files)
+    at = pc.index_in(wanted["source"], value_set=entries["source"].combine_chunks())
+    absent = wanted.filter(pc.is_null(at))
+    faults = [f"{row['key']}: the release has no image {row['source']}" for row in absent.to_pylist()]
+    wanted, there = wanted.filter(pc.is_valid(at)), entries.take(at.drop_null())
+    for name in ("part", *ENTRY):
+        wanted = wanted.append_column(f"entry_{name}", there[name])
+    # A shard at a time, and within it forward through the archives, which is read fastest.
+    wanted = wanted.sort_by([(name, "ascending") for name in ("shard", "entry_part", "entry_offset")])
+    shards, first = [], 0
+    for run in pc.value_counts(wanted["shard"]).to_pylist():
+        shards.append(wanted.slice(first, run["counts"]))
+        first += run["counts"]
+    compared = 0
+    with contextlib.ExitStack() as stack:
+        archives = [part.archive for part in files.parts]
+        if any(archive.inside for archive in archives):
+            try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".verify-", dir=out))
+            except OSError as error:
+                raise output_error(out, error) from None
+            archives = [stack.enter_context(extracted(archive, folder)) for archive in archives]
+        pool = stack.enter_context(threads(workers))
+        task = functools.partial(_compare_images, out, archives)
+        for _, (count, found) in stack.enter_context(completed(pool, task, shards)):
+            compared += count
+            faults += found
+    return compared, faults
+
+
+def _published(path: Path) -> pa.Table:
+    """The images that an index names: key, modality, shard, offset and size in it, source."""
+    tables = []
+    with pq.ParquetFile(path) as index:
+        for m in MODALITIES:
+            table = index.read(columns=["key", "shard", "source", f"{m}_offset", f"{m}_size"])
+            columns = {"key": table["key"], "modality": pa.repeat(m, len(table)), "shard": table["shard"],
+                       "offset": table[f"{m}_offset"], "size": table[f"{m}_size"],
+                       "source": pc.struct_field(table["source"], m)}  # fmt: skip
+            tables.append(pa.table(columns).filter(pc.is_valid(table[f"{m}_offset"])))
+    return pa.concat_tables(tables)
+
+
+def _entries(files: SubsetFiles) -> pa.Table:
+    """The images of all parts; `part` is the number of an entry's."""
+    tables = []
+    for number, part in enumerate(files.parts):
+        table = part.entries.filter(pc.equal(part.entries["type"], IMAGE)).select(["source", *ENTRY])
+        tables.append(table.append_column("part", pa.repeat(number, table.num_rows)))
+    return pa.concat_tables(tables)
+
+
+def _compare_images(out: Path, archives: Sequence[Archive], images: pa.Table) -> tuple[int, list[str]]:
+    """Images of one shard against their entries: how many were compared, and the faults."""
     faults, compared = [], 0
-    readers: dict[str, Reader] = {}
-    try:
-        for row in table.to_pylist():
-            for m in MODALITIES:
-                if row[f"{m}_offset"] is None:
-                    continue
-                source = row["source"][m]
-                if source not in where:
-                    faults.append(f"{row['key']}: the release has no image {source}")
-                    continue
-                archive, entries, at = where[source]
-                if archive.label not in readers:
-                    readers[archive.label] = Reader(archive)
-                entry = entries.slice(at, 1).to_pylist()[0]
-                arguments = {n: entry[n] for n in ("offset", "packed", "size", "crc", "method", "file")}
-                with open(out / row["shard"], "rb") as shard:
-                    shard.seek(row[f"{m}_offset"])
-                    mine = shard.read(row[f"{m}_size"])
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(Reader(archive)) for archive in archives]
+        shard = stack.enter_context(open(out / images["shard"][0].as_py(), "rb"))
+        for batch in images.to_batches(max_chunksize=1000):
+            for row in batch.to_pylist():
+                check_stop()
+                shard.seek(row["offset"])
+                mine = shard.read(row["size"])
+                entry = {name: row[f"entry_{name}"] for name in ENTRY}
                 try:
-                    data, _ = readers[archive.label].read(**arguments, name=source)
+                    data, _ = readers[row["entry_part"]].read(**entry, name=row["source"])
                 except DamagedEntry as error:
-                    faults.append(f"{row['key']}: {source} in the release is damaged: {error.detail}")
+                    faults.append(f"{row['key']}: {row['source']} in the release is damaged: {error.detail}")
                     continue
                 compared += 1
                 if bytes(data) != mine:
-                    faults.append(f"{row['key']}: the {m} image differs from the release's {source}")
-    finally:
-        for reader in readers.values():
-            reader.close()
+                    faults.append(f"{row['key']}: the {row['modality']} image differs from the release's "
+                                  f"{row['source']}")  # fmt: skip
     return compared, faults

@@ -59,6 +59,12 @@ def write_card(out: str | os.PathLike[str], repo_id: str | None = None, read: Re
         write_all(fd, card.encode())
 
 
+def check_card(out: Path) -> None:
+    """Raises UsageError where a card is there that cannot be rewritten without losing a person's text."""
+    path = out / NAME
+    _own_keys(own_parts(_read(path), path).get("yaml", ""), path)
+
+
 def render(converted: Converted, pictures: list[str], repo_id: str, own: dict[str, str]) -> str:
     """The whole card. `own`: name of a kept part -> its text, lines included."""
     kept = dict(own)

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from conversion.errors import OutputError
 from conversion.shards import replacing, write_all
 from dataset_card.statistics import WORDS_A_BIN, Converted
-from mmm_rs import MODALITIES, PROMPT_COLUMNS
+from mmm_rs import MODALITIES, PROMPT_COLUMNS, SUBSETS
 
 LEVELS = {
     "ultra_high": "ultra high, < 0.5 m", "high": "high, 0.5-1 m", "ordinary": "ordinary, 1-5 m", "low": "low, from 5 m",
@@ -41,6 +41,8 @@ ROWS = 2  # rows of samples in a contact sheet
 TEXT, LINE = 15, 19  # pixels: height of the letters, distance of the lines
 LOOKED_AT = 2_000  # samples among which those shown are chosen; the order of the shards is random
 
+NAMES = frozenset(("pairs.png", "prompts.png", *(f"samples-{subset}.jpg" for subset in SUBSETS)))
+
 Read = Callable[[str, int, int], bytes]
 """Bytes of a shard, by its name, their offset and their number."""
 
@@ -59,7 +61,7 @@ def write_figures(converted: Converted, read: Read | None = None) -> list[str]:
         with replacing(assets / name) as fd:
             write_all(fd, data)
     for old in assets.iterdir():
-        if old.name not in pictures and (old.name.startswith("samples-") or old.name in ("pairs.png", "prompts.png")):
+        if old.name in NAMES and old.name not in pictures:
             old.unlink()  # a subset that is gone
     return [f"assets/{name}" for name in pictures]
 

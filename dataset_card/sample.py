@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from conversion import images, names, prompts
 from conversion.errors import UsageError, VerificationError
 from conversion.shards import replacing, write_all
-from dataset_card.statistics import opened_index, read_manifest
+from dataset_card.statistics import opened_parquet, read_manifest
 from mmm_rs import MEMBERS, MODALITIES, PROMPT_COLUMNS
 
 LABELS = ("caption", "category", "weather", "satellite", "gsd", "gsd_level", "gsd_level_derived", "cloud_cover")
@@ -75,7 +75,7 @@ def find(out: Path, key: str) -> Sample:
     subsets = sorted(read_manifest(out)["subsets"], key=lambda name: not key.startswith(names.clean(name) + "/"))
     searched = []
     for subset in subsets:
-        with opened_index(out / "index" / f"{subset}.parquet") as index:
+        with opened_parquet(out / "index" / f"{subset}.parquet") as index:
             keys = index.read(columns=["key"])["key"]
             if (at := pc.index(keys, key).as_py()) >= 0:
                 return _sample(_rows(index, [at])[0])
@@ -89,7 +89,7 @@ def spread(out: Path, subset: str, most: int) -> list[Sample]:
 
     Raises OutputError where the index cannot be read.
     """
-    with opened_index(out / "index" / f"{subset}.parquet") as index:
+    with opened_parquet(out / "index" / f"{subset}.parquet") as index:
         total = index.metadata.num_rows
         count = min(most, total)
         return [_sample(row) for row in _rows(index, [number * total // count for number in range(count)])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -78,12 +77,7 @@ def read_converted(out: Path) -> Converted:
     VerificationError where the manifest was edited.
     """
     made = read_manifest(out)
-    path = out / report.SUMMARY
-    try:
-        summary = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path}: cannot be read ({why}). Run `mmm-rs convert` again with --overwrite") from None
+    summary = report.read(out, made["subsets"])
     held = [name for name in SUBSETS if made["subsets"].get(name, {}).get("samples")]
     statistics = {name: read_statistics(out / "index" / f"{name}.parquet") for name in held}
     for name, counted in statistics.items():
@@ -109,13 +103,13 @@ def read_manifest(out: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def opened_index(path: Path) -> Iterator[pq.ParquetFile]:
-    """An index file to read from. Raises OutputError where it cannot be read, then or meanwhile."""
+def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A file of the index or the report to read from. Raises OutputError where it cannot be read, then or meanwhile."""
     try:
         with pq.ParquetFile(path) as index:
             yield index
     except FileNotFoundError:
-        raise OutputError(f"{path}: not found. Finish the conversion first: run `mmm-rs convert` again") from None
+        raise OutputError(f"{path}: not found. Run `mmm-rs convert` again with --overwrite") from None
     except (OSError, pa.ArrowException, KeyError) as error:  # KeyError: a column is missing
         raise OutputError(f"{path}: cannot be read ({error}). Run `mmm-rs convert` again with --overwrite") from None
 
@@ -123,7 +117,7 @@ def opened_index(path: Path) -> Iterator[pq.ParquetFile]:
 def read_statistics(path: Path) -> Statistics:
     """Count one index file, a row group at a time. Raises OutputError where it cannot be read."""
     counted = Statistics()
-    with opened_index(path) as index:
+    with opened_parquet(path) as index:
         for group in range(index.num_row_groups):
             _count(counted, index.read_row_group(group, columns=[*COLUMNS, *(f"{m}_size" for m in MODALITIES)]))
     return counted

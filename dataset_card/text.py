@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import mmm_rs
-from dataset_card.statistics import Converted, Statistics
+from conversion.report import UNPUBLISHED
+from dataset_card.statistics import Converted, Statistics, opened_parquet
 from mmm_rs import FIELDS, HOMEPAGE, MEMBERS, MODALITIES, PAPER, PROMPT_COLUMNS, SUBSETS
 
 # Upstream's badge names no version of the licence, and each source adds its own terms, so none of the hub's own
@@ -350,7 +350,7 @@ def _reasons(converted: Converted) -> Iterator[tuple[str, str, str, str]]:
     """(kind, reason, number, an example) over all rows of the report."""
     counts: dict[tuple[str, str], int] = {}
     examples: dict[tuple[str, str], str] = {}
-    with pq.ParquetFile(converted.out / "report" / "unpublished.parquet") as report:
+    with opened_parquet(converted.out / UNPUBLISHED) as report:
         for batch in report.iter_batches(columns=["kind", "path", "reason", "detail"]):
             kinds = pc.binary_join_element_wise(batch["kind"], batch["reason"], "\0")
             for found in pc.value_counts(kinds).to_pylist():

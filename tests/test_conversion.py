@@ -17,8 +17,11 @@ import pytest
 
 from conversion import convert, verify
 from conversion.errors import OutputError, ReleaseError, UsageError
+from conversion.inspection import inspect
+from conversion.job import RESERVE
 from conversion.plan import Options
 from conversion.shards import read_marker
+from dataset_card.card import write_card, write_own
 from tests import releases
 
 
@@ -569,3 +572,109 @@ def test_a_colon_in_a_name_is_no_drive(tmp_path):
     convert(tmp_path / "MMM-RS", tmp_path / "out")
     found = members(tmp_path / "out")
     assert (found["GID/a_b.txt"], found["GID/b.txt"]) == (b"first", b"second")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["README.md", "data/mine/x", "mmm_rs.py"])
+def test_a_folder_with_files_that_no_conversion_wrote_is_refused(name, overwrite, clean_release, tmp_path):
+    releases.put(tmp_path / "out", {name: b"mine"})
+    with pytest.raises(UsageError, match=f"{name}: was not written by a conversion"):
+        convert(clean_release.path, tmp_path / "out", overwrite=overwrite)
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in tree(tmp_path / "out")} == {name: b"mine"}
+
+
+def test_overwrite_keeps_a_persons_text_and_picture(clean_release, tmp_path):
+    out = tmp_path / "out"
+    convert(clean_release.path, out, subsets=["GID"])
+    write_own(out, "about", "Mine.")
+    releases.put(out, {"assets/mine.png": b"mine"})
+    convert(clean_release.path, out, subsets=["Inria"], overwrite=True)
+    assert "\nMine.\n" in (out / "README.md").read_text()
+    assert {path.name for path in out.glob("assets/*")} >= {"mine.png", "samples-Inria.jpg"}
+    assert not (out / "assets/samples-GID.jpg").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_card_that_cannot_be_rewritten_is_refused_before_anything_is_done(overwrite, clean_release, tmp_path):
+    out = tmp_path / "out"
+    convert(clean_release.path, out, subsets=["GID"])
+    (out / "README.md").write_text("mine")
+    before = tree(out)
+    with pytest.raises(UsageError, match=r"README\.md: this card was not written by mmm-rs"):
+        convert(clean_release.path, out, overwrite=overwrite)
+    assert tree(out) == before
+
+
+def test_another_program_does_not_go_on_with_what_one_began(clean_release, reference, tmp_path, monkeypatch):
+    def stop(*progress):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as earlier, pytest.raises(KeyboardInterrupt):
+        earlier.setattr("conversion.job.program", lambda: "an earlier one")
+        convert(clean_release.path, out, progress=stop)
+    with pytest.raises(UsageError, match=r"another version of mmm-rs.*--overwrite"):
+        convert(clean_release.path, out)
+    convert(clean_release.path, out, overwrite=True)
+    assert tree(out) == tree(reference)
+
+
+@pytest.fixture(scope="module")
+def small_output(clean_release, tmp_path_factory):
+    out = tmp_path_factory.mktemp("small") / "out"
+    convert(clean_release.path, out, subsets=["GID"])
+    return out
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "croissant.json", "mmm_rs.py", "index/GID.parquet", "report/summary.json",
+     "report/unpublished.parquet", "assets/pairs.png"],
+)  # fmt: skip
+def test_a_product_that_was_removed_is_missed(name, clean_release, small_output, tmp_path):
+    out = shutil.copytree(small_output, tmp_path / "out")
+    (out / name).unlink()
+    with pytest.raises(OutputError, match=rf"{name}: .*(--overwrite|Run `mmm-rs card)"):
+        convert(clean_release.path, out, subsets=["GID"])
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"subsets": {"GID": {}}, "total": {}}'])
+def test_a_summary_that_is_none_is_told_in_a_line(text, clean_release, small_output, tmp_path):
+    out = shutil.copytree(small_output, tmp_path / "out")
+    (out / "report/summary.json").write_text(text)
+    for command in (lambda: convert(clean_release.path, out, subsets=["GID"]), lambda: write_card(out)):
+        with pytest.raises(OutputError, match=r"^.*report/summary\.json: cannot be read \(.*\)\. .* --overwrite$"):
+            command()
+
+
+def test_a_card_without_the_table_of_what_was_left_out(small_output, tmp_path):
+    out = shutil.copytree(small_output, tmp_path / "out")
+    (out / "report/unpublished.parquet").unlink()
+    with pytest.raises(OutputError, match=r"^.*report/unpublished\.parquet: not found\. .* --overwrite$"):
+        write_card(out)
+
+
+def test_a_part_of_a_subset_that_comes_later_is_noticed(clean_release, tmp_path):
+    subset = clean_release["GID"]
+    half = set(sorted(subset.images)[::2])
+    path = releases.put(tmp_path / "release", {
+        "GID.zip": releases.zipped({name: data for name, data in subset.files.items() if name not in half}),
+        "GID (1).zip": releases.zipped({name: subset.files[name] for name in half}),
+    })  # fmt: skip
+    whole = (path / "GID (1).zip").read_bytes()
+    releases.truncate(path / "GID (1).zip")
+    out = tmp_path / "out"
+    convert(path, out)
+    (path / "GID (1).zip").write_bytes(whole)
+    with pytest.raises(ReleaseError, match=r"images of GID; .* --overwrite"):
+        convert(path, out)
+    assert convert(path, out, overwrite=True).reported == 0
+
+
+def test_the_disk_needed_counts_all_inner_zips_of_a_subset(clean_release, tmp_path):
+    subset = clean_release["GID"]
+    inner = [releases.zipped({name: data}) for name, data in sorted(subset.files.items())]
+    files = {f"MMM-RS/GID ({number}).zip": data for number, data in enumerate(inner)}
+    path = releases.put(tmp_path, {"MMM-RS.zip": releases.zipped(files, releases.DEFLATED)}) / "MMM-RS.zip"
+    plan = inspect(path)["plan"]
+    assert len(inner) > 1 and plan["disk_needed"] == plan["bytes"] + sum(map(len, inner)) + RESERVE

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conversion import convert, manifest, verify
+from conversion import archives, convert, manifest, release, verify
 from conversion.errors import VerificationError
 from tests import releases
 
@@ -312,3 +312,47 @@ def test_an_image_that_the_release_does_not_have(converted, tmp_path):
     less = releases.Subset("SEN1-2", files, {})
     found = faults(converted, releases.zips_stored([less, chosen[1]], tmp_path / "release"))
     assert len(found) == 1 and f"the release has no image {path}" in found[0]
+
+
+def test_an_inner_zip_is_inflated_once_and_its_images_are_read_forward(tmp_path, monkeypatch):
+    path = releases.one_zip_of_deflated_zips([releases.many("GID", 60)], tmp_path / "release")
+    convert(path, tmp_path / "out")
+    inflated, read = [], {}
+    chunks, entry = archives._inner_chunks, archives.Reader.read
+
+    def counted(source, inner):
+        inflated.append(inner)
+        return chunks(source, inner)
+
+    def noted(self, *, offset, **rest):
+        read.setdefault(id(self), (self, []))[1].append(offset)
+        return entry(self, offset=offset, **rest)
+
+    found = release.find(path, exclude=tmp_path / "out")
+    monkeypatch.setattr(release, "find", lambda *_, **__: found)  # which inflates too, to read the directory
+    monkeypatch.setattr(archives, "_inner_chunks", counted)
+    monkeypatch.setattr(archives.Reader, "read", noted)
+    before = {path.name for path in (tmp_path / "out").iterdir()}
+    assert verify(tmp_path / "out", path).compared == 60
+    assert len(inflated) == 1
+    assert len(read) == 16 and all(offsets == sorted(offsets) for _, offsets in read.values())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_of_the_index_only_the_rows_of_the_shards_in_hand_are_held(out, monkeypatch):
+    asked, group = [], pq.ParquetFile.read_row_group
+
+    def noted(self, number, *rest, **more):
+        asked.append((self.metadata.num_rows, self.metadata.row_group(number).num_rows))
+        return group(self, number, *rest, **more)
+
+    def whole(*_, **__):
+        raise AssertionError("the whole index was read")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    table = pq.read_table
+    monkeypatch.setattr(
+        pq, "read_table", lambda path, **rest: whole() if Path(path).parent.name == "index" else table(path, **rest)
+    )
+    assert verify(out).samples == 7
+    assert all(rows == 1 for _, rows in asked) and len(asked) >= 7
