@@ -1,8 +1,9 @@
 """One conversion: from a release to an output folder. Plan, write the shards, then what is made from them.
 
-While a conversion is unfinished its state lies in OUT/.mmm-rs: a lock, the options, and for each subset its plan, its
-records and the markers of the shards that are done. The same command goes on from there, one with --overwrite too: it
-removes what an earlier conversion left, not what it wrote itself before it was interrupted. The folder is removed last.
+While a conversion is unfinished its state lies in OUT/.mmm-rs: a lock, its options and program, and for each subset its
+plan, its records and the markers of the shards that are done. The same command goes on from there, one with --overwrite
+too: it removes what an earlier conversion left, not what it wrote itself before it was interrupted. The folder is
+removed last.
 """
 
 from __future__ import annotations
