@@ -163,6 +163,9 @@ def opened(
     done = done or (lambda marker: finished(out, marker) is not None)
     _check(out, subsets)
     with _locked(out) as work:
+        # Before anything is removed: the release may be mistyped.
+        found = release.find(release_path, annotations, exclude=out)
+        wanted = _wanted(found, subsets, release_path)
         if not _known(out, work):
             _check_foreign(out)
         elif overwrite and _begun(work) != _state(options, True):
@@ -170,8 +173,6 @@ def opened(
             _remove(out, work)
             manifest.write_json(work / BEGUN, _state(options, True))
         earlier = _earlier(out, work, options)
-        found = release.find(release_path, annotations, exclude=out)
-        wanted = _wanted(found, subsets, release_path)
         new = [name for name in wanted if earlier is None or name not in earlier["subsets"]]
         _check_same(out, found, [name for name in wanted if name not in new])
         if earlier and not new and not _begun(work):
