@@ -107,11 +107,15 @@ def _folder_modality(folder: str, default: str | None) -> int:
 
 def normalised(paths: pa.Array) -> pa.Array:
     """Record paths as the release's: slashes, no drive, no leading `./` or `/`, NFC."""
-    pieces = []
+    pieces, changed = [], False
     for start in range(0, len(paths), CHUNK):
-        some = pc.replace_substring(paths.slice(start, CHUNK), "\\", "/")
+        before = paths.slice(start, CHUNK)
+        some = pc.replace_substring(before, "\\", "/")
         pieces.append(_nfc(pc.replace_substring_regex(some, r"^(?:[A-Za-z]:/)?(?:\.{0,2}/+)*", "")))
-    return pa.concat_arrays(pieces) if pieces else paths
+        changed = changed or not pieces[-1].equals(before)
+        if not changed:
+            pieces[-1] = before  # no copy of what is right
+    return pa.concat_arrays(pieces) if changed else paths
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ removed last.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import json
 import os
@@ -21,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import pyarrow as pa
 
 import mmm_rs
 from conversion import manifest, release, report, shards
 from conversion.archives import Archive, content_id, extracted
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, program, threads
-from conversion.plan import Options, PlanFile, make
+from conversion.plan import Options, PlanFile, make, release_memory
 from conversion.release import IMAGE, Problem, Release, SubsetFiles
 from conversion.shards import Task, finished, read_marker, replacing, write_all, write_shard
 from dataset_card import card
@@ -187,7 +185,7 @@ def opened(
         _sweep(out)
         _check_begun(out, work, found, {*wanted, *(earlier or {"subsets": ()})["subsets"]}, overwrite)
         planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
-        _release_memory()
+        release_memory()
         yield Job(out, work, options, found, planned, earlier, False, done)
 
 
@@ -416,13 +414,6 @@ def _plan(files: SubsetFiles, out: Path, work: Path, options: Options, overwrite
             shards.sync_path(work / name)
     manifest.write_json(state, {"content": identity, "problems": [asdict(problem) for problem in plan.problems]})
     return _Subset(files, work, PlanFile.open(work / "plan.arrow"), plan.problems)
-
-
-def _release_memory() -> None:
-    """Give the plans' memory back, so that the copying phase is small. glibc keeps freed memory unless told."""
-    pa.default_memory_pool().release_unused()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def disk_needed(sizes: Iterable[int], inner: Iterable[int]) -> int:

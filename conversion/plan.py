@@ -8,6 +8,7 @@ text of the records lies beside it in a plain file, at offsets that the batches 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import itertools
 import json
@@ -201,6 +202,13 @@ def read_batch(path: str, number: int) -> pa.RecordBatch:
         return pa.ipc.open_file(source).get_batch(number)
 
 
+def release_memory() -> None:
+    """Give back what was freed: a step's scraps would be counted with the next one's. glibc keeps them unless told."""
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def make(files: SubsetFiles, options: Options, records_path: Path | None = None) -> SubsetPlan:
     """Plan one subset. The records' text goes to the file `records_path`, where one is given."""
     reported: list[Reported] = []
@@ -208,12 +216,15 @@ def make(files: SubsetFiles, options: Options, records_path: Path | None = None)
     images, released = _images(files, reported)
     with open(records_path, "wb") if records_path else contextlib.nullcontext() as sink:
         records = _read_records(files, options, sink, reported, problems)
+    release_memory()
     aligned = alignment.is_aligned(files.name)
     sources = _flat(images["source"])
     found = alignment.places(files.name, sources)
     paths = pa.concat_arrays(records.paths) if records.paths else pa.array([], pa.string())
     records.paths = [paths]  # once in memory
+    release_memory()
     matches = alignment.match(files.name, sources, found, paths, records.hints)
+    release_memory()
 
     if aligned:
         encoded = found.place.dictionary_encode()
@@ -224,6 +235,7 @@ def make(files: SubsetFiles, options: Options, records_path: Path | None = None)
     record, used = _record_grid(files.name, matches, image, places, records, paths, aligned, reported)
     del matches, paths
     records.paths = []
+    release_memory()
     published = (image >= 0) & ((record >= 0) | options.keep_unprompted)
     for place, modality in np.argwhere((image >= 0) & ~published):
         source = sources[int(image[place, modality])].as_py()
@@ -405,7 +417,7 @@ def _image_grid(subset: str, images: pa.Table, place_of: np.ndarray, modality: n
     """(places, 3): the row of the image of each place and modality, -1 for none. Two for one cell go to the report."""
     allowed = np.array([m in SUBSETS[subset].modalities for m in MODALITIES] + [False])
     known = allowed[modality]  # -1 takes the last
-    grid = np.full((places, len(MODALITIES)), -1, np.int64)
+    grid = np.full((places, len(MODALITIES)), -1, np.int32)
     rows = np.flatnonzero(known)
     cell = place_of[rows] * len(MODALITIES) + modality[rows]
     _, first, counts = np.unique(cell, return_index=True, return_counts=True)
@@ -438,7 +450,7 @@ def _record_grid(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(places, 3): the record of each image, -1 for none; and the records in use. The rest goes to the report."""
     width = len(MODALITIES)
-    grid = np.full(image.shape, -1, np.int64)
+    grid = np.full(image.shape, -1, np.int32)
     named = matches.modality.astype(np.int64)
     if aligned:
         place = pc.fill_null(pc.index_in(matches.place, places), -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -456,7 +468,7 @@ def _record_grid(
 
     if aligned:  # a modality that no record of the subset names is served by the sample's record
         order = [MODALITIES.index(m) for m in SUBSETS[subset].modalities]
-        sample_record = np.full(len(image), -1, np.int64)
+        sample_record = np.full(len(image), -1, np.int32)
         for at in reversed(order):
             sample_record = np.where(grid[:, at] >= 0, grid[:, at], sample_record)
         for at in order:

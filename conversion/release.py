@@ -46,7 +46,7 @@ class Part:
     """The files of one subset in one container.
 
     `entries` has the columns of `archives.read_entries` and `source` (the path within the subset) and `type` (image,
-    annotation or other). An image of a zip has no `name` beside its `source`.
+    annotation or other). The `name` of an image of a zip is empty beside its `source`.
     """
 
     archive: Archive
@@ -307,7 +307,7 @@ def _by_subset(archive: Archive, entries: pa.Table) -> Iterator[tuple[str | None
         source = pc.binary_join_element_wise(prefix.take(rows), last, "")
         subset = subset_names[which]
         if subset and archive.kind == "zip":  # the source says as much, and a million names take 50 MB
-            name = pc.if_else(pc.equal(mine["type"], IMAGE), None, mine["name"])
+            name = pc.if_else(pc.equal(mine["type"], IMAGE), "", mine["name"])
             mine = mine.set_column(mine.schema.get_field_index("name"), "name", name)
         yield subset, mine.append_column("source", source)
 

@@ -39,6 +39,7 @@ TEMPORARY = f".*.{'[0-9a-f]' * 16}.tmp"  # files that `replacing` writes, before
 _decode_record = msgspec.msgpack.Decoder(StoredRecord).decode
 _encode_json = msgspec.json.Encoder().encode
 _ZEROS = bytes(BLOCK)
+ROWS = 1 << 10  # samples that are Python objects at a time, of perhaps a hundred thousand small ones in a shard
 GATHER = 1 << 20  # bytes hashed and written at a time; blocks of 0.5 to 1 MB are the fastest
 
 
@@ -83,14 +84,13 @@ def samples(batch: pa.RecordBatch, subset: str, archives: tuple[Archive, ...], r
             reported: list[Reported]) -> Iterator[Sample]:  # fmt: skip
     """Read, check and describe the samples of one shard. What is rejected is appended to `reported`."""
     modalities = [m for m in MODALITIES if f"{m}_source" in batch.schema.names]
-    columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
     with contextlib.ExitStack() as stack:
         # One reader a modality, so that the buffers of a sample's images are valid together.
         readers = {(part, m): stack.enter_context(Reader(archive))
                    for part, archive in enumerate(archives) for m in modalities}  # fmt: skip
         texts = os.open(records, os.O_RDONLY)
         stack.callback(os.close, texts)
-        for row, key in enumerate(columns["key"]):
+        for row, key, columns in _planned(batch):
             check_stop()
             found: list[SampleImage] = []
             unpublished: list[StoredRecord] = []
@@ -126,6 +126,15 @@ def samples(batch: pa.RecordBatch, subset: str, archives: tuple[Archive, ...], r
                                              f"{record.path}: its image is not published"))  # fmt: skip
             if found:
                 yield Sample(key, tuple(found), fields(subset, found))
+
+
+def _planned(batch: pa.RecordBatch) -> Iterator[tuple[int, str, dict[str, list[Any]]]]:
+    """Each sample's key, and where its columns are: a row of lists that hold `ROWS` samples at a time."""
+    for start in range(0, batch.num_rows, ROWS):
+        some = batch.slice(start, ROWS)
+        columns = {name: some.column(name).to_pylist() for name in some.schema.names}
+        for row, key in enumerate(columns["key"]):
+            yield row, key, columns
 
 
 def fields(subset: str, found: list[SampleImage]) -> dict[str, Any]:
@@ -277,6 +286,7 @@ def write_shard(task: Task) -> Marker:
     reported: list[Reported] = []
     path = Path(task.out, task.name)
     rows: list[dict[str, Any]] = []
+    written = [_batch([])]
     images_of, pairs, used = dict.fromkeys(MODALITIES, 0), dict.fromkeys(MODALITIES, 0), set()
     with replacing(path) as fd:
         tar = _Tar(fd)
@@ -295,24 +305,28 @@ def write_shard(task: Task) -> Marker:
                     used.add((image.record.file, image.record.position))
             tar.add(f"{key}.{METADATA_MEMBER}", _encode_json(sample.fields))
             rows.append(row)
-        if rows:
+            if len(rows) == ROWS:
+                written.append(_batch(rows))
+                rows = []
+        index = pa.Table.from_batches([*written, _batch(rows)]).combine_chunks()
+        if index.num_rows:
             tar.close()  # else nothing is written, and `replacing` leaves no empty file
         watch.look()
     marker = Marker(
         task.subset,
         task.split,
         task.number,
-        task.name if rows else None,
+        task.name if index.num_rows else None,
         tar.size,
-        tar.sha256.hexdigest() if rows else None,
-        len(rows),
+        tar.sha256.hexdigest() if index.num_rows else None,
+        index.num_rows,
         images_of,
         pairs,
         tuple(reported),
         len(used),
     )
     watch.look()
-    write_marker(Path(task.marker), marker, _batch(rows))
+    write_marker(Path(task.marker), marker, index)
     return marker
 
 
@@ -335,11 +349,12 @@ def index_row(sample: Sample, split: str, shard: str) -> dict[str, Any]:
     return row
 
 
-def write_marker(path: Path, marker: Marker, rows: pa.RecordBatch) -> None:
-    schema = rows.schema.with_metadata({"marker": json.dumps(asdict(marker))})
+def write_marker(path: Path, marker: Marker, index: pa.Table) -> None:
+    """`index`: the rows of the shard's samples."""
+    schema = index.schema.with_metadata({"marker": json.dumps(asdict(marker))})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(rows.replace_schema_metadata(schema.metadata))
+        writer.write_table(index.replace_schema_metadata(schema.metadata))
     with replacing(path) as fd:
         write_all(fd, sink.getvalue())
 
