@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ for _name in ("HF_TOKEN", "HF_ENDPOINT", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "H
 
 import pytest  # noqa: E402
 
+from conversion import cli  # noqa: E402
 from tests import releases  # noqa: E402
 
 
@@ -63,3 +65,17 @@ def fresh_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if config is not None:
         monkeypatch.setattr(config, "HF_CACHE_HOME", str(home))
         monkeypatch.setattr(config, "HF_DATASETS_CACHE", home / "datasets")
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command: (its exit code, what it printed, its lines of error)."""
+
+    def command(*arguments) -> tuple[int, str, list[str]]:
+        code = cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err.splitlines()
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield command
+    signal.signal(signal.SIGTERM, before)

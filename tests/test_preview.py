@@ -6,7 +6,6 @@ import base64
 import io
 import random
 import re
-import signal
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conversion import cli
 from dataset_card import preview
 from dataset_card.preview import write_preview
 from tests import browser, converted
@@ -198,20 +196,6 @@ def test_an_image_that_cannot_be_decoded_does_not_stop_the_page(tmp_path, monkey
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command: (its exit code, what it printed, its lines of error)."""
-
-    def command(*arguments) -> tuple[int, str, list[str]]:
-        code = cli.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err.splitlines()
-
-    before = signal.getsignal(signal.SIGTERM)
-    yield command
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import signal
 import tarfile
 import zlib
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conversion import cli
 from conversion.errors import OutputError, VerificationError
 from dataset_card import sample
 from tests import converted
@@ -25,20 +23,6 @@ NO_SAR_PROMPT = "SEN1-2/ROIs1158_spring_1_p0"
 def out(tmp_path: Path) -> Path:
     converted.write(tmp_path / "out")
     return tmp_path / "out"
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command: (its exit code, what it printed, its lines of error)."""
-
-    def command(*arguments) -> tuple[int, str, list[str]]:
-        code = cli.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err.splitlines()
-
-    before = signal.getsignal(signal.SIGTERM)
-    yield command
-    signal.signal(signal.SIGTERM, before)
 
 
 def blocks(printed: str) -> dict[str, dict[str, str]]:
