@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name is no reason to end
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return arguments.run(arguments)
     except MMMRSError as error:
@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     except Terminated:
         print("mmm-rs: terminated. The same command goes on where it stopped", file=sys.stderr)
         return 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print(line: str = "") -> None:

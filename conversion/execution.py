@@ -1,5 +1,8 @@
 """Tasks on an executor: their results as they come, and a stop that is quick and leaves nothing hanging.
 
+On this machine the workers are processes forked before anything else begins, where it can fork: threads would take
+turns with the interpreter's lock, and two of them write shards only a third faster than one.
+
 A signal's handler raises its exception wherever the main thread is at that moment. In the middle of the executor's
 bookkeeping (`submit`, `as_completed`, `cancel`) that leaves a lock taken for ever, and the workers wait for it. So
 signals wait while the bookkeeping is done, and between results the main thread waits in a queue, which a signal may
@@ -16,15 +19,18 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,13 +56,67 @@ def check_stop() -> None:
         raise Interrupted
 
 
+def cores() -> int:
+    """Cores that this process may use: of a cluster's node perhaps only some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextlib.contextmanager
-def threads(workers: int | None) -> Iterator[ThreadPoolExecutor]:
+def local(workers: int | None) -> Iterator[Executor]:
+    """Workers on this machine, one a core where `workers` is None: processes where it can fork and there are several,
+    else threads. None of them runs any more afterwards.
+
+    Enter it before threads are started and files locked: a forked process has its parent's locks.
+    """
+    count = workers or cores()
+    pool = _forked(count) if count > 1 else None
+    with contextlib.nullcontext(pool) if pool else threads(count) as started, ended(started):
+        yield started
+
+
+def _forked(count: int) -> ProcessPoolExecutor | None:
+    """Processes that run already; None where there can be none."""
+    # macOS has "fork" too, but its own libraries do not survive it. A daemonic process may have no children.
+    if sys.platform != "linux" or multiprocessing.current_process().daemon:
+        return None
+    with signals_held():  # or a signal could reach a new process before it knows what to do with it
+        try:
+            pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_begin_worker)
+        except (OSError, NotImplementedError):  # no shared semaphores here, as in some sandboxes
+            return None
+        pool.submit(os.getpid).result()  # the first task starts all processes
+    return pool
+
+
+def _begin_worker() -> None:
+    """Ctrl-C reaches all processes of a terminal: the one that began this tells the others by the file of the run. Where
+    it was killed, they end by themselves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def threads(workers: int | None) -> Iterator[Executor]:
     """Threads of this process, one a core where `workers` is None. None of them runs any more afterwards."""
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    pool = ThreadPoolExecutor(workers or cores())
+    with ended(pool):
+        yield pool
+
+
+@contextlib.contextmanager
+def ended(pool: Executor) -> Iterator[None]:
+    """No task of `pool` runs any more afterwards, and it takes no other."""
     stop.clear()
     try:
-        yield pool
+        yield
     except BaseException:
         stop.set()
         raise

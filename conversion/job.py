@@ -25,7 +25,7 @@ import mmm_rs
 from conversion import manifest, release, report, shards
 from conversion.archives import Archive, content_id, extracted
 from conversion.errors import OutputError, ReleaseError, UsageError
-from conversion.execution import Run, announced, check_place, completed, program, threads
+from conversion.execution import Run, announced, check_place, completed, ended, local, program
 from conversion.plan import Options, PlanFile, make, release_memory
 from conversion.release import IMAGE, Problem, Release, SubsetFiles
 from conversion.shards import Task, finished, read_marker, replacing, write_all, write_shard
@@ -99,6 +99,8 @@ class Job:
     """whether that holds all that is wanted, and nothing is to be done"""
     done: Callable[[Path], bool]
     """whether the shard of a marker's path needs not be written any more"""
+    pool: Executor
+    """where its tasks run"""
 
     def left(self, one: _Subset) -> list[int]:
         """Numbers of the shards of a subset that are to be written."""
@@ -121,19 +123,19 @@ def convert(
     """Convert a release into the folder `out`; called again after an interruption it goes on.
 
     `subsets`: only these; all that are there otherwise. `executor`: any `concurrent.futures.Executor`, instead of
-    `workers` threads; its workers run this very program and see both folders under the same paths. `annotations`: a
-    folder or zip with the annotation files, where they are not beside the images. `progress(done, total, what)` is told
-    of bytes, `say` of each step in a line.
+    `workers` on this machine (see `execution.local`); its workers run this very program and see both folders under the
+    same paths. `annotations`: a folder or zip with the annotation files, where they are not beside the images.
+    `progress(done, total, what)` is told of bytes, `say` of each step in a line.
 
     Raises UsageError, ReleaseError or OutputError.
     """
-    with opened(release_path, out, subsets=subsets, options=options, executor=executor, annotations=annotations,
-                overwrite=overwrite, say=say) as job:  # fmt: skip
+    with opened(release_path, out, subsets=subsets, options=options, workers=workers, executor=executor,
+                annotations=annotations, overwrite=overwrite, say=say) as job:  # fmt: skip
         if job.complete:
             _check_whole(job)
         else:
             check_disk(job)
-            write_shards(job, workers=workers, executor=executor, progress=progress)
+            write_shards(job, progress=progress)
             say("writing index, report, card and manifest")
         return finish(job)
 
@@ -145,6 +147,7 @@ def opened(
     *,
     subsets: Sequence[str] | None = None,
     options: Options | None = None,
+    workers: int | None = None,
     executor: Executor | None = None,
     annotations: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -160,7 +163,11 @@ def opened(
     options = options or Options()
     done = done or (lambda marker: finished(out, marker) is not None)
     _check(out, subsets)
-    with _locked(out) as work:
+    with contextlib.ExitStack() as stack:
+        pool = executor or stack.enter_context(local(workers))  # a process forked later would hold the lock
+        work = stack.enter_context(_locked(out))
+        if not executor:
+            stack.enter_context(ended(pool))  # before the lock is given back
         # Before anything is removed: the release may be mistyped.
         found = release.find(release_path, annotations, exclude=out)
         wanted = _wanted(found, subsets, release_path)
@@ -175,7 +182,7 @@ def opened(
         _check_same(out, found, [name for name in wanted if name not in new])
         if earlier and not new and not _begun(work):
             _clear(work)
-            yield Job(out, work, options, found, (), earlier, True, done)
+            yield Job(out, work, options, found, (), earlier, True, done, pool)
             return
         if executor:
             _try(executor, work, [str(Path(release_path).absolute())])
@@ -186,7 +193,7 @@ def opened(
         _check_begun(out, work, found, {*wanted, *(earlier or {"subsets": ()})["subsets"]}, overwrite)
         planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
         release_memory()
-        yield Job(out, work, options, found, planned, earlier, False, done)
+        yield Job(out, work, options, found, planned, earlier, False, done, pool)
 
 
 def _check(out: Path, subsets: Sequence[str] | None) -> None:
@@ -454,8 +461,6 @@ def check_disk(job: Job, at_once: int | None = None) -> None:
 def write_shards(
     job: Job,
     *,
-    workers: int | None = None,
-    executor: Executor | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     at_once: int | None = None,
     then: Callable[[list[Path]], None] = lambda markers: None,
@@ -481,9 +486,7 @@ def write_shards(
                 )
                 for one in mine
             ]
-            if executor:
-                stack.callback(_gather, job.out, mine)
-            pool = executor or stack.enter_context(threads(workers))
+            stack.callback(_gather, job.out, mine)
             # The run ends before the inflated archives go, or a task elsewhere would take them for damaged.
             with _writing(job.work):
                 run = stack.enter_context(announced(job.work))
@@ -493,7 +496,7 @@ def write_shards(
             ]  # fmt: skip
             step = at_once or len(tasks) or 1
             for batch in [tasks[at : at + step] for at in range(0, len(tasks), step)]:
-                with completed(pool, write_shard, batch) as results:
+                with completed(job.pool, write_shard, batch) as results:
                     try:
                         for task, _ in results:
                             written += sizes[task.subset, task.number]
@@ -506,7 +509,7 @@ def write_shards(
 
 
 def _gather(out: Path, subsets: list[_Subset]) -> None:
-    """After tasks elsewhere: see what they wrote, and remove what they left half written."""
+    """After tasks in other processes: see what they wrote, and remove what a lost one left half written."""
     _sweep(out)
     for one in subsets:  # network file systems remember that a name was not there, until its folder is listed again
         for folder in (one.work, one.work / "markers", out / "data", out / "data" / one.plan.subset):

@@ -88,8 +88,8 @@ def publish(
     there = hub.listing(missing_ok=True)
     private = privacy(hub, private)
     shards = _Shards(hub, staging, there or {}, workers)
-    with opened(release_path, staging, subsets=subsets, options=options, annotations=annotations, overwrite=overwrite,
-                done=shards.done, say=say) as job:  # fmt: skip
+    with opened(release_path, staging, subsets=subsets, options=options, workers=workers, annotations=annotations,
+                overwrite=overwrite, done=shards.done, say=say) as job:  # fmt: skip
         _check_held(hub, shards.there, staging, job.earlier)
         if not job.complete:
             check_limits(_shards_of(job))
@@ -99,7 +99,7 @@ def publish(
             if there is None:
                 hub.create(private)
                 shards.there = hub.listing() or {}  # a new branch begins with what main has
-            _send_shards(job, shards, keep, workers)
+            _send_shards(job, shards, keep)
             say("writing index, report, card and manifest")
         describe = functools.partial(card.write_card, repo_id=repo_id, read=hub.read)
         result = finish(job, describe)
@@ -159,13 +159,13 @@ def _say_plan(hub: Hub, job: Job, keep: int, new: bool, private: bool) -> None:
             f"{size(shutil.disk_usage(job.out).free)} are free")  # fmt: skip
 
 
-def _send_shards(job: Job, shards: _Shards, keep: int, workers: int | None) -> None:
+def _send_shards(job: Job, shards: _Shards, keep: int) -> None:
     """Write what is left, a few at a time, until the hub lists every shard."""
     shards.together = min(GROUP, max(keep, math.ceil(len(_shards_of(job)) / COMMITS)))
     waiting = _waiting(job)
     for batch in [waiting[at : at + keep] for at in range(0, len(waiting), keep)]:
         shards.send(batch)
-    write_shards(job, workers=workers, at_once=keep, then=shards.send)
+    write_shards(job, at_once=keep, then=shards.send)
     shards.commit(0)
     for folder in [*(job.out / "data").glob("*"), job.out / "data"]:
         if folder.is_dir() and not any(folder.iterdir()):

@@ -1,8 +1,9 @@
 """Runs the command in a process of its own that stops at a chosen moment: killed, interrupted, or at its end.
 
 A moment is a number: of the operations on files that the process has begun (opening, writing, syncing, renaming,
-removing, listing), in all its threads. So it can be drawn at random from a seed, falls between any two steps that
-matter, and does not depend on how fast the machine is. A write that a kill falls on has written half its bytes.
+removing, listing), in all its threads and workers. So it can be drawn at random from a seed, falls between any two
+steps that matter, and does not depend on how fast the machine is. A write that a kill falls on has written half its
+bytes; where a worker writes it, the worker is killed with the process that began it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from conversion import cli
+from conversion.execution import signals_held
 
 _WATCHED = ("open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir")  # audit events
 
@@ -52,9 +53,8 @@ def run(
     output, count, sent = folder / "output", folder / "count", folder / "sent"
     for path in (output, count, sent):
         path.unlink(missing_ok=True)
-    process = _processes.Process(
-        target=_main, args=(arguments, _Counter(signal_number, moment, sent), prepare, output, count)
-    )
+    counter = _Counter(signal_number, moment, sent)
+    process = _processes.Process(target=_main, args=(arguments, counter, prepare, output, count))
     process.start()
     process.join(120)
     if process.is_alive():
@@ -86,24 +86,30 @@ def _main(arguments: list[str], counter: _Counter, prepare: Callable | None, out
 
 
 class _Counter:
-    """Counts the operations on files; at one of them it sends this process a signal."""
+    """Counts the operations on files; at one of them it sends the process that began them a signal."""
 
     def __init__(self, signal_number: int, moment: int, sent: Path) -> None:
         self.signal_number, self.moment, self.sent = signal_number, moment, sent
-        self.count = 0
+        self.counted = _processes.Value("q")
+
+    @property
+    def count(self) -> int:
+        return self.counted.value
 
     def tick(self) -> bool:
         """Whether this is the moment."""
-        with self.lock:
-            self.count += 1
-            return self.count == self.moment
+        with signals_held(), self.counted.get_lock():  # or a signal could leave it locked for ever
+            self.counted.value += 1
+            return self.counted.value == self.moment
 
     def stop(self) -> None:
         self.sent.touch()
-        os.kill(os.getpid(), self.signal_number)
+        os.kill(self.process, self.signal_number)
+        if self.signal_number == signal.SIGKILL:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self) -> None:
-        self.lock = threading.Lock()
+        self.process = os.getpid()
 
         def audit(event: str, details: tuple) -> None:
             if event in _WATCHED and self.tick():

@@ -261,7 +261,7 @@ def test_a_shard_that_is_not_what_its_marker_says_is_not_sent(hub, run, monkeypa
 
     monkeypatch.setattr(job, "write_shard", write_damaged)
     with pytest.raises(VerificationError, match=r"\.tar: its sha256 is not the manifest's"):
-        run()
+        run(workers=1)
     assert hub.requests["lfs_put"] == 0
 
 
