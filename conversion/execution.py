@@ -89,8 +89,8 @@ def _forked(count: int) -> ProcessPoolExecutor | None:
 
 
 def _begin_worker() -> None:
-    """Ctrl-C reaches all processes of a terminal: the one that began this tells the others by the file of the run. Where
-    it was killed, they end by themselves."""
+    """Ctrl-C reaches all processes of a terminal: the one that began this tells the others by the file of the run.
+    Where it was killed, they end by themselves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()

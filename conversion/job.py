@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Result:
 class _Subset:
     """A subset in conversion and where its state lies."""
 
-    files: SubsetFiles
+    archives: tuple[Archive, ...]
     work: Path
     plan: PlanFile
     problems: tuple[Problem, ...]
@@ -70,7 +70,7 @@ class _Subset:
     @property
     def inner(self) -> list[Archive]:
         """Compressed archives within archives, which must be inflated to a file before their images can be read."""
-        return [part.archive for part in self.files.parts if part.archive.inside]
+        return [archive for archive in self.archives if archive.inside]
 
     def marker(self, number: int) -> Path:
         return self.work / "markers" / f"{number:05d}.arrow"
@@ -92,6 +92,7 @@ class Job:
     work: Path
     options: Options
     found: Release
+    """without the subsets' files where something was planned"""
     planned: tuple[_Subset, ...]
     earlier: dict[str, Any] | None
     """the manifest of an earlier conversion into this folder"""
@@ -192,6 +193,7 @@ def opened(
         _sweep(out)
         _check_begun(out, work, found, {*wanted, *(earlier or {"subsets": ()})["subsets"]}, overwrite)
         planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
+        found = replace(found, subsets={})  # what their archives list is in the plans, and takes memory here
         release_memory()
         yield Job(out, work, options, found, planned, earlier, False, done, pool)
 
@@ -402,12 +404,13 @@ def _plan(files: SubsetFiles, out: Path, work: Path, options: Options, overwrite
     """The plan of one subset: read back where this conversion made it before, else made."""
     say(f"planning {files.name}")
     identity = [content_id(part.archive, part.entries) for part in files.parts]
+    archives = tuple(part.archive for part in files.parts)
     state = work / "plan.json"
     if state.exists():
         before = json.loads(state.read_bytes())
         if before["content"] == identity:
             problems = tuple(Problem(**problem) for problem in before["problems"])
-            return _Subset(files, work, PlanFile.open(work / "plan.arrow"), problems)
+            return _Subset(archives, work, PlanFile.open(work / "plan.arrow"), problems)
         if not overwrite:
             where = ", ".join(part.archive.label for part in files.parts)
             raise ReleaseError(f"{where}: the release changed since this conversion began. Use --overwrite to begin "
@@ -420,7 +423,7 @@ def _plan(files: SubsetFiles, out: Path, work: Path, options: Options, overwrite
         for name in (RECORDS, "plan.arrow"):  # on disk before the file that says so
             shards.sync_path(work / name)
     manifest.write_json(state, {"content": identity, "problems": [asdict(problem) for problem in plan.problems]})
-    return _Subset(files, work, PlanFile.open(work / "plan.arrow"), plan.problems)
+    return _Subset(archives, work, PlanFile.open(work / "plan.arrow"), plan.problems)
 
 
 def disk_needed(sizes: Iterable[int], inner: Iterable[int]) -> int:
@@ -481,8 +484,8 @@ def write_shards(
             mine = [one for one in group if left[one.plan.subset]]
             archives = [
                 tuple(
-                    stack.enter_context(extracted(part.archive, one.work)) if part.archive.inside else part.archive
-                    for part in one.files.parts
+                    stack.enter_context(extracted(archive, one.work)) if archive.inside else archive
+                    for archive in one.archives
                 )
                 for one in mine
             ]

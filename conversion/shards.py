@@ -292,7 +292,7 @@ def write_shard(task: Task) -> Marker:
     reported: list[Reported] = []
     path = Path(task.out, task.name)
     rows: list[dict[str, Any]] = []
-    written = [_batch([])]
+    written: list[pa.RecordBatch] = []
     images_of, pairs, used = dict.fromkeys(MODALITIES, 0), dict.fromkeys(MODALITIES, 0), set()
     with replacing(path) as fd:
         tar = _Tar(fd)
@@ -314,25 +314,26 @@ def write_shard(task: Task) -> Marker:
             if len(rows) == ROWS:
                 written.append(_batch(rows))
                 rows = []
-        index = pa.Table.from_batches([*written, _batch(rows)]).combine_chunks()
-        if index.num_rows:
+        written.append(_batch(rows))
+        count = sum(some.num_rows for some in written)
+        if count:
             tar.close()  # else nothing is written, and `replacing` leaves no empty file
         watch.look()
     marker = Marker(
         task.subset,
         task.split,
         task.number,
-        task.name if index.num_rows else None,
+        task.name if count else None,
         tar.size,
-        tar.sha256.hexdigest() if index.num_rows else None,
-        index.num_rows,
+        tar.sha256.hexdigest() if count else None,
+        count,
         images_of,
         pairs,
         tuple(reported),
         len(used),
     )
     watch.look()
-    write_marker(Path(task.marker), marker, index)
+    write_marker(Path(task.marker), marker, written)
     return marker
 
 
@@ -355,14 +356,16 @@ def index_row(sample: Sample, split: str, shard: str) -> dict[str, Any]:
     return row
 
 
-def write_marker(path: Path, marker: Marker, index: pa.Table) -> None:
-    """`index`: the rows of the shard's samples."""
-    schema = index.schema.with_metadata({"marker": json.dumps(asdict(marker))})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_table(index.replace_schema_metadata(schema.metadata))
-    with replacing(path) as fd:
-        write_all(fd, sink.getvalue())
+def write_marker(path: Path, marker: Marker, index: list[pa.RecordBatch]) -> None:
+    """`index`: the rows of the shard's samples, written a batch at a time: of small samples there are many."""
+    schema = index_schema().with_metadata({"marker": json.dumps(asdict(marker))})
+    with (
+        replacing(path) as fd,
+        open(fd, "wb", closefd=False) as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        for some in index:
+            writer.write_batch(some)
 
 
 def read_marker(path: Path) -> Marker:
@@ -411,7 +414,7 @@ def replacing(path: Path) -> Iterator[int]:
         raise
 
 
-def write_all(fd: int, data: bytes | memoryview | pa.Buffer) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]

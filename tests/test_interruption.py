@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import signal
 import subprocess
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from conversion.errors import REPORTED
+from conversion import convert, shards
+from conversion.errors import REPORTED, OutputError
 from conversion.job import WORK
 from tests import releases, stopping
 from tests.test_conversion import tree
@@ -140,3 +143,47 @@ def test_a_subset_that_comes_later_and_is_interrupted(conversions, tmp_path):
         assert conversion.run(out).code == REPORTED
         assert tree(out) == conversion.expected
         assert {path: path.stat().st_ino for path in out.glob("data/Inria/*.tar")} == first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are threads")
+def test_a_worker_that_dies_is_named_and_leaves_nothing_half_written(conversions, tmp_path, monkeypatch):
+    conversion, out = conversions("zips_stored"), tmp_path / "out"
+
+    def die(*_):
+        assert multiprocessing.parent_process(), "not in a process of its own"
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.images, "measure", die)
+        with pytest.raises(OutputError, match=r"a worker process died: .* goes on where it stopped"):
+            convert(conversion.release, out, workers=2)
+    assert not list(out.rglob("*.tmp"))
+    assert conversion.run(out).code == REPORTED
+    assert tree(out) == conversion.expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are threads")
+def test_workers_end_with_the_process_that_began_them(tmp_path):
+    release = releases.zips_stored([releases.many("GID", 2000)], tmp_path / "release")
+    arguments = ["convert", str(release), str(tmp_path / "out"), "--quiet", "--shard-size", "1", "--workers", "2"]
+    command = [sys.executable, "-m", "conversion.cli", *arguments]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
+    while not list(tmp_path.glob("out/data/*/*.tar")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    for _ in range(500):
+        if not any(map(runs, workers)):
+            return
+        time.sleep(0.01)
+    raise AssertionError("a worker still runs")
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
