@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import statistics
 import sys
 import threading
@@ -24,12 +23,12 @@ def compare(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str
 
 @contextlib.contextmanager
 def peak_memory(pid: int) -> Iterator[list[int]]:
-    """The largest resident memory of a process in bytes, sampled; the list has one element at the end."""
+    """The largest memory of a process and its workers in bytes, sampled; the list has one element at the end."""
     peak, stop = [0], threading.Event()
 
     def sample() -> None:
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], resident(pid))
+        while not stop.wait(0.05):
+            peak[0] = max(peak[0], memory(pid))
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -40,11 +39,16 @@ def peak_memory(pid: int) -> Iterator[list[int]]:
         thread.join()
 
 
-def resident(pid: int) -> int:
-    """Resident memory of a process in bytes, 0 when it has ended."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-    return 0
+def memory(pid: int) -> int:
+    """Memory of a process and its children in bytes: pages that several of them share count once. 0 when it ended."""
+    total = 0
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for one in (str(pid), *children):
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
 
 
 def sync(path: Path) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clock import compare, resident
+from clock import compare, memory
 from inputs import fmow, pictures, write_zip
 
 SUBSET = "fMoW"
@@ -147,9 +147,9 @@ def read(name: str, out: str) -> None:
             continue
         rows += count
         if tenth is None and rows >= middle:
-            tenth = resident(os.getpid())
+            tenth = memory(os.getpid())
     seconds = time.perf_counter() - start
-    print(json.dumps({"rows": rows, "seconds": seconds, "tenth": tenth, "end": resident(os.getpid())}))
+    print(json.dumps({"rows": rows, "seconds": seconds, "tenth": tenth, "end": memory(os.getpid())}))
 
 
 def main() -> None:
