@@ -79,12 +79,17 @@ def _forked(count: int) -> ProcessPoolExecutor | None:
     # macOS has "fork" too, but its own libraries do not survive it. A daemonic process may have no children.
     if sys.platform != "linux" or multiprocessing.current_process().daemon:
         return None
-    with signals_held():  # or a signal could reach a new process before it knows what to do with it
-        try:
-            pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_begin_worker)
-        except (OSError, NotImplementedError):  # no shared semaphores here, as in some sandboxes
-            return None
-        pool.submit(os.getpid).result()  # the first task starts all processes
+    try:
+        pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_begin_worker)
+    except (OSError, NotImplementedError):  # no shared semaphores here, as in some sandboxes
+        return None
+    try:
+        with signals_held():  # or a signal could reach a new process before it knows what to do with it
+            pool.submit(os.getpid).result()  # the first task starts all processes
+    except BaseException:  # a signal that came meanwhile: nobody else knows of the processes yet
+        with signals_held():
+            pool.shutdown()
+        raise
     return pool
 
 
@@ -121,7 +126,8 @@ def ended(pool: Executor) -> Iterator[None]:
         stop.set()
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with signals_held():
+            pool.shutdown(wait=True, cancel_futures=True)
         stop.clear()  # or a process forked from this one would think that it shall stop
 
 

@@ -145,6 +145,12 @@ def test_a_subset_that_comes_later_and_is_interrupted(conversions, tmp_path):
         assert {path: path.stat().st_ino for path in out.glob("data/Inria/*.tar")} == first
 
 
+def test_a_conversion_that_is_asked_to_stop_while_its_workers_start(conversions, tmp_path):
+    conversion = conversions("zips_stored")
+    for moment in range(1, 25, 2):
+        assert conversion.run(tmp_path / "out", signal.SIGINT, moment, "--quiet").code == 128 + signal.SIGINT
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are threads")
 def test_a_worker_that_dies_is_named_and_leaves_nothing_half_written(conversions, tmp_path, monkeypatch):
     conversion, out = conversions("zips_stored"), tmp_path / "out"
