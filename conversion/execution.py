@@ -69,9 +69,9 @@ def local(workers: int | None) -> Iterator[Executor]:
     Enter it before threads are started and files locked: a forked process has its parent's locks.
     """
     count = workers or cores()
-    pool = _forked(count) if count > 1 else None
-    with contextlib.nullcontext(pool) if pool else threads(count) as started, ended(started):
-        yield started
+    pool = (_forked(count) if count > 1 else None) or ThreadPoolExecutor(count)
+    with ended(pool):
+        yield pool
 
 
 def _forked(count: int) -> ProcessPoolExecutor | None:

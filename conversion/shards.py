@@ -201,8 +201,8 @@ def header(name: str, size: int) -> bytes:
 class _Tar:
     """The file being written: its sha256, its length, and what is gathered to be written together.
 
-    Copying an image once more takes less than a system call and a turn of the interpreter's lock for each: one thread
-    hashes and writes a megabyte, and meanwhile another has the interpreter.
+    Copying an image once more takes less than a system call for each and, where the workers are threads, a turn of the
+    interpreter's lock: one thread hashes and writes a megabyte, and meanwhile another has the interpreter.
     """
 
     def __init__(self, fd: int) -> None:

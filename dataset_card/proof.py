@@ -167,8 +167,8 @@ def check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], dic
     faults += [fault for shard in made["shards"] if (fault := shard_fault(shard, there))]
     faults += [f"{path}: is not on the hub" for path in sorted(names - there.keys())]
     faults += [f"{path}: is not the manifest's" for path in there if path.startswith(READ) and path not in names]
-    balance = [fault.replace(f"{copy}/", "") for fault in verification.totals(copy, made)]
-    faults += balance or _report(converted)
+    unbalanced = [fault.replace(f"{copy}/", "") for fault in verification.balance(copy)]
+    faults += unbalanced or _report(converted)
     rows = rows_by_shard(copy, converted.subsets)
     for shard in made["shards"]:
         if rows[shard["name"]] != shard["samples"]:

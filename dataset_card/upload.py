@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from conversion import manifest
 from conversion.errors import OutputError, UsageError
 from conversion.inspection import size
+from conversion.job import check_called
 from dataset_card import card
 from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, local_file, shard_file, short
 from dataset_card.proof import Proof, prove, stale_files
@@ -116,8 +117,6 @@ def agree(yes: bool, ask: Callable[[str], bool] | None) -> None:
 def check_name(repo_id: str) -> None:
     """Raises UsageError for a name that the hub or `datasets` would refuse."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    from conversion.job import check_called
 
     if repo_id.count("/") != 1:
         raise UsageError(f"{repo_id}: is no name of a repository. Give it as org/MMM-RS")

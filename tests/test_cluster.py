@@ -459,9 +459,7 @@ def test_a_scheduler_that_does_not_answer(empty, release, tmp_path):
 def test_a_scheduler_without_workers(empty, release, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "WORKERS_WITHIN", 1)
     empty.start_scheduler()
-    before = signal.getsignal(signal.SIGTERM)
     code = cli.main(["convert", str(release.path), str(tmp_path / "out"), "--dask", empty.address])
-    signal.signal(signal.SIGTERM, before)
     said = capsys.readouterr().err
     assert code == 5 and said.startswith(f"mmm-rs: {empty.address}: no worker") and len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
@@ -495,9 +493,7 @@ def test_a_worker_with_another_version_of_this_program(empty, release, tmp_path)
 
 def test_without_the_extra_its_name_is_said(release, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "distributed", None)  # as where it is not installed
-    before = signal.getsignal(signal.SIGTERM)
     code = cli.main(["convert", str(release.path), str(tmp_path / "out"), "--dask", "tcp://127.0.0.1:8786"])
-    signal.signal(signal.SIGTERM, before)
     said = capsys.readouterr().err
     assert code == 2 and "[dask]" in said and len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()

@@ -39,9 +39,7 @@ def run(capsys):
         printed = capsys.readouterr()
         return code, printed.out, [line for line in printed.err.splitlines() if line.startswith("mmm-rs")]
 
-    before = signal.getsignal(signal.SIGTERM)
-    yield command
-    signal.signal(signal.SIGTERM, before)
+    return command
 
 
 def test_the_help_documents_every_code(run):
@@ -243,6 +241,12 @@ def test_the_installed_command_ends_with_the_code(clean, tmp_path):
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("mmm-rs: ") and len(ended.stderr.splitlines()) == 1
+
+
+def test_a_command_leaves_the_signals_of_its_process_as_they_were(run, clean):
+    before = signal.getsignal(signal.SIGTERM)
+    assert run("inspect", str(clean))[0] == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_demo_does_not_write_over_what_is_not_its_own(run, clean, tmp_path):

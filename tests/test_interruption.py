@@ -95,16 +95,22 @@ def test_a_conversion_that_is_asked_to_stop_does_so_with_one_line(form, number, 
     assert tree(out) == conversion.expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_installed_command_stops_at_a_signal(number, tmp_path):
-    release = releases.zips_stored([releases.many("GID", 2000)], tmp_path / "release")
-    arguments = ["convert", str(release), str(tmp_path / "out"), "--quiet", "--shard-size", "1"]  # 2000 shards
+def begun(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """The installed command with 2000 shards to write, of which the first is there."""
+    release = releases.zips_stored([releases.many("GID", 2000)], folder / "release")
+    arguments = ["convert", str(release), str(folder / "out"), "--quiet", "--shard-size", "1", *options]
     command = [sys.executable, "-m", "conversion.cli", *arguments]
     root = Path(__file__).parents[1]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob("out/data/GID/t*.tar")):
+    while not list(folder.glob("out/data/GID/t*.tar")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_installed_command_stops_at_a_signal(number, tmp_path):
+    process = begun(tmp_path)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=2)
     assert process.returncode == 128 + number
@@ -170,13 +176,7 @@ def test_a_worker_that_dies_is_named_and_leaves_nothing_half_written(conversions
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are threads")
 def test_workers_end_with_the_process_that_began_them(tmp_path):
-    release = releases.zips_stored([releases.many("GID", 2000)], tmp_path / "release")
-    arguments = ["convert", str(release), str(tmp_path / "out"), "--quiet", "--shard-size", "1", "--workers", "2"]
-    command = [sys.executable, "-m", "conversion.cli", *arguments]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
-    while not list(tmp_path.glob("out/data/*/*.tar")):
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = begun(tmp_path, "--workers", "2")
     workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert len(workers) == 2
     process.kill()
