@@ -29,7 +29,6 @@ AMBIGUOUS = -2
 CHUNK = 1 << 16  # texts at a time, where working on all at once would take several copies of them
 
 _TOKEN = r"(?i)^(?P<head>(?:.*_)?)(?P<token>" + "|".join(names.MODALITY_TOKENS) + r")(?P<tail>(?:_.*)?)$"
-_IMAGE_SUFFIX = r"(?i)(.)\.(" + "|".join(names.IMAGE_SUFFIXES) + r")$"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,12 @@ class Places:
 
 
 def without_suffix(paths: pa.Array) -> pa.Array:
-    return pc.replace_substring_regex(paths, _IMAGE_SUFFIX, r"\1")
+    lower, length, result = pc.ascii_lower(paths), pc.binary_length(paths), paths
+    for suffix in names.IMAGE_SUFFIXES:
+        has = pc.and_(pc.ends_with(lower, f".{suffix}"), pc.greater(length, len(suffix) + 1))
+        if pc.any(has).as_py():
+            result = pc.if_else(has, pc.utf8_slice_codeunits(paths, 0, -1 - len(suffix)), result)
+    return result
 
 
 def _nfc(paths: pa.Array) -> pa.Array:
@@ -197,7 +201,9 @@ def _tails(paths: pa.Array, rows: np.ndarray, length: int) -> np.ndarray:
     tail = rf"(?:^|/)(?P<tail>(?:[^/]*/){{{length - 1}}}[^/]*)$"
     for start in range(0, len(rows), CHUNK):
         some = pc.utf8_lower(without_suffix(paths.take(pa.array(rows[start : start + CHUNK]))))
-        result[start : start + CHUNK] = text_hashes(pc.struct_field(pc.extract_regex(some, tail), "tail"))
+        if _parts(some).max() > length:
+            some = pc.struct_field(pc.extract_regex(some, tail), "tail")
+        result[start : start + CHUNK] = text_hashes(some)
     return result
 
 

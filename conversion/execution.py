@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import itertools
 import multiprocessing
@@ -83,6 +84,7 @@ def _forked(count: int) -> ProcessPoolExecutor | None:
         pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_begin_worker)
     except (OSError, NotImplementedError):  # no shared semaphores here, as in some sandboxes
         return None
+    gc.freeze()  # a collection in a worker would write to the pages that it shares with this process
     try:
         with signals_held():  # or a signal could reach a new process before it knows what to do with it
             pool.submit(os.getpid).result()  # the first task starts all processes
@@ -90,6 +92,8 @@ def _forked(count: int) -> ProcessPoolExecutor | None:
         with signals_held():
             pool.shutdown()
         raise
+    finally:
+        gc.unfreeze()
     return pool
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conversion.errors import VerificationError
@@ -19,6 +20,7 @@ from conversion.shards import Marker, marker_rows, replacing, write_all
 from mmm_rs import FORMAT_VERSION, MODALITIES, SUBSETS, index_schema, lines_digest, manifest_digest
 
 NAME = "manifest.json"
+LABELS = ["split", "shard", "subset", "category", "weather", "satellite", "gsd_level"]  # columns with few values
 
 
 def write_index(path: Path, markers: Sequence[Path]) -> None:
@@ -29,12 +31,16 @@ def write_index(path: Path, markers: Sequence[Path]) -> None:
     with (
         replacing(path) as fd,
         open(fd, "wb", closefd=False) as sink,
-        pq.ParquetWriter(sink, index_schema(), compression="zstd") as writer,
+        # A dictionary of texts that differ in each row takes time and room for nothing.
+        pq.ParquetWriter(sink, index_schema(), compression="zstd", use_dictionary=LABELS) as writer,
     ):
         for marker in markers:
-            rows = marker_rows(marker)
-            if rows.num_rows:
-                writer.write_table(rows, row_group_size=rows.num_rows)
+            _write_group(writer, marker_rows(marker))
+
+
+def _write_group(writer: pq.ParquetWriter, rows: pa.Table) -> None:
+    if rows.num_rows:
+        writer.write_table(rows, row_group_size=rows.num_rows)
 
 
 def build(shards: Iterable[dict[str, Any]], options: Options) -> dict[str, Any]:

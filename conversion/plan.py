@@ -213,6 +213,7 @@ def make(files: SubsetFiles, options: Options, records_path: Path | None = None)
     """Plan one subset. The records' text goes to the file `records_path`, where one is given."""
     reported: list[Reported] = []
     problems: list[Problem] = []
+    release_memory()
     images, released = _images(files, reported)
     with open(records_path, "wb") if records_path else contextlib.nullcontext() as sink:
         records = _read_records(files, options, sink, reported, problems)
@@ -247,6 +248,7 @@ def make(files: SubsetFiles, options: Options, records_path: Path | None = None)
 
     chosen = np.flatnonzero((image >= 0).any(axis=1))
     keys = _keys(files.name, places, image, sources, chosen)
+    release_memory()
     order, shards = _shards(files.name, keys, places, chosen, _sizes(images, image, record, records), options)
     return SubsetPlan(
         subset=files.name,
@@ -285,10 +287,9 @@ def _images(files: SubsetFiles, reported: list[Reported]) -> tuple[pa.Table, int
 
 def _without_duplicates(images: pa.Table, reported: list[Reported]) -> pa.Table:
     """Of equal names with equal content the first counts; of equal names with different content none does."""
-    codes = _flat(images["source"]).dictionary_encode()
-    if len(codes.dictionary) == images.num_rows:
+    if pc.count_distinct(images["source"]).as_py() == images.num_rows:
         return images
-    code = codes.indices.to_numpy(zero_copy_only=False)
+    code = _flat(images["source"]).dictionary_encode().indices.to_numpy(zero_copy_only=False)
     doubled = np.flatnonzero(np.bincount(code) > 1)
     rows_of: dict[int, list[int]] = {}
     for row in np.flatnonzero(np.isin(code, doubled)).tolist():
@@ -506,6 +507,7 @@ def _keys(subset: str, places: pa.Array, image: np.ndarray, sources: pa.Array, c
         some = pc.binary_join_element_wise(names.clean(subset), some, "/")
         pieces.append(pc.if_else(pa.array(other[start : start + CHUNK]), None, some))
     keys = pa.concat_arrays(pieces)
+    del pieces  # or the keys would be twice in memory
     while unfit := _unfit(keys, chosen):
         changed = keys.to_pylist()
         for place in unfit:

@@ -243,7 +243,8 @@ def _unreadable(error: ArchiveError) -> Problem:
 def _typed(entries: pa.Table) -> pa.Table:
     """Add the column `type`, by the suffix of the name."""
     name = pc.utf8_lower(entries["name"])
-    suffix = pc.struct_field(pc.extract_regex(name, r"\.(?P<suffix>[^./]*)$"), "suffix")
+    stem, suffix = split_last(name, ".")
+    suffix = pc.if_else(pc.is_valid(stem), suffix, None)
     chosen = pc.case_when(
         pc.make_struct(
             pc.is_in(suffix, pa.array(names.IMAGE_SUFFIXES)),
@@ -278,10 +279,18 @@ def _barred(archive: Archive, subset: str, entries: pa.Table) -> Iterator[Proble
 
 
 def split_folders(paths: pa.ChunkedArray | pa.Array) -> tuple[pa.DictionaryArray, pa.Array]:
-    """Paths as (folder, last part). The folder is dictionary-encoded: a million images share few folders."""
-    combined = paths.combine_chunks() if isinstance(paths, pa.ChunkedArray) else paths
-    found = pc.extract_regex(combined, r"^(?s:(?P<folder>.*)/)?(?P<last>[^/]*)$")
-    return pc.dictionary_encode(pc.struct_field(found, "folder")), pc.struct_field(found, "last")
+    """Paths as (folder, last part). The folder is dictionary-encoded: a million images share few. It may be empty."""
+    before, last = split_last(paths, "/")
+    return pc.dictionary_encode(pc.fill_null(before, "")), last
+
+
+def split_last(texts: pa.ChunkedArray | pa.Array, separator: str) -> tuple[pa.Array, pa.Array]:
+    """Texts cut at their last `separator`: (what stands before, null where there is none; what stands behind)."""
+    combined = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    # A regular expression that says the same takes twenty times as long.
+    parts = pc.split_pattern(combined, separator, max_splits=1, reverse=True)
+    first, behind = parts.offsets[:-1], pc.subtract(parts.offsets[1:], 1)
+    return parts.values.take(pc.if_else(pc.equal(first, behind), None, first)), parts.values.take(behind)
 
 
 def _by_subset(archive: Archive, entries: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from conversion.archives import Archive, DamagedEntry, Reader
 from conversion.errors import OutputError
 from conversion.execution import Run, Watch, check_place, check_stop
 from conversion.images import RejectedImage
-from conversion.plan import BLOCK, Reported, StoredRecord, read_batch
+from conversion.plan import BLOCK, IMAGE_COLUMNS, Reported, StoredRecord, read_batch
 from mmm_rs import MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, index_schema
 
 # What a file system says that cannot rename over a file.
@@ -61,8 +61,7 @@ class Task:
     run: Run
 
 
-@dataclass(frozen=True)
-class SampleImage:
+class SampleImage(msgspec.Struct, frozen=True, gc=False):
     modality: str
     source: str
     data: memoryview  # valid until the next sample
@@ -72,8 +71,7 @@ class SampleImage:
     record: StoredRecord | None
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """What is published of one place: its images in the order rgb, nir, sar, and the fields of its JSON member."""
 
     key: str
@@ -87,30 +85,22 @@ def samples(batch: pa.RecordBatch, subset: str, archives: tuple[Archive, ...], r
     modalities = [m for m in MODALITIES if f"{m}_source" in batch.schema.names]
     with contextlib.ExitStack() as stack:
         # One reader a modality, so that the buffers of a sample's images are valid together.
-        readers = {(part, m): stack.enter_context(Reader(archive))
-                   for part, archive in enumerate(archives) for m in modalities}  # fmt: skip
+        readers = {m: [stack.enter_context(Reader(archive)) for archive in archives] for m in modalities}
         texts = os.open(records, os.O_RDONLY)
         stack.callback(os.close, texts)
-        for row, key, columns in _planned(batch):
+        for key, planned in _planned(batch, modalities):
             check_stop()
             found: list[SampleImage] = []
             unpublished: list[StoredRecord] = []
-            for m in modalities:
-                source = columns[f"{m}_source"][row]
+            for m, (source, file, offset, packed, size, crc, method, part, at, length) in zip(
+                modalities, planned, strict=True
+            ):
                 if source is None:
                     continue
-                record, at = None, columns[f"{m}_record"][row]
-                if at is not None:
-                    record = _decode_record(os.pread(texts, columns[f"{m}_record_length"][row], at))
+                record = None if at is None else _decode_record(os.pread(texts, length, at))
                 try:
-                    data, crc32 = readers[columns[f"{m}_part"][row], m].read(
-                        offset=columns[f"{m}_offset"][row],
-                        packed=columns[f"{m}_packed"][row],
-                        size=columns[f"{m}_size"][row],
-                        crc=columns[f"{m}_crc"][row],
-                        method=columns[f"{m}_method"][row],
-                        file=columns[f"{m}_file"][row],
-                        name=source,
+                    data, crc32 = readers[m][part].read(
+                        offset=offset, packed=packed, size=size, crc=crc, method=method, file=file, name=source
                     )
                     width, height = images.measure(data, decode)
                 except (DamagedEntry, RejectedImage) as error:
@@ -129,13 +119,15 @@ def samples(batch: pa.RecordBatch, subset: str, archives: tuple[Archive, ...], r
                 yield Sample(key, tuple(found), fields(subset, found))
 
 
-def _planned(batch: pa.RecordBatch) -> Iterator[tuple[int, str, dict[str, list[Any]]]]:
-    """Each sample's key, and where its columns are: a row of lists that hold `ROWS` samples at a time."""
+def _planned(batch: pa.RecordBatch, modalities: Sequence[str]) -> Iterator[tuple[str, tuple[tuple[Any, ...], ...]]]:
+    """Each sample's key and what is planned of its image of each modality: IMAGE_COLUMNS, and where its record is."""
     for start in range(0, batch.num_rows, ROWS):
         some = batch.slice(start, ROWS)
-        columns = {name: some.column(name).to_pylist() for name in some.schema.names}
-        for row, key in enumerate(columns["key"]):
-            yield row, key, columns
+        planned = []
+        for m in modalities:
+            columns = [f"{m}_{name}" for name in (*IMAGE_COLUMNS, "record", "record_length")]
+            planned.append(zip(*(some.column(name).to_pylist() for name in columns), strict=True))
+        yield from zip(some.column("key").to_pylist(), zip(*planned, strict=True), strict=True)
 
 
 def fields(subset: str, found: list[SampleImage]) -> dict[str, Any]:
@@ -153,9 +145,15 @@ def fields(subset: str, found: list[SampleImage]) -> dict[str, Any]:
     if weather is None and subset == "weather":
         folders = first.source.lower().split("/")[:-1]
         weather = next((names.SCENE_FOLDERS[name] for name in folders if name in names.SCENE_FOLDERS), None)
+    source: dict[str, str | None] = dict.fromkeys(MODALITIES)
+    annotation: dict[str, str | None] = dict.fromkeys(MODALITIES)
+    for image in found:
+        source[image.modality] = image.source
+        if image.record:
+            annotation[image.modality] = image.record.text
     return {
         "subset": subset,
-        "source": _by_modality(found, lambda image: image.source),
+        "source": source,
         "caption": parts.caption,
         "category": (record.category if record else None) or parts.category,
         "weather": weather,
@@ -164,15 +162,8 @@ def fields(subset: str, found: list[SampleImage]) -> dict[str, Any]:
         "gsd_level": level,
         "gsd_level_derived": derived if level else None,
         "cloud_cover": record.cloud_cover if record else None,
-        "annotation": _by_modality(found, lambda image: image.record.text if image.record else None),
+        "annotation": annotation,
     }
-
-
-def _by_modality(found: list[SampleImage], value: Any) -> dict[str, str | None]:
-    result: dict[str, str | None] = dict.fromkeys(MODALITIES)
-    for image in found:
-        result[image.modality] = value(image)
-    return result
 
 
 # --- the tar ---------------------------------------------------------------------------------------------------------
@@ -206,35 +197,41 @@ class _Tar:
     """
 
     def __init__(self, fd: int) -> None:
-        self.fd, self.size, self.sha256 = fd, 0, hashlib.sha256()
+        self.fd, self.sha256 = fd, hashlib.sha256()
+        self.size = 0  # bytes, with those that are gathered
         self.gathered, self.filled = memoryview(bytearray(GATHER)), 0
         self.since = 0  # bytes written since the disk was set to work
 
     def add(self, name: str, data: bytes | memoryview) -> int:
         """Returns the offset of the data in the tar, bytes."""
         size = len(data)
-        self._put(header(name, size))
-        offset = self.size + BLOCK
-        self._put(data)
-        self._put(_ZEROS[: -size % BLOCK])
-        self.size = offset + size + -size % BLOCK
-        return offset
+        padding = -size % BLOCK
+        begin = self.filled + BLOCK
+        end = begin + size + padding
+        if end > GATHER:
+            self._flush()
+            begin, end = BLOCK, BLOCK + size + padding
+            if end > GATHER:
+                for piece in (header(name, size), data, _ZEROS[:padding]):
+                    self._write(piece)
+                self.size += end
+                return self.size - size - padding
+        gathered = self.gathered
+        gathered[begin - BLOCK : begin] = header(name, size)
+        gathered[begin : begin + size] = data
+        gathered[end - padding : end] = _ZEROS[:padding]
+        self.filled = end
+        self.size += BLOCK + size + padding
+        return self.size - size - padding
 
     def close(self) -> None:
-        self._put(bytes(2 * BLOCK))
-        self._write(self.gathered[: self.filled])
+        self._flush()
+        self._write(bytes(2 * BLOCK))
         self.size += 2 * BLOCK
 
-    def _put(self, piece: bytes | memoryview) -> None:
-        end = self.filled + len(piece)
-        if end > GATHER:
-            self._write(self.gathered[: self.filled])
-            self.filled, end = 0, len(piece)
-            if end > GATHER:
-                self._write(piece)
-                return
-        self.gathered[self.filled : end] = piece
-        self.filled = end
+    def _flush(self) -> None:
+        self._write(self.gathered[: self.filled])
+        self.filled = 0
 
     def _write(self, piece: bytes | memoryview) -> None:
         self.sha256.update(piece)
@@ -292,48 +289,50 @@ def write_shard(task: Task) -> Marker:
     reported: list[Reported] = []
     path = Path(task.out, task.name)
     rows: list[dict[str, Any]] = []
-    written: list[pa.RecordBatch] = []
-    images_of, pairs, used = dict.fromkeys(MODALITIES, 0), dict.fromkeys(MODALITIES, 0), set()
-    with replacing(path) as fd:
-        tar = _Tar(fd)
-        for sample in samples(batch, task.subset, task.archives, task.records, task.decode, reported):
-            watch.check()
-            key = sample.key
-            row = index_row(sample, task.split, task.name)
-            for image in sample.images:
-                m = image.modality
-                member = MEMBERS[m]
-                row[f"{m}_offset"] = tar.add(f"{key}.{member.image}", image.data)
-                images_of[m] += 1
-                if image.record:
-                    tar.add(f"{key}.{member.prompt}", image.record.prompt.encode())
-                    pairs[m] += 1
-                    used.add((image.record.file, image.record.position))
-            tar.add(f"{key}.{METADATA_MEMBER}", _encode_json(sample.fields))
-            rows.append(row)
-            if len(rows) == ROWS:
-                written.append(_batch(rows))
-                rows = []
-        written.append(_batch(rows))
-        count = sum(some.num_rows for some in written)
-        if count:
-            tar.close()  # else nothing is written, and `replacing` leaves no empty file
+    count = used = 0
+    images_of, pairs = dict.fromkeys(MODALITIES, 0), dict.fromkeys(MODALITIES, 0)
+    with writing_marker(Path(task.marker)) as index:
+        with replacing(path) as fd:
+            tar = _Tar(fd)
+            for sample in samples(batch, task.subset, task.archives, task.records, task.decode, reported):
+                watch.check()
+                key = sample.key
+                row = index_row(sample, task.split, task.name)
+                for image in sample.images:
+                    m = image.modality
+                    member = MEMBERS[m]
+                    row[f"{m}_offset"] = tar.add(f"{key}.{member.image}", image.data)
+                    images_of[m] += 1
+                    if image.record:
+                        tar.add(f"{key}.{member.prompt}", image.record.prompt.encode())
+                        pairs[m] += 1
+                # A record is of one sample, of which it may describe several images.
+                used += len({(image.record.file, image.record.position) for image in sample.images if image.record})
+                count += 1
+                tar.add(f"{key}.{METADATA_MEMBER}", _encode_json(sample.fields))
+                rows.append(row)
+                if len(rows) == ROWS:
+                    index.write_batch(_batch(rows))
+                    rows = []
+            index.write_batch(_batch(rows))
+            if count:
+                tar.close()  # else nothing is written, and `replacing` leaves no empty file
+            watch.look()
+        marker = Marker(
+            task.subset,
+            task.split,
+            task.number,
+            task.name if count else None,
+            tar.size,
+            tar.sha256.hexdigest() if count else None,
+            count,
+            images_of,
+            pairs,
+            tuple(reported),
+            used,
+        )
+        write_marker(index, marker)
         watch.look()
-    marker = Marker(
-        task.subset,
-        task.split,
-        task.number,
-        task.name if count else None,
-        tar.size,
-        tar.sha256.hexdigest() if count else None,
-        count,
-        images_of,
-        pairs,
-        tuple(reported),
-        len(used),
-    )
-    watch.look()
-    write_marker(Path(task.marker), marker, written)
     return marker
 
 
@@ -356,21 +355,28 @@ def index_row(sample: Sample, split: str, shard: str) -> dict[str, Any]:
     return row
 
 
-def write_marker(path: Path, marker: Marker, index: list[pa.RecordBatch]) -> None:
-    """`index`: the rows of the shard's samples, written a batch at a time: of small samples there are many."""
-    schema = index_schema().with_metadata({"marker": json.dumps(asdict(marker))})
+@contextlib.contextmanager
+def writing_marker(path: Path) -> Iterator[pa.ipc.RecordBatchFileWriter]:
+    """The marker's file, which takes its name at the end. First it is given the rows of the index, a batch at a time:
+    of small samples there are many; then the marker."""
     with (
         replacing(path) as fd,
         open(fd, "wb", closefd=False) as sink,
-        pa.ipc.new_file(sink, schema) as writer,
+        pa.ipc.new_file(sink, index_schema()) as writer,
     ):
-        for some in index:
-            writer.write_batch(some)
+        yield writer
+
+
+def write_marker(writer: pa.ipc.RecordBatchFileWriter, marker: Marker) -> None:
+    """The marker is what the last batch says of itself; it has no rows."""
+    writer.write_batch(_batch([]), custom_metadata={"marker": json.dumps(asdict(marker))})
 
 
 def read_marker(path: Path) -> Marker:
     with pa.OSFile(str(path), "rb") as source:
-        data = json.loads(pa.ipc.open_file(source).schema.metadata[b"marker"])
+        file = pa.ipc.open_file(source)
+        said = file.get_batch_with_custom_metadata(file.num_record_batches - 1).custom_metadata
+    data = json.loads(said[b"marker"])
     data["reported"] = tuple(Reported(**row) for row in data["reported"])
     return Marker(**data)
 
@@ -378,7 +384,7 @@ def read_marker(path: Path) -> Marker:
 def marker_rows(path: Path) -> pa.Table:
     """The index rows of one shard."""
     with pa.OSFile(str(path), "rb") as source:
-        return pa.ipc.open_file(source).read_all().replace_schema_metadata(None)
+        return pa.ipc.open_file(source).read_all()
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from mmm_rs import MODALITIES, PROMPT_COLUMNS, SUBSETS
 
 LABELS = ("gsd_level", "weather", "category", "satellite")
 SIDES = 1 << 20  # above every side of an image; width * SIDES + height is one number for both
+ROWS = 1 << 13  # samples of the index in memory at a time; a row group can hold a hundred thousand
 WORDS_A_BIN = 2  # width of a bar of the prompt length figure
 COLUMNS = ["gsd", "gsd_level_derived", *LABELS, *PROMPT_COLUMNS.values(), "rgb_width", "rgb_height"]
 
@@ -115,16 +116,16 @@ def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Count one index file, a row group at a time. Raises OutputError where it cannot be read."""
+    """Count one index file, some rows at a time. Raises OutputError where it cannot be read."""
     counted = Statistics()
     with opened_parquet(path) as index:
-        for group in range(index.num_row_groups):
-            _count(counted, index.read_row_group(group, columns=[*COLUMNS, *(f"{m}_size" for m in MODALITIES)]))
+        for rows in index.iter_batches(ROWS, columns=[*COLUMNS, *(f"{m}_size" for m in MODALITIES)]):
+            _count(counted, pa.Table.from_batches([rows]))
     return counted
 
 
 def _count(counted: Statistics, rows: pa.Table) -> None:
-    """Add the rows of one row group to `counted`."""
+    """Add some rows of the index to `counted`."""
     counted.samples += rows.num_rows
     for label in LABELS:
         counted.labels[label].update(_counts(rows[label]))
