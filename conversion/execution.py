@@ -84,7 +84,6 @@ def _forked(count: int) -> ProcessPoolExecutor | None:
         pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_begin_worker)
     except (OSError, NotImplementedError):  # no shared semaphores here, as in some sandboxes
         return None
-    gc.freeze()  # a collection in a worker would write to the pages that it shares with this process
     try:
         with signals_held():  # or a signal could reach a new process before it knows what to do with it
             pool.submit(os.getpid).result()  # the first task starts all processes
@@ -92,8 +91,6 @@ def _forked(count: int) -> ProcessPoolExecutor | None:
         with signals_held():
             pool.shutdown()
         raise
-    finally:
-        gc.unfreeze()
     return pool
 
 
@@ -102,6 +99,7 @@ def _begin_worker() -> None:
     Where it was killed, they end by themselves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()  # to look through what the parent made would write to the pages that are shared with it
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
