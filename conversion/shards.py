@@ -41,7 +41,7 @@ _encode_json = msgspec.json.Encoder().encode
 _ZEROS = bytes(BLOCK)
 ROWS = 1 << 10  # samples that are Python objects at a time, of perhaps a hundred thousand small ones in a shard
 GATHER = 1 << 20  # bytes hashed and written at a time; blocks of 0.5 to 1 MB are the fastest
-AHEAD = 1 << 24  # bytes after which the disk is set to work, so that the sync of a shard at its end has little to do
+AHEAD = 1 << 22  # bytes after which the disk is set to work, so that the sync of a shard at its end has little to do
 
 
 @dataclass(frozen=True)
