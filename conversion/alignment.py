@@ -64,6 +64,14 @@ def places(subset: str, sources: pa.Array) -> Places:
     if is_aligned(subset):
         place, modality = _aligned(sources, None)
         return Places(place, modality, np.full(len(sources), None))
+    placed = [_placed(subset, sources.slice(start, CHUNK)) for start in range(0, len(sources), CHUNK)]
+    place = pa.concat_arrays([some for some, _ in placed] or [pa.array([], pa.string())])
+    group = np.concatenate([some for _, some in placed] or [np.array([], object)])
+    return Places(place, np.zeros(len(sources), np.int8), group)
+
+
+def _placed(subset: str, sources: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Place and group of images of a subset that is not aligned."""
     folders, last = split_folders(sources)
     inner, group = [], []
     for folder in folders.dictionary.to_pylist():
@@ -73,10 +81,8 @@ def places(subset: str, sources: pa.Array) -> Places:
         scene = next((names.SCENE_FOLDERS[p.lower()] for p in parts if p.lower() in names.SCENE_FOLDERS), None)
         group.append(scene if subset == "weather" else None)
     codes = folders.indices
-    prefix = pa.array(inner, pa.string()).take(codes)
-    place = pc.binary_join_element_wise(prefix, without_suffix(last), "")
-    groups = np.array(group, dtype=object)[codes.to_numpy(zero_copy_only=False)] if group else np.array([], object)
-    return Places(place, np.zeros(len(sources), np.int8), groups)
+    place = pc.binary_join_element_wise(pa.array(inner, pa.string()).take(codes), without_suffix(last), "")
+    return place, np.array(group, dtype=object)[codes.to_numpy(zero_copy_only=False)]
 
 
 def _aligned(paths: pa.Array, default: str | None) -> tuple[pa.Array, np.ndarray]:

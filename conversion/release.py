@@ -297,7 +297,7 @@ def _by_subset(archive: Archive, entries: pa.Table) -> Iterator[tuple[str | None
     """The entries of one container by subset, with `source`. Other files are dropped where they belong to none."""
     if not entries.num_rows:
         return
-    folders, _ = split_folders(entries["name"])
+    folders, last = split_folders(entries["name"])
     label = archive.label.split("/")
     located = []  # a folder of the dictionary -> (subset, path within the subset)
     for folder in folders.dictionary.to_pylist():
@@ -309,16 +309,16 @@ def _by_subset(archive: Archive, entries: pa.Table) -> Iterator[tuple[str | None
     number = np.array([subset_names.index(subset) for subset, _ in located])[codes]
     _by_file_name(entries, number, subset_names)
     prefix = pa.array([inner + "/" if inner else "" for _, inner in located]).take(pa.array(codes))
+    entries = entries.append_column("source", pc.binary_join_element_wise(prefix, last, ""))
+    del last, prefix  # of a million names each copy takes 50 MB
     for which in np.unique(number):
-        rows = pa.array(np.flatnonzero(number == which))
-        mine = entries.take(rows) if len(rows) < entries.num_rows else entries
-        _, last = split_folders(mine["name"])
-        source = pc.binary_join_element_wise(prefix.take(rows), last, "")
+        rows = np.flatnonzero(number == which)
+        mine = entries.take(pa.array(rows)) if len(rows) < entries.num_rows else entries
         subset = subset_names[which]
-        if subset and archive.kind == "zip":  # the source says as much, and a million names take 50 MB
+        if subset and archive.kind == "zip":  # the source says as much
             name = pc.if_else(pc.equal(mine["type"], IMAGE), "", mine["name"])
             mine = mine.set_column(mine.schema.get_field_index("name"), "name", name)
-        yield subset, mine.append_column("source", source)
+        yield subset, mine
 
 
 def _by_file_name(entries: pa.Table, number: np.ndarray, subset_names: list) -> None:
