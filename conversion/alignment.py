@@ -230,16 +230,18 @@ def _by_tail(sources: pa.Array, found: Places, paths: pa.Array, rows: np.ndarray
         order = np.argsort(tails, kind="stable")
         there, tails = there[order], tails[order]
         asked = open_[lengths[open_] >= length]
-        wanted = _tails(paths, rows[asked], length)
-        begin, end = np.searchsorted(tails, wanted, "left"), np.searchsorted(tails, wanted, "right")
-        candidate = there[np.minimum(begin, len(there) - 1)]
-        ok = (begin < end) & ((lengths[asked] == length) | (length >= needed[candidate]))
-        single = ok & (end - begin == 1)
-        result[asked[single]] = mine[candidate[single]]
-        for number in np.flatnonzero(ok & ~single):
-            record = paths[int(rows[asked[number]])].as_py()
-            candidates = mine[there[begin[number] : end[number]]].tolist()
-            result[asked[number]] = _exact(record, candidates, sources, length)
+        for start in range(0, len(asked), CHUNK):
+            some = asked[start : start + CHUNK]
+            wanted = _tails(paths, rows[some], length)
+            begin, end = np.searchsorted(tails, wanted, "left"), np.searchsorted(tails, wanted, "right")
+            candidate = there[np.minimum(begin, len(there) - 1)]
+            ok = (begin < end) & ((lengths[some] == length) | (length >= needed[candidate]))
+            single = ok & (end - begin == 1)
+            result[some[single]] = mine[candidate[single]]
+            for number in np.flatnonzero(ok & ~single):
+                record = paths[int(rows[some[number]])].as_py()
+                candidates = mine[there[begin[number] : end[number]]].tolist()
+                result[some[number]] = _exact(record, candidates, sources, length)
         open_ = open_[result[open_] == NO_MATCH]
         if not len(open_):
             break

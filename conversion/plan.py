@@ -215,12 +215,14 @@ def make(files: SubsetFiles, options: Options, records_path: Path | None = None)
     problems: list[Problem] = []
     release_memory()
     images, released = _images(files, reported)
+    release_memory()
     with open(records_path, "wb") if records_path else contextlib.nullcontext() as sink:
         records = _read_records(files, options, sink, reported, problems)
     release_memory()
     aligned = alignment.is_aligned(files.name)
     sources = _flat(images["source"])
     found = alignment.places(files.name, sources)
+    release_memory()
     paths = pa.concat_arrays(records.paths) if records.paths else pa.array([], pa.string())
     records.paths = [paths]  # once in memory
     release_memory()
@@ -243,8 +245,8 @@ def make(files: SubsetFiles, options: Options, records_path: Path | None = None)
         reported.append(Reported("image", source, None, "no_record", "no usable record names this image"))
     image = np.where(published, image, -1)
     record = np.where(published, record, -1)
-    unused = np.setdiff1d(used, np.unique(record))
-    assert not len(unused), "a record that was assigned names no published image"
+    used[record[record >= 0]] = False
+    assert not used.any(), "a record that was assigned names no published image"
 
     chosen = np.flatnonzero((image >= 0).any(axis=1))
     keys = _keys(files.name, places, image, sources, chosen)
@@ -274,7 +276,8 @@ def _images(files: SubsetFiles, reported: list[Reported]) -> tuple[pa.Table, int
     """The images of all parts that can be read as far as their directories tell, and how many there are in all."""
     tables = []
     for at, part in enumerate(files.parts):
-        table = part.entries.filter(pc.equal(part.entries["type"], IMAGE))
+        wanted = part.entries.select([*IMAGE_COLUMNS[:-1], "problem"])  # first: the rest would be copied for nothing
+        table = wanted.filter(pc.equal(part.entries["type"], IMAGE))
         tables.append(table.append_column("part", pa.array(np.full(table.num_rows, at, np.int16))))
     images = pa.concat_tables(tables)
     released = images.num_rows
@@ -449,7 +452,8 @@ def _record_grid(
     aligned: bool,
     reported: list[Reported],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(places, 3): the record of each image, -1 for none; and the records in use. The rest goes to the report."""
+    """(places, 3): the record of each image, -1 for none; and of each record whether it is in use. The rest goes to the
+    report."""
     width = len(MODALITIES)
     grid = np.full(image.shape, -1, np.int32)
     named = matches.modality.astype(np.int64)
@@ -464,8 +468,10 @@ def _record_grid(
         place, modality = np.where(matches.image >= 0, matches.image, -1), named
     found = np.flatnonzero(place >= 0)
     cell = place[found] * width + modality[found]
-    cells, first, inverse = np.unique(cell, return_index=True, return_inverse=True)
-    grid.reshape(-1)[cells] = found[first]
+    _, first = np.unique(cell, return_index=True)
+    grid.reshape(-1)[cell[first]] = found[first]
+    winner = np.full(len(paths), -1, np.int32)  # the record that is used in the place of each
+    winner[found] = grid.reshape(-1)[cell]
 
     if aligned:  # a modality that no record of the subset names is served by the sample's record
         order = [MODALITIES.index(m) for m in SUBSETS[subset].modalities]
@@ -476,16 +482,15 @@ def _record_grid(
             if not (named == at).any():
                 grid[:, at] = np.where(grid[:, at] >= 0, grid[:, at], sample_record)
     grid = np.where(image >= 0, grid, -1)
-    used = np.unique(grid[grid >= 0])
+    used = np.zeros(len(paths), bool)
+    used[grid[grid >= 0]] = True
 
     hashes = np.asarray(records.prompt_hash)
-    winner = np.full(len(paths), -1, np.int64)
-    winner[found] = found[first][inverse.reshape(-1)]
-    for row in np.setdiff1d(np.arange(len(paths)), used):
+    for row in np.flatnonzero(~used):
         path, before = paths[int(row)].as_py(), int(winner[row])
         if matches.image[row] == alignment.AMBIGUOUS:
             reason, detail = "ambiguous_path", f"{path}: several images fit this path"
-        elif before in (-1, row) or before not in used:
+        elif before in (-1, row) or not used[before]:
             reason, detail = "no_image", f"{path}: no image of the release fits this path"
         elif hashes[row] == hashes[before]:
             reason, detail = "duplicate_record", f"{path}: record {records.position[before]} names it with this prompt"

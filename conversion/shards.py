@@ -29,7 +29,7 @@ from conversion.archives import Archive, DamagedEntry, Reader
 from conversion.errors import OutputError
 from conversion.execution import Run, Watch, check_place, check_stop
 from conversion.images import RejectedImage
-from conversion.plan import BLOCK, IMAGE_COLUMNS, Reported, StoredRecord, read_batch
+from conversion.plan import BLOCK, IMAGE_COLUMNS, Reported, StoredRecord, read_batch, release_memory
 from mmm_rs import MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, index_schema
 
 # What a file system says that cannot rename over a file.
@@ -333,6 +333,7 @@ def write_shard(task: Task) -> Marker:
         )
         write_marker(index, marker)
         watch.look()
+    release_memory()
     return marker
 
 
