@@ -125,7 +125,7 @@ def balance(out: Path) -> Iterator[str]:
         reported = sum(summary["total"][kind].get("reported", 0) for kind in ("images", "records"))
         if counted != reported + summary["unknown"]["images"]:
             yield f"{out / report.UNPUBLISHED}: has {counted} rows, the summary counts {reported}"
-    except (OSError, ValueError, KeyError, AssertionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         yield f"{path}: the report is missing or does not balance: {error}. Convert again with --overwrite"
 
 

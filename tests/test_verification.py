@@ -287,6 +287,15 @@ def test_a_report_that_does_not_balance(out):
     assert any(str(path) in fault and "does not balance" in fault for fault in faults(out))
 
 
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"subsets": []}', '{"subsets": {"GID": 3}}', '{"subsets": {}, "total": []}']
+)
+def test_a_summary_that_is_something_else(out, text):
+    path = out / "report/summary.json"
+    path.write_text(text)
+    assert any(str(path) in fault for fault in faults(out))
+
+
 def test_a_report_with_a_row_less(out):
     path = out / "report/unpublished.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
