@@ -45,6 +45,8 @@ R = TypeVar("R")
 LOOK = 1.0  # seconds between two looks at the file of a run; quick enough for a person, rare enough for a file server
 AHEAD = 256  # tasks in the executor's hands: more than a cluster has cores, few enough to be cancelled one by one
 
+HELD = (signal.SIGINT, signal.SIGTERM)
+
 stop = threading.Event()  # set while the threads of this process shall end early; they look at it often
 
 
@@ -99,6 +101,7 @@ def _begin_worker() -> None:
     Where it was killed, they end by themselves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # one that came since the fork takes effect now
     gc.freeze()  # to look through what the parent made would write to the pages that are shared with it
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -165,9 +168,13 @@ def completed(executor: Executor, function: Callable[[T], R], tasks: Sequence[T]
         raise OutputError(f"a worker process died: {error} Give it more memory and run the same command again: it goes "
                           "on where it stopped") from None  # fmt: skip
     finally:
-        with signals_held():
-            for future in task_of:
-                future.cancel()
+        # A pool of processes is not told: one of its threads may just be giving the exception of a worker that died (of
+        # the same SIGTERM, perhaps) to all of them, and stumbles over a cancelled one in Python before 3.12. It cancels
+        # them when it is shut down, and what begins before that finds its run ended.
+        if not isinstance(executor, ProcessPoolExecutor):
+            with signals_held():
+                for future in task_of:
+                    future.cancel()
 
 
 @contextlib.contextmanager
@@ -179,9 +186,15 @@ def signals_held() -> Iterator[None]:
     came: list[int] = []
     before: dict[int, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in HELD:
             before[number] = signal.signal(number, lambda number, frame: came.append(number))
-        yield
+        # A process that is forked meanwhile must not take its signals for the parent's: `_begin_worker` lets them in.
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, HELD) if hasattr(signal, "pthread_sigmask") else None
+        try:
+            yield
+        finally:
+            if masked is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, masked)
     finally:
         for held, handler in before.items():
             signal.signal(held, handler if handler is not None else signal.SIG_DFL)
