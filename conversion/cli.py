@@ -63,14 +63,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _import() -> None:
     """Import what every command needs. To look through all that it makes for garbage, while it is made and once more
-    at the end, would take a quarter of a short command's time."""
+    at the end, would take a quarter of a short command's time. A signal waits meanwhile: where its exception rises in
+    the middle of a class, Python makes another of it."""
     if "mmm_rs" not in sys.modules:
+        masked = None
+        if hasattr(signal, "pthread_sigmask"):
+            masked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         gc.disable()
         try:
             import mmm_rs  # noqa: F401
         finally:
             gc.freeze()
             gc.enable()
+            if masked is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def _print(line: str = "") -> None:
