@@ -88,7 +88,11 @@ def _forked(count: int) -> ProcessPoolExecutor | None:
         return None
     try:
         with signals_held():  # or a signal could reach a new process before it knows what to do with it
-            pool.submit(os.getpid).result()  # the first task starts all processes
+            masked = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)  # theirs wait until `_begin_worker` lets them in
+            try:
+                pool.submit(os.getpid).result()  # the first task starts all processes
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, masked)
     except BaseException:  # a signal that came meanwhile: nobody else knows of the processes yet
         with signals_held():
             pool.shutdown()
@@ -188,13 +192,7 @@ def signals_held() -> Iterator[None]:
     try:
         for number in HELD:
             before[number] = signal.signal(number, lambda number, frame: came.append(number))
-        # A process that is forked meanwhile must not take its signals for the parent's: `_begin_worker` lets them in.
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, HELD) if hasattr(signal, "pthread_sigmask") else None
-        try:
-            yield
-        finally:
-            if masked is not None:
-                signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        yield
     finally:
         for held, handler in before.items():
             signal.signal(held, handler if handler is not None else signal.SIG_DFL)
