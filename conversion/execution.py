@@ -45,8 +45,7 @@ R = TypeVar("R")
 LOOK = 1.0  # seconds between two looks at the file of a run; quick enough for a person, rare enough for a file server
 AHEAD = 256  # tasks in the executor's hands: more than a cluster has cores, few enough to be cancelled one by one
 
-HELD = (signal.SIGINT, signal.SIGTERM)
-
+HELD = (signal.SIGINT, signal.SIGTERM)  # that wait while something is done that they must not cut in two
 stop = threading.Event()  # set while the threads of this process shall end early; they look at it often
 
 
@@ -142,7 +141,8 @@ def ended(pool: Executor) -> Iterator[None]:
 
 @contextlib.contextmanager
 def completed(executor: Executor, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[Iterator[tuple[T, R]]]:
-    """Run `function` on each task; each with its result, as they end. What has not begun is cancelled at the end.
+    """Run `function` on each task; each with its result, as they end. What has not begun is cancelled at the end, in a
+    pool of processes when that is shut down.
 
     The first exception of a task is raised. Raises OutputError where a process that did the tasks died.
     """
@@ -173,8 +173,8 @@ def completed(executor: Executor, function: Callable[[T], R], tasks: Sequence[T]
                           "on where it stopped") from None  # fmt: skip
     finally:
         # A pool of processes is not told: one of its threads may just be giving the exception of a worker that died (of
-        # the same SIGTERM, perhaps) to all of them, and stumbles over a cancelled one in Python before 3.12. It cancels
-        # them when it is shut down, and what begins before that finds its run ended.
+        # the same SIGTERM, perhaps) to all of them, and stumbles over a cancelled one in Python before 3.12. What it
+        # begins before it is shut down finds its run ended.
         if not isinstance(executor, ProcessPoolExecutor):
             with signals_held():
                 for future in task_of:

@@ -20,7 +20,7 @@ from conversion.shards import Marker, marker_rows, replacing, write_all
 from mmm_rs import FORMAT_VERSION, MODALITIES, SUBSETS, index_schema, lines_digest, manifest_digest
 
 NAME = "manifest.json"
-LABELS = ["split", "shard", "subset", "category", "weather", "satellite", "gsd_level"]  # columns with few values
+REPEATED = ["split", "shard", "subset", "category", "weather", "satellite", "gsd_level"]  # columns with few values
 
 
 def write_index(path: Path, markers: Sequence[Path]) -> None:
@@ -32,13 +32,14 @@ def write_index(path: Path, markers: Sequence[Path]) -> None:
         replacing(path) as fd,
         open(fd, "wb", closefd=False) as sink,
         # A dictionary of texts that differ in each row takes time and room for nothing.
-        pq.ParquetWriter(sink, index_schema(), compression="zstd", use_dictionary=LABELS) as writer,
+        pq.ParquetWriter(sink, index_schema(), compression="zstd", use_dictionary=REPEATED) as writer,
     ):
         for marker in markers:
             _write_group(writer, marker_rows(marker))
 
 
 def _write_group(writer: pq.ParquetWriter, rows: pa.Table) -> None:
+    """A function of its own, so that one shard's rows are let go before the next one's are read."""
     if rows.num_rows:
         writer.write_table(rows, row_group_size=rows.num_rows)
 

@@ -206,23 +206,21 @@ class _Tar:
         """Returns the offset of the data in the tar, bytes."""
         size = len(data)
         padding = -size % BLOCK
-        begin = self.filled + BLOCK
-        end = begin + size + padding
-        if end > GATHER:
+        whole = BLOCK + size + padding
+        offset = self.size + BLOCK
+        self.size += whole
+        if self.filled + whole > GATHER:
             self._flush()
-            begin, end = BLOCK, BLOCK + size + padding
-            if end > GATHER:
-                for piece in (header(name, size), data, _ZEROS[:padding]):
-                    self._write(piece)
-                self.size += end
-                return self.size - size - padding
-        gathered = self.gathered
+        if whole > GATHER:
+            for piece in (header(name, size), data, _ZEROS[:padding]):
+                self._write(piece)
+            return offset
+        gathered, begin = self.gathered, self.filled + BLOCK
+        self.filled += whole
         gathered[begin - BLOCK : begin] = header(name, size)
         gathered[begin : begin + size] = data
-        gathered[end - padding : end] = _ZEROS[:padding]
-        self.filled = end
-        self.size += BLOCK + size + padding
-        return self.size - size - padding
+        gathered[begin + size : self.filled] = _ZEROS[:padding]
+        return offset
 
     def close(self) -> None:
         self._flush()
