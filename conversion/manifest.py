@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conversion.errors import VerificationError
-from conversion.plan import Options
+from conversion.plan import BUFFER, Options
 from conversion.shards import Marker, marker_rows, replacing, write_all
 from mmm_rs import FORMAT_VERSION, MODALITIES, SUBSETS, index_schema, lines_digest, manifest_digest
 
@@ -30,7 +30,7 @@ def write_index(path: Path, markers: Sequence[Path]) -> None:
     """
     with (
         replacing(path) as fd,
-        open(fd, "wb", closefd=False) as sink,
+        open(fd, "wb", BUFFER, closefd=False) as sink,
         # A dictionary of texts that differ in each row takes time and room for nothing.
         pq.ParquetWriter(sink, index_schema(), compression="zstd", use_dictionary=REPEATED) as writer,
     ):

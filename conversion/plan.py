@@ -37,6 +37,7 @@ from mmm_rs import MODALITIES, SUBSETS, key_hash
 SHARDS = 16  # and multiples: divides evenly over the usual numbers of nodes and workers
 SHARD_SIZE = 512_000_000  # bytes at the most; streams well and is retried cheaply
 BLOCK = 512  # bytes; the unit of a tar
+BUFFER = 1 << 20  # bytes gathered of a file that is written in many small pieces
 OTHERS = 3  # images named beside one that claims their place
 
 IMAGE_COLUMNS = ("source", "file", "offset", "packed", "size", "crc", "method", "part")
@@ -216,7 +217,7 @@ def make(files: SubsetFiles, options: Options, records_path: Path | None = None)
     release_memory()
     images, released = _images(files, reported)
     release_memory()
-    with open(records_path, "wb") if records_path else contextlib.nullcontext() as sink:
+    with open(records_path, "wb", BUFFER) if records_path else contextlib.nullcontext() as sink:
         records = _read_records(files, options, sink, reported, problems)
     release_memory()
     aligned = alignment.is_aligned(files.name)

@@ -29,7 +29,7 @@ from conversion.archives import Archive, DamagedEntry, Reader
 from conversion.errors import OutputError
 from conversion.execution import Run, Watch, check_place, check_stop
 from conversion.images import RejectedImage
-from conversion.plan import BLOCK, IMAGE_COLUMNS, Reported, StoredRecord, read_batch, release_memory
+from conversion.plan import BLOCK, BUFFER, IMAGE_COLUMNS, Reported, StoredRecord, read_batch, release_memory
 from mmm_rs import MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, index_schema
 
 # What a file system says that cannot rename over a file.
@@ -360,7 +360,7 @@ def writing_marker(path: Path) -> Iterator[pa.ipc.RecordBatchFileWriter]:
     of small samples there are many; then the marker."""
     with (
         replacing(path) as fd,
-        open(fd, "wb", closefd=False) as sink,
+        open(fd, "wb", BUFFER, closefd=False) as sink,
         pa.ipc.new_file(sink, index_schema()) as writer,
     ):
         yield writer
