@@ -7,6 +7,7 @@ The way of the data, a module a step: `release` -> `archives` -> `annotations`, 
 from typing import Any  # no `from __future__ import annotations` here: it would hide the module of that name
 
 __all__ = ["convert", "inspect", "verify"]
+__version__ = "0.1.0"
 
 _HOMES = {"convert": "job", "inspect": "inspection", "verify": "verification"}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conversion import __version__
 from conversion.errors import REPORTED, MMMRSError, OutputError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -99,18 +101,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mmm-rs", description="MMM-RS from the zip release to a streamable Hugging Face dataset.",
         epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"mmm-rs {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = _command(commands, "inspect", _inspect, "show what a release holds and what would be made of it",
                        "mmm-rs inspect ~/Downloads/MMM-RS")  # fmt: skip
-    command.add_argument("release", type=Path, help="folder of zips, MMM-RS.zip, or extracted folders")
+    command.add_argument("release", type=_path, help="folder of zips, MMM-RS.zip, or extracted folders")
     command.add_argument("--json", action="store_true", help="print JSON for programs")
     _add_plan_options(command)
 
     command = _command(commands, "convert", _convert, "write shards, index, manifest, report and card",
                        "mmm-rs convert ~/Downloads/MMM-RS ./MMM-RS-hub --workers 4")  # fmt: skip
-    command.add_argument("release", type=Path, help="folder of zips, MMM-RS.zip, or extracted folders")
-    command.add_argument("out", type=Path, help="the folder to write; run again to go on after an interruption")
+    command.add_argument("release", type=_path, help="folder of zips, MMM-RS.zip, or extracted folders")
+    command.add_argument("out", type=_folder, help="the folder to write; run again to go on after an interruption")
     command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)")
     where = command.add_mutually_exclusive_group()
     where.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
@@ -123,32 +126,32 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "verify", _verify, "check a converted folder, or its copy on the hub",
                        "mmm-rs verify ./MMM-RS-hub --release ~/Downloads/MMM-RS")  # fmt: skip
-    command.add_argument("out", help="the converted folder, or hf://datasets/org/MMM-RS[@revision]")
-    command.add_argument("--release", type=Path, help="compare every image with this release, byte by byte")
+    command.add_argument("out", type=_address, help="the converted folder, or hf://datasets/org/MMM-RS[@revision]")
+    command.add_argument("--release", type=_path, help="compare every image with this release, byte by byte")
     command.add_argument("--deep", action="store_true", help="on the hub: download and read every shard too")
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
 
     command = _command(commands, "card", _card, "write the card, its pictures and Croissant again",
                        "mmm-rs card ./MMM-RS-hub")  # fmt: skip
-    command.add_argument("out", type=Path, help="the converted folder")
+    command.add_argument("out", type=_folder, help="the converted folder")
 
     command = _command(commands, "preview", _preview, "write one web page to look through a converted folder",
                        "mmm-rs preview ./MMM-RS-hub --config SEN1-2")  # fmt: skip
-    command.add_argument("out", type=Path, help="the converted folder")
+    command.add_argument("out", type=_folder, help="the converted folder")
     command.add_argument("--config", action="append", metavar="NAME",
                          help="only this config (repeatable; default: all)")  # fmt: skip
-    command.add_argument("--output", type=Path, metavar="FILE.html",
+    command.add_argument("--output", type=_path, metavar="FILE.html",
                          help="the page; outside the converted folder (default: OUT-preview.html)")  # fmt: skip
 
     command = _command(commands, "show", _show, "print all about one sample, and where its bytes are",
                        "mmm-rs show ./MMM-RS-hub SEN1-2/ROIs1158_spring_1_p1 --save ./sample")  # fmt: skip
-    command.add_argument("out", type=Path, help="the converted folder")
+    command.add_argument("out", type=_folder, help="the converted folder")
     command.add_argument("key", help="the sample's key: <Subset>/<path>")
-    command.add_argument("--save", type=Path, metavar="DIR", help="write its images and prompts there too")
+    command.add_argument("--save", type=_path, metavar="DIR", help="write its images and prompts there too")
 
     command = _command(commands, "upload", _upload, "send a converted folder to the hub and prove what is there",
                        "mmm-rs upload ./MMM-RS-hub org/MMM-RS --private")  # fmt: skip
-    command.add_argument("out", type=Path, help="the converted folder")
+    command.add_argument("out", type=_folder, help="the converted folder")
     command.add_argument("repo", help="the dataset repository, such as org/MMM-RS; it is made if it is not there")
     _add_hub_options(command)
     command.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
@@ -156,9 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "publish", _publish,
                        "convert and upload at once, with no more than a few shards on the disk at a time",
                        "mmm-rs publish ~/Downloads/MMM-RS org/MMM-RS --staging ./staging --private")  # fmt: skip
-    command.add_argument("release", type=Path, help="folder of zips, MMM-RS.zip, or extracted folders")
+    command.add_argument("release", type=_path, help="folder of zips, MMM-RS.zip, or extracted folders")
     command.add_argument("repo", help="the dataset repository, such as org/MMM-RS; it is made if it is not there")
-    command.add_argument("--staging", type=Path, required=True, metavar="DIR",
+    command.add_argument("--staging", type=_folder, required=True, metavar="DIR",
                          help="a folder for shards on their way; run again to go on after an interruption")  # fmt: skip
     command.add_argument("--keep", type=_positive, default=8, metavar="N",
                          help="shards that lie there at a time (default: 8, which are 4 GB at the most)")  # fmt: skip
@@ -170,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "demo", _demo, "convert and load a small synthetic release, and draw a picture of it",
                        "mmm-rs demo ./mmm-rs-demo")  # fmt: skip
-    command.add_argument("folder", nargs="?", type=Path, default=Path("mmm-rs-demo"), metavar="DIR",
+    command.add_argument("folder", nargs="?", type=_folder, default=Path("mmm-rs-demo"), metavar="DIR",
                          help="where everything goes (default: ./mmm-rs-demo)")  # fmt: skip
     return parser
 
@@ -194,7 +197,7 @@ def _add_plan_options(command: Any) -> None:
     """The options that shape the output; `inspect` takes them too, to show the plan that `convert` would follow."""
     command.add_argument(
         "--annotations",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="folder or zip with the annotation files, where they lie apart from the images",
     )
@@ -202,13 +205,49 @@ def _add_plan_options(command: Any) -> None:
     command.add_argument(
         "--shard-size", type=_bytes, metavar="SIZE", help="at the most, such as 256MB (default: 512MB)"
     )
-    command.add_argument("--image-key", metavar="KEY", help="the annotations' key of the image path, if not recognised")
-    command.add_argument("--prompt-key", metavar="KEY", help="the annotations' key of the prompt, if not recognised")
+    command.add_argument(
+        "--image-key", type=_text, metavar="KEY", help="the annotations' key of the image path, if not recognised"
+    )
+    command.add_argument(
+        "--prompt-key", type=_text, metavar="KEY", help="the annotations' key of the prompt, if not recognised"
+    )
     command.add_argument("--keep-unprompted", action="store_true", help="publish images without a record too")
     command.add_argument("--validation", type=float, default=0.0, metavar="SHARE",
                          help="hold out this share of the scenes as a validation split (default: none)")  # fmt: skip
     command.add_argument("--decode", choices=("structure", "full"), default="structure",
                          help="full: decode every image, which finds damage inside pictures too")  # fmt: skip
+
+
+def _path(text: str) -> Path:
+    """A path that the system can look up, whether anything is there or not."""
+    try:
+        whole = os.path.abspath(text)
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError("the current folder was removed. Change to another") from None
+    try:
+        os.stat(whole)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Choose another path") from None
+    return Path(text)
+
+
+def _folder(text: str) -> Path:
+    """A folder that is written or read by pyarrow, which opens names of UTF-8 alone."""
+    return _path(_text(text))
+
+
+def _address(text: str) -> str:
+    """A converted folder or its address on the hub."""
+    return text if "://" in text else str(_folder(text))
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8. Choose another") from None
+    return text
 
 
 def _positive(text: str) -> int:

@@ -199,7 +199,7 @@ def opened(
 
 
 def _check(out: Path, subsets: Sequence[str] | None) -> None:
-    check_called(out, out.resolve().name)
+    check_called(out, os.path.basename(os.path.realpath(out)))  # Path.resolve raises where links lead in a circle
     for name in subsets or ():
         if name not in mmm_rs.SUBSETS:
             raise UsageError(f"{name}: no such subset. The subsets are {', '.join(mmm_rs.SUBSETS)}")

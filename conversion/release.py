@@ -112,7 +112,8 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
         if not apart.resolve().is_relative_to(path.resolve()):  # else they are found with the rest
             roots.append(apart)
     for root in roots:
-        top = Archive(path=str(root.absolute()), label=root.resolve().name, kind="folder" if root.is_dir() else "zip")
+        label = os.fsencode(root.resolve().name).decode(errors="backslashreplace")  # it is printed and reported
+        top = Archive(path=str(root.absolute()), label=label, kind="folder" if root.is_dir() else "zip")
         others = [folder for folder in (exclude, path) if folder is not None and folder is not root]
         for archive, table in _containers(top, problems, DEPTH, _inside(root, others)):
             if root is not path:

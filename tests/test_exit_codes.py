@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from conversion import cli
@@ -52,6 +54,10 @@ def test_the_help_documents_every_code(run):
     errors = (MMMRSError, UsageError, ReleaseError, OutputError, VerificationError)
     assert [error.exit_code for error in errors] == [1, 2, 4, 5, 6]
     assert REPORTED == 3
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version") == (0, f"mmm-rs {metadata.version('mmm-rs')}\n", [])
 
 
 def test_0_complete(run, clean, tmp_path):
@@ -130,6 +136,11 @@ BAD_USAGE = {
     "no such annotations": ["convert", "RELEASE", "OUT", "--annotations", "RELEASE/nothing"],
     "deep on a folder": ["verify", "OUT", "--deep"],
     "nothing to inspect": ["inspect", "RELEASE/nothing"],
+    "an output that no file system takes": ["convert", "RELEASE", "a" * 300],
+    "a release that no file system takes": ["inspect", "RELEASE/" + "a" * 300],
+    "an output that pyarrow does not open": ["convert", "RELEASE", "OUT/\udcff"],
+    "a folder that pyarrow does not open": ["verify", "OUT/\udcff"],
+    "a key that is no text": ["convert", "RELEASE", "OUT", "--prompt-key", "\udcff"],
 }
 
 
@@ -144,6 +155,34 @@ def test_2_bad_usage(what, run, clean, tmp_path):
     assert code == 2
     assert out == "" and len(errors) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_2_links_that_lead_in_a_circle(run, clean, tmp_path):
+    for one, other in (("a", "b"), ("b", "a")):
+        (tmp_path / one).symlink_to(tmp_path / other)
+    for words in (["convert", clean, tmp_path / "a"], ["inspect", tmp_path / "a"], ["verify", tmp_path / "a"]):
+        code, out, errors = run(*words)
+        assert (code, out, len(errors)) == (2, "", 1) and str(tmp_path / "a") in errors[0]
+
+
+def test_2_the_current_folder_was_removed(run, clean, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, out, errors = run("convert", clean, "out")
+    assert (code, out, len(errors)) == (2, "", 1) and "the current folder was removed" in errors[0]
+
+
+def test_a_release_whose_folder_has_a_name_of_no_encoding(run, tmp_path):
+    """As a zip of other times leaves it: a stray image in it is named in the report."""
+    subset = releases.small(unmatched=False)[6]
+    path = releases.zips_stored([subset], tmp_path).rename(tmp_path / "\udcce\udcd2")
+    (path / "stray.jpg").write_bytes(next(iter(subset.images.values())))
+    assert run("convert", path, tmp_path / "out", "--quiet")[0] == 3
+    assert run("verify", tmp_path / "out", "--release", path)[0] == 0
+    rows = pq.read_table(tmp_path / "out/report/unpublished.parquet").to_pylist()
+    assert [row["path"] for row in rows] == [r"\xce\xd2/stray.jpg"]
 
 
 def test_2_other_options_than_those_of_the_output(run, clean, tmp_path):
