@@ -352,6 +352,7 @@ def _print_result(result: Any) -> None:
 def summary_lines(result: Any) -> Iterator[str]:
     """What a conversion came to, as a table."""
     from conversion.inspection import size
+    from mmm_rs import SUBSETS
 
     if not result.written:
         yield f"{result.out}: complete already, nothing to do"
@@ -371,6 +372,11 @@ def summary_lines(result: Any) -> Iterator[str]:
            f"{images['reported']:,} reported")  # fmt: skip
     yield (f"records: {records['released']:,} in the release = {records['used']:,} used + "
            f"{records['reported']:,} reported")  # fmt: skip
+    if absent := [name for name in SUBSETS if name not in result.manifest["subsets"]]:
+        yield f"not in this folder: {', '.join(absent)}"
+    for what, number in result.summary["unknown"].items():
+        if number:
+            yield f"{what} of no subset: {number:,}"
     if result.reported:
         yield f"what was left out and why: {result.out / 'report'}"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import mmm_rs
 from conversion import cli
 from conversion.errors import REPORTED, MMMRSError, OutputError, ReleaseError, UsageError, VerificationError
 from tests import releases, stopping
@@ -116,6 +117,15 @@ def test_whatever_is_reported_counts(make, run, tmp_path):
     path = make(tmp_path / "release")
     assert run("convert", path, tmp_path / "out", "--quiet")[0] == 3
     assert run("convert", path, tmp_path / "out", "--quiet", "--strict")[0] == 6
+
+
+def test_the_summary_tells_what_the_folder_lacks(run, tmp_path):
+    path = with_an_image_of_no_subset(tmp_path / "release")
+    _, printed, _ = run("convert", path, tmp_path / "out", "--quiet")
+    lines = printed.splitlines()
+    absent = [name for name in mmm_rs.SUBSETS if f"{name} " not in printed]
+    assert len(absent) == 9 and f"not in this folder: {', '.join(absent)}" in lines
+    assert "images of no subset: 1" in lines
 
 
 BAD_USAGE = {
