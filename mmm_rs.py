@@ -843,7 +843,7 @@ def _files(
     """The files of a folder, local or remote."""
     data_dir = os.fspath(data_dir)
     if "://" not in data_dir and "::" not in data_dir and _VECTORS:
-        return _LocalFiles(os.path.expanduser(data_dir))
+        return _LocalFiles(os.path.abspath(os.path.expanduser(data_dir)))  # whoever reads it may be elsewhere by then
     if data_dir.startswith("file://") and _VECTORS:
         return _LocalFiles(fsspec.core.url_to_fs(data_dir)[1])
     options = dict(options or {})
@@ -877,7 +877,10 @@ LABELS = {"subset": tuple(SUBSETS), "gsd_level": GSD_LEVELS, "weather": WEATHERS
 
 
 def _check_label(column: str, operation: str, value: Any) -> None:
-    """Raises ValueError for a label that does not exist: no row would have it, and nobody would see why."""
+    """Raises ValueError for a label that does not exist, or a text whose letters would be looked for: no row would have
+    it, and nobody would see why."""
+    if operation in ("in", "not in") and isinstance(value, str):
+        raise ValueError(f"{column!r} {operation} {value!r}: give a list, or the operation ==")
     values = value if isinstance(value, (list, tuple, set)) else [value]
     if column in LABELS and (strange := [one for one in values if one not in LABELS[column]]):
         raise ValueError(f"{strange[0]!r} is no {column}; these are {', '.join(LABELS[column])}")
@@ -1243,7 +1246,7 @@ def cut(segments: Sequence[Segment]) -> list[tuple[Segment, ...]]:
 def _open_source(data_dir: str | os.PathLike[str] | None, storage_options: Mapping[str, Any] | None = None,
                  token: bool | str | None = None) -> Any:  # fmt: skip
     """What reads `data_dir`: a converted dataset, or else the release itself. Raises ReadError where it is neither."""
-    if data_dir is None:
+    if not data_dir:  # an empty text would be the current folder
         raise ValueError("data_dir: give the folder or URL of a converted dataset, or the release")
     files = _files(data_dir, storage_options, token)
     manifest = _read_manifest(files)

@@ -159,12 +159,16 @@ def match(
 
 
 def _scenes(subset: str, paths: pa.Array, hints: list[tuple[int, int, str | None]]) -> np.ndarray:
-    """Weather's scene that each record is about, by its own path, else by its file; None where neither tells."""
+    """Weather's scene that each record is about, by its own path, else by its file; None where neither tells.
+
+    Of several folders in a path the last counts: those before it may be anybody's.
+    """
     scene = np.full(len(paths), None)
     if subset == "weather":
         for start, stop, hint in hints:
             scene[start:stop] = hint if hint in names.SCENE_FOLDERS.values() else None
-        found = pc.extract_regex(pc.utf8_lower(paths), r"(?:^|/)(?P<folder>" + "|".join(names.SCENE_FOLDERS) + ")/")
+        scenes = "|".join(names.SCENE_FOLDERS)
+        found = pc.extract_regex(pc.utf8_lower(paths), f"(?s)^(?:.*/)?(?P<folder>{scenes})/")
         for row, folder in enumerate(pc.struct_field(found, "folder").to_pylist()):
             scene[row] = names.SCENE_FOLDERS.get(folder, scene[row])
     return scene

@@ -33,7 +33,7 @@ IMAGE_KEYS = ("image", "imagepath", "img", "imgpath", "filename", "path", "file"
 PROMPT_KEYS = ("prompt", "textprompt", "prompts", "text", "texts", "caption", "captions", "description", "sentence",
                "sentences")  # fmt: skip
 CATEGORY_KEYS = ("category", "class", "classname", "label", "scene")
-GSD_KEYS = ("spatialresolution", "gsd", "resolution")
+GSD_KEYS = ("spatialresolution", "gsd")
 CLOUD_KEYS = ("cloudcover", "cloud")
 
 WINDOW = 1 << 18  # bytes read at a time

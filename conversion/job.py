@@ -28,7 +28,7 @@ from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, ended, local, program
 from conversion.plan import Options, PlanFile, make, release_memory
 from conversion.release import IMAGE, Problem, Release, SubsetFiles
-from conversion.shards import Task, finished, read_marker, replacing, write_all, write_shard
+from conversion.shards import Task, finished, read_marker, write_shard
 from dataset_card import card
 from dataset_card.card import check_card, write_card
 
@@ -374,8 +374,6 @@ def _check_same(out: Path, found: Release, converted: list[str]) -> None:
 
 def _check_whole(job: Job) -> None:
     """Raises OutputError where something that the complete conversion wrote is not there."""
-    from dataset_card import croissant
-
     made = job.earlier or {}
     for shard in made["shards"]:
         path = job.out / shard["name"]
@@ -383,10 +381,10 @@ def _check_whole(job: Job) -> None:
             raise OutputError(f"{path}: is missing or has another size than the manifest says. Convert again with "
                               "--overwrite")  # fmt: skip
     indexes = [f"index/{subset}.parquet" for subset in made["subsets"]]
-    for name in (*indexes, report.SUMMARY, report.UNPUBLISHED, "mmm_rs.py"):
+    for name in (*indexes, report.SUMMARY, report.UNPUBLISHED):
         if not (job.out / name).is_file():
             raise OutputError(f"{job.out / name}: is missing. Convert again with --overwrite")
-    for name in (card.NAME, croissant.NAME, "assets/pairs.png", "assets/prompts.png"):
+    for name in card.written():
         if not (job.out / name).is_file():
             raise OutputError(f"{job.out / name}: is missing. Run `mmm-rs card {job.out}`, which writes it anew")
 
@@ -521,7 +519,7 @@ def _gather(out: Path, subsets: list[_Subset]) -> None:
 
 
 def finish(job: Job, describe: Callable[[Path], None] = write_card) -> Result:
-    """Index, report, the module, the manifest, the card: each from what the step before wrote."""
+    """Index, report, the manifest, the card: each from what the step before wrote."""
     out, earlier = job.out, job.earlier
     if earlier and job.complete:
         return Result(out, earlier, report.read(out, earlier["subsets"]), written=False)
@@ -539,8 +537,6 @@ def finish(job: Job, describe: Callable[[Path], None] = write_card) -> Result:
         _clear(job.work)
         raise ReleaseError(f"{job.found.path}: none of its images can be published. {out / report.SUMMARY} says why; "
                            "mend the release and run again")  # fmt: skip
-    with replacing(out / "mmm_rs.py") as fd:
-        write_all(fd, Path(mmm_rs.__file__).read_bytes())
     made = manifest.build(rows, job.options)
     manifest.write(out, made)
     describe(out)

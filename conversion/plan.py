@@ -286,10 +286,11 @@ def _images(files: SubsetFiles, reported: list[Reported]) -> tuple[pa.Table, int
     for row in broken.select(["source", "problem"]).to_pylist():
         reported.append(Reported("image", row["source"], None, row["problem"], "the archive's entry cannot be used"))
     images = images.filter(pc.is_null(images["problem"])) if broken.num_rows else images
-    return _without_duplicates(images, reported).select(list(IMAGE_COLUMNS)).combine_chunks(), released
+    archives = [part.archive for part in files.parts]
+    return _without_duplicates(images, archives, reported).select(list(IMAGE_COLUMNS)).combine_chunks(), released
 
 
-def _without_duplicates(images: pa.Table, reported: list[Reported]) -> pa.Table:
+def _without_duplicates(images: pa.Table, archives: list[Archive], reported: list[Reported]) -> pa.Table:
     """Of equal names with equal content the first counts; of equal names with different content none does."""
     if pc.count_distinct(images["source"]).as_py() == images.num_rows:
         return images
@@ -301,8 +302,7 @@ def _without_duplicates(images: pa.Table, reported: list[Reported]) -> pa.Table:
     drop = []
     for rows in rows_of.values():
         same = images.take(pa.array(rows)).to_pylist()
-        contents = {(row["size"], row["crc"]) for row in same}
-        if len(contents) == 1 and same[0]["crc"] is not None:
+        if len({row["size"] for row in same}) == 1 and len({_crc(row, archives) for row in same}) == 1:
             drop += rows[1:]
             reported += [
                 Reported(
@@ -323,6 +323,18 @@ def _without_duplicates(images: pa.Table, reported: list[Reported]) -> pa.Table:
     return images.filter(pa.array(keep))
 
 
+def _crc(row: dict[str, Any], archives: list[Archive]) -> object:
+    """The CRC32 of an image's bytes; of a file in a folder they must be read. What cannot be read equals nothing."""
+    if row["crc"] is not None:
+        return row["crc"]
+    entry = {name: row[name] for name in ("offset", "packed", "size", "crc", "method", "file")}
+    try:
+        with Reader(archives[row["part"]]) as reader:
+            return reader.read(**entry)[1]
+    except DamagedEntry:
+        return object()
+
+
 class _Records:
     """Usable records of a subset as columns; texts are on disk, paths in Arrow chunks."""
 
@@ -331,6 +343,7 @@ class _Records:
         self.hints: list[tuple[int, int, str | None]] = []
         self.files: list[AnnotationFile] = []
         self.released = 0
+        self.lacking = False  # whether there were more that could not be read
         self.offset, self.prompt_hash = array("q"), array("q")
         self.length, self.prompt_bytes, self.position = array("i"), array("i"), array("i")
 
@@ -352,19 +365,24 @@ def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, r
     for part in files.parts:
         table = part.entries.filter(pc.equal(part.entries["type"], ANNOTATION))
         sources += [(row["source"], part.archive, row) for row in table.to_pylist()]
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, int, int | None]] = {}
     at = 0
     for source, archive, row in sorted(sources, key=lambda item: (item[0], item[1].label)):
         where = f"{archive.label}/{row['name']}"
-        if row["problem"] in ("encrypted", "unsupported_compression"):
-            continue  # named with the other files of its archive
-        if row["problem"] or source in seen:
-            code = row["problem"] or "same_name"
-            detail = f"another annotation file has this name: {seen[source]}" if source in seen else f"it is {code}"
-            problems.append(Problem(where, code, f"this annotation file is not read: {detail}",
-                                    "Repair or remove it", files.name))  # fmt: skip
+        if row["problem"]:
+            records.lacking = True
+            # Those of these kinds are named with the other files of their archive.
+            if row["problem"] not in ("encrypted", "unsupported_compression"):
+                problems.append(Problem(where, row["problem"], "this annotation file is not read: it is "
+                                        f"{row['problem']}", "Repair or remove it", files.name))  # fmt: skip
             continue
-        seen[source] = where
+        if source in seen:
+            before, *content = seen[source]
+            if row["crc"] is not None and content == [row["size"], row["crc"]]:
+                problems.append(Problem(where, "same_name", f"this annotation file is that of {before} once more",
+                                        "Nothing is to be done", files.name))  # fmt: skip
+                continue
+            source = where  # each zip of a modality has its own
         start, new, example, rows = len(records.offset), [], None, []  # type: ignore[var-annotated]
         try:
             form, stream = _open(archive, row, where, options)
@@ -372,6 +390,7 @@ def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, r
             for record in stream:
                 count += 1
                 if record.problem:
+                    records.lacking |= record.problem == "invalid_json"  # perhaps all that follows
                     rows.append(Reported("record", source, record.position, record.problem, record.detail or ""))
                     continue
                 example = example or record.text
@@ -391,6 +410,7 @@ def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, r
                     records.paths.append(pa.array(new, pa.string()))
                     new = []
         except (AnnotationError, DamagedEntry) as error:
+            records.lacking = True
             records.truncate(start)
             total, whole = 0, []
             for chunk in records.paths:  # drop the paths of this file again
@@ -401,6 +421,7 @@ def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, r
             problems.append(Problem(where, "unreadable_annotations", f"none of its records is used: {detail}",
                                     "Download it again, or see --image-key and --prompt-key", files.name))  # fmt: skip
             continue
+        seen[source] = where, row["size"], row["crc"]
         records.paths.append(pa.array(new, pa.string()))
         records.hints.append((start, len(records.offset), names.hint(source)))
         records.files.append(AnnotationFile(source, form, count, example))
@@ -480,7 +501,7 @@ def _record_grid(
         for at in reversed(order):
             sample_record = np.where(grid[:, at] >= 0, grid[:, at], sample_record)
         for at in order:
-            if not (named == at).any():
+            if not (records.lacking or (named == at).any()):  # what could not be read may well name it
                 grid[:, at] = np.where(grid[:, at] >= 0, grid[:, at], sample_record)
     grid = np.where(image >= 0, grid, -1)
     used = np.zeros(len(paths), bool)
@@ -586,16 +607,21 @@ def _held_out(subset: str, place: str, options: Options) -> bool:
 
 
 def _cut(sizes: np.ndarray, limit: int) -> list[tuple[int, int, int, int]]:
-    """(start, stop, bytes, number of shards): 16 shards or the next multiple of 16 that keeps each within `limit`."""
+    """(start, stop, bytes, number of shards): 16 shards or the next multiple of 16 that keeps each within `limit`.
+
+    Of a few samples that are larger by themselves each makes its shard larger, and the others as small as they were.
+    """
+    if not len(sizes):
+        return []
     total = np.concatenate([[0], np.cumsum(sizes)])
-    count = min(len(sizes), SHARDS * max(1, -(-int(total[-1]) // (SHARDS * limit))))
+    large = sizes > limit
+    counted = np.concatenate([[0], np.cumsum(np.where(large, 0, sizes))]) if large.sum() <= SHARDS else total
+    count = min(len(sizes), SHARDS * max(1, -(-int(counted[-1]) // (SHARDS * limit))))
     while True:
-        if not count:
-            return []
-        bounds = [at * len(sizes) // count for at in range(count + 1)]
-        spans = [(start, stop, int(total[stop] - total[start])) for start, stop in itertools.pairwise(bounds)]
-        if max(size for _, _, size in spans) <= limit or count + SHARDS > len(sizes):
-            return [(*span, count) for span in spans]
+        bounds = np.arange(count + 1) * len(sizes) // count
+        if np.diff(counted[bounds]).max() <= limit or count + SHARDS > len(sizes):
+            spans = itertools.pairwise(bounds.tolist())
+            return [(start, stop, int(total[stop] - total[start]), count) for start, stop in spans]
         count += SHARDS
 
 

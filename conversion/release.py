@@ -24,6 +24,7 @@ from mmm_rs import SUBSETS
 DEPTH = 3  # archives within archives: MMM-RS.zip, its subset zips, and one more
 PARTIAL = (".baiduyun.p.downloading", ".downloading", ".crdownload", ".part", ".partial", ".aria2", ".quark", ".tmp")
 OTHER_ARCHIVES = ("rar", "7z", "tar", "tgz", "gz", "bz2", "xz")  # suffixes
+CONVERTED = ("manifest.json", "mmm_rs.py")  # files of a converted folder
 IMAGE, ANNOTATION, OTHER = "image", "annotation", "other"
 
 
@@ -154,12 +155,24 @@ def _inside(root: Path, paths: list[Path]) -> list[str]:
     return [path.relative_to(root.resolve()).as_posix() + "/" * (not path.is_file()) for path in found]
 
 
+def _converted(entries: pa.Table) -> list[str]:
+    """Beginnings of the names that a conversion wrote beside the release's files, or in a folder among them."""
+    every = entries["name"]
+    if all(pc.any(pc.equal(every, name)).as_py() for name in CONVERTED):
+        return [f"{folder}/" for folder in ("data", "index", "report", "assets")] + ["manifest.json", "croissant.json"]
+    folders = [
+        {name.removesuffix(last) for name in every.filter(pc.ends_with(every, f"/{last}")).to_pylist()}
+        for last in CONVERTED
+    ]
+    return sorted(set.intersection(*folders))
+
+
 def _containers(archive: Archive, problems: list[Problem], depth: int,
                 exclude: Sequence[str] = ()) -> Iterator[tuple[Archive, pa.Table]]:  # fmt: skip
     """An archive and all archives within it, each with its typed entries. `exclude`: beginnings of names."""
     try:
         entries = read_entries(archive)
-        for start in exclude:
+        for start in (*exclude, *_converted(entries)):
             entries = entries.filter(pc.invert(pc.starts_with(entries["name"], start)))
         entries = _typed(entries)
     except ArchiveError as error:
@@ -331,37 +344,46 @@ def _by_file_name(entries: pa.Table, number: np.ndarray, subset_names: list) -> 
 
 
 def _set_aside(subset: str, parts: list[Part], problems: list[Problem]) -> list[Part]:
-    """Where a zip and its extracted folder both hold images the zip counts; the folder is reported."""
-    if not any(part.archive.kind == "zip" and part.count(IMAGE) for part in parts):
+    """Of what lies both in a zip and extracted in a folder the zip's counts; the folder's is named as a problem.
+
+    What a folder alone has stays: somebody has unzipped some of the zips, or has annotations of another source.
+    """
+    zips = [part.entries for part in parts if part.archive.kind == "zip"]
+    if not zips or len(zips) == len(parts):
         return parts
+    zips = [entries.filter(pc.is_null(entries["problem"])) for entries in zips]  # an encrypted one is to be unzipped
+    zipped = pa.concat_tables([entries.select(["source", "size", "type"]) for entries in zips]).combine_chunks()
+    texts = zipped.filter(pc.equal(zipped["type"], ANNOTATION)).to_pylist()
     kept = []
     for part in parts:
-        if part.archive.kind == "folder" and part.count(IMAGE):
-            first = part.entries.filter(pc.equal(part.entries["type"], IMAGE)).slice(0, 1).to_pylist()[0]
+        if part.archive.kind == "zip":
+            kept.append(part)
+            continue
+        twice = pc.is_in(part.entries["source"], value_set=zipped["source"].combine_chunks())
+        doubled = part.entries.filter(twice)
+        images = doubled.filter(pc.equal(doubled["type"], IMAGE))
+        if images.num_rows:
+            first = images.slice(0, 1).to_pylist()[0]
             folder = first["name"].removesuffix(first["source"]) + first["source"].split("/", 1)[0]
             problems.append(
                 Problem(
                     f"{part.archive.label}/{folder}",
                     "beside_zip",
-                    f"{part.count(IMAGE)} images of {subset} lie extracted beside its zip; the zip counts",
+                    f"{images.num_rows} images of {subset} lie extracted beside its zip; the zip counts",
                     "Remove the zip if the folder is the one to use",
                     subset,
                 )
             )
-        else:
-            kept.append(part)
-    in_zips = {
-        name
-        for part in kept
-        if part.archive.kind == "zip"
-        for name in part.entries.filter(pc.equal(part.entries["type"], ANNOTATION))["source"].to_pylist()
-    }
-    return [
-        part
-        if part.archive.kind == "zip"
-        else Part(
-            part.archive,
-            part.entries.filter(pc.invert(pc.is_in(part.entries["source"], pa.array(in_zips, pa.string())))),
-        )
-        for part in kept
-    ]
+        for row in doubled.filter(pc.equal(doubled["type"], ANNOTATION)).to_pylist():
+            if all(row["size"] != text["size"] for text in texts if text["source"] == row["source"]):
+                problems.append(
+                    Problem(
+                        f"{part.archive.label}/{row['name']}",
+                        "beside_zip",
+                        f"another version of this annotation file of {subset} is in its zip, which counts",
+                        "Remove the zip if the folder is the one to use",
+                        subset,
+                    )
+                )
+        kept.append(Part(part.archive, part.entries.filter(pc.invert(twice))))
+    return kept

@@ -130,10 +130,13 @@ def balance(out: Path) -> Iterator[str]:
 
 
 def _card(out: Path) -> Iterator[str]:
-    """What the card says wrongly, or why that cannot be told."""
+    """What the card says wrongly, or why that cannot be told, and what is missing of what is written with it."""
     from dataset_card import card
     from dataset_card.statistics import read_converted
 
+    for name in card.written():
+        if name != card.NAME and not (out / name).is_file():
+            yield f"{out / name}: is missing. Run `mmm-rs card {out}`"
     try:
         text = (out / card.NAME).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -380,7 +383,8 @@ def _entries(files: SubsetFiles) -> pa.Table:
     """The images of all parts; `part` is the number of an entry's."""
     tables = []
     for number, part in enumerate(files.parts):
-        table = part.entries.filter(pc.equal(part.entries["type"], IMAGE)).select(["source", *ENTRY])
+        usable = pc.and_(pc.equal(part.entries["type"], IMAGE), pc.is_null(part.entries["problem"]))
+        table = part.entries.filter(usable).select(["source", *ENTRY])
         tables.append(table.append_column("part", pa.repeat(number, table.num_rows)))
     return pa.concat_tables(tables)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dataset_card.figures import Read
 
 NAME = "README.md"
+MODULE = "mmm_rs.py"
 REPOSITORY = "org/MMM-RS"  # stands in the examples until the first upload tells the real one
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)  # bounds of the hub's size categories, samples
 
@@ -38,7 +39,8 @@ END = re.compile(r"^(?:<!-- end own -->|# end own)[ \t]*$")
 
 
 def write_card(out: str | os.PathLike[str], repo_id: str | None = None, read: Read | None = None) -> None:
-    """Write the card, its pictures and `croissant.json` of a converted folder from what the folder holds.
+    """Write the card, its pictures and `croissant.json` of a converted folder from what the folder holds, and beside
+    them the module that loads it.
 
     `repo_id`: the repository that the examples name; without it the one that the card named before. `read`: where the
     bytes of shards are read from, instead of the folder.
@@ -52,11 +54,20 @@ def write_card(out: str | os.PathLike[str], repo_id: str | None = None, read: Re
     out = Path(out)
     converted = read_converted(out)
     before = _read(out / NAME)
+    with replacing(out / MODULE) as fd:
+        write_all(fd, Path(mmm_rs.__file__).read_bytes())
     pictures = write_figures(converted, read)
     write_croissant(converted)
     card = render(converted, pictures, repo_id or repository(before) or REPOSITORY, own_parts(before, out / NAME))
     with replacing(out / NAME) as fd:
         write_all(fd, card.encode())
+
+
+def written() -> tuple[str, ...]:
+    """What `write_card` writes into every converted folder."""
+    from dataset_card import croissant
+
+    return NAME, croissant.NAME, MODULE, "assets/pairs.png", "assets/prompts.png"
 
 
 def check_card(out: Path) -> None:

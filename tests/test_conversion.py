@@ -22,6 +22,7 @@ from conversion.job import RESERVE
 from conversion.plan import Options
 from conversion.shards import read_marker
 from dataset_card.card import write_card, write_own
+from mmm_rs import PROMPT_COLUMNS
 from tests import releases
 
 
@@ -678,3 +679,152 @@ def test_the_disk_needed_counts_all_inner_zips_of_a_subset(clean_release, tmp_pa
     path = releases.put(tmp_path, {"MMM-RS.zip": releases.zipped(files, releases.DEFLATED)}) / "MMM-RS.zip"
     plan = inspect(path)["plan"]
     assert len(inner) > 1 and plan["disk_needed"] == plan["bytes"] + sum(map(len, inner)) + RESERVE
+
+
+# --- what lies in a zip and in a folder ------------------------------------------------------------------------------
+
+
+def test_annotations_of_an_extracted_folder_serve_the_zip_beside_it(clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": releases.zipped(inria.images), **inria.files})
+    result = convert(path, tmp_path / "out")
+    assert result.summary["total"]["images"] == {"released": 5, "published": 5, "reported": 0}
+    assert [source["problem"] for source in result.summary["sources"]] == ["beside_zip"]
+
+
+def test_images_that_only_the_folder_has_are_published(clean_release, tmp_path):
+    """Some of the zips are unzipped already, others not."""
+    pairs = clean_release["SEN1-2"]
+    radar = {name: data for name, data in pairs.images.items() if "_SAR/" in name}
+    rest = {name: data for name, data in pairs.files.items() if name not in radar}
+    path = releases.put(tmp_path / "MMM-RS", {"SEN1-2.zip": releases.zipped(rest), **radar})
+    result = convert(path, tmp_path / "out")
+    assert result.reported == 0
+    assert result.summary["subsets"]["SEN1-2"]["by_modality"] == {"rgb": 4, "nir": 0, "sar": 4}
+
+
+def test_another_version_of_the_annotations_in_the_folder_is_named(clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": releases.zipped(inria.files), "MMM-RS_Inria.json": b"[]"})
+    result = convert(path, tmp_path / "out")
+    (source,) = result.summary["sources"]
+    assert source["path"].endswith("MMM-RS_Inria.json") and "another version" in source["detail"]
+    assert result.summary["total"]["images"]["published"] == 5
+
+
+def test_a_folder_that_lies_there_twice(clean_release, tmp_path):
+    """Files have no CRC beside their name, as entries of a zip have: they are read to see that they are equal."""
+    inria = clean_release["Inria"]
+    path = releases.put(tmp_path / "MMM-RS" / "Inria", inria.files).parent
+    releases.put(path, inria.images)
+    totals = convert(path, tmp_path / "out").summary["subsets"]["Inria"]
+    assert totals["images"] == {"released": 10, "published": 5, "reported": 5}
+    assert totals["reasons"]["image"] == {"duplicate_image": 5}
+    name = next(iter(inria.images))
+    (path / name).write_bytes(bytes(len(inria.images[name])))
+    totals = convert(path, tmp_path / "other").summary["subsets"]["Inria"]
+    assert totals["reasons"]["image"] == {"duplicate_image": 4, "same_name": 2}
+
+
+# --- annotations of one modality -------------------------------------------------------------------------------------
+
+
+def by_modality(subset):
+    """The images and records of SEN1-2 by their modality, as (images, annotation file)."""
+    (name,) = (name for name in subset.files if releases.is_annotation(name))
+    records = json.loads(subset.files[name])
+    for token in ("_s2_", "_s1_"):
+        mine = {path: record for path, record in records.items() if token in path}
+        assert len(mine) == 4
+        yield {n: d for n, d in subset.images.items() if token in n}, json.dumps(mine).encode()
+
+
+def test_each_zip_of_a_modality_has_annotations_of_the_same_name(clean_release, tmp_path):
+    zips = {}
+    for modality, (images, said) in zip(("RGB", "SAR"), by_modality(clean_release["SEN1-2"]), strict=True):
+        zips[f"SEN1-2_{modality}.zip"] = releases.zipped({**images, "annotations.json": said})
+    result = convert(releases.put(tmp_path / "MMM-RS", zips), tmp_path / "out")
+    assert result.reported == 0
+    assert result.manifest["subsets"]["SEN1-2"]["pairs"] == {"rgb": 4, "nir": 0, "sar": 4}
+    rows = pq.read_table(tmp_path / "out/index/SEN1-2.parquet").to_pylist()
+    assert all(row[PROMPT_COLUMNS["rgb"]] != row[PROMPT_COLUMNS["sar"]] for row in rows)
+
+
+@pytest.mark.parametrize("damage", [lambda said: b"<html>", lambda said: said[:3]], ids=["no JSON", "cut"])
+def test_radar_images_have_no_optical_prompt_where_their_own_are_unreadable(damage, clean_release, tmp_path):
+    (optical, said), (radar, theirs) = by_modality(clean_release["SEN1-2"])
+    files = {**optical, **radar, "MMM-RS_SEN1-2_RGB.json": said, "MMM-RS_SEN1-2_SAR.json": damage(theirs)}
+    result = convert(releases.put(tmp_path / "MMM-RS", {"SEN1-2.zip": releases.zipped(files)}), tmp_path / "out")
+    assert result.manifest["subsets"]["SEN1-2"]["pairs"] == {"rgb": 4, "nir": 0, "sar": 0}
+    assert result.summary["subsets"]["SEN1-2"]["reasons"]["image"] == {"no_record": 4}
+
+
+def test_one_sample_larger_than_a_shard_leaves_the_others_as_they_are(clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    name, data = next(iter(inria.images.items()))
+    many = {f"{name[:-4]}_{at}.jpg": data for at in range(40)} | {f"{name[:-4]}_0.jpg": data + bytes(200_000)}
+    records = [{"image": path, "prompt": "a city"} for path in many]
+    files = {"MMM-RS_Inria.json": json.dumps(records).encode(), **many}
+    path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": releases.zipped(files)})
+    result = convert(path, tmp_path / "out", options=Options(shard_size=150_000))
+    assert result.manifest["subsets"]["Inria"]["shards"] == 16
+    assert sum(shard["bytes"] > 150_000 for shard in result.manifest["shards"]) == 1
+
+
+# --- what lies where it should not -----------------------------------------------------------------------------------
+
+
+def test_a_release_that_is_its_own_output(clean_release, tmp_path):
+    path = releases.zips_stored([clean_release["Inria"]], tmp_path)
+    assert convert(path, path).reported == 0
+    assert not convert(path, path).written
+    assert convert(path, path, overwrite=True).reported == 0
+    found = inspect(path)
+    assert found["problems"] == [] and found["unknown"] == []
+
+
+def test_converted_folders_within_the_release_are_no_part_of_it(clean_release, tmp_path):
+    path = releases.zips_stored([clean_release["Inria"]], tmp_path)
+    convert(path, path / "hub")
+    assert convert(path, path / "other").reported == 0
+    found = inspect(path)
+    assert found["problems"] == [] and found["unknown"] == []
+    assert convert(path, tmp_path / "out").reported == 0
+    assert members(tmp_path / "out") == members(path / "hub") == members(path / "other")
+
+
+def test_a_converted_folder_is_no_release(clean_release, tmp_path):
+    convert(releases.zips_stored([clean_release["Inria"]], tmp_path), tmp_path / "out")
+    with pytest.raises(ReleaseError, match="nothing of MMM-RS was found here"):
+        convert(tmp_path / "out", tmp_path / "other")
+
+
+def test_what_was_encrypted_is_taken_from_the_folder_beside_its_zip(clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    path = releases.zips_stored([inria], tmp_path)
+    releases.put(path, inria.images)
+    releases.mark_encrypted(path / "Inria.zip", next(iter(inria.images)))
+    result = convert(path, tmp_path / "out")
+    assert result.summary["subsets"]["Inria"]["images"]["published"] == 5
+    assert verify(tmp_path / "out", path).compared == 5
+
+
+def test_the_annotations_of_a_second_download_serve_where_the_first_is_damaged(clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    whole = releases.zipped(inria.files)
+    path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": whole, "Inria_new.zip": whole})
+    data = bytearray(whole)
+    data[data.index(inria.files["MMM-RS_Inria.json"]) + 9] ^= 1
+    (path / "Inria.zip").write_bytes(data)
+    assert convert(path, tmp_path / "out").summary["subsets"]["Inria"]["records"]["used"] == 5
+
+
+def test_a_scene_is_told_by_the_last_folder_that_names_one(clean_release, tmp_path):
+    weather = clean_release["weather"]
+    fog = {name: data for name, data in weather.images.items() if name.startswith("fog/")}
+    snow = {f"snowy/{name.rsplit('/', 1)[1]}": data for name, data in weather.images.items() if name not in fog}
+    records = [{"image": f"/home/snow/MMM-RS/{name}", "prompt": "fog, a field"} for name in fog]
+    files = {**fog, **snow, "MMM-RS_fog_cleaned.json": json.dumps(records).encode()}
+    convert(releases.put(tmp_path / "MMM-RS", {"weather.zip": releases.zipped(files)}), tmp_path / "out")
+    keys = pq.read_table(tmp_path / "out/index/weather.parquet")["key"].to_pylist()
+    assert keys and all(key.startswith("weather/fog/") for key in keys)
