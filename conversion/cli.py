@@ -54,13 +54,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mmm-rs: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("mmm-rs: interrupted. The same command goes on where it stopped", file=sys.stderr)
+        print(f"mmm-rs: interrupted. {_again(arguments)}", file=sys.stderr)
         return 130
     except Terminated:
-        print("mmm-rs: terminated. The same command goes on where it stopped", file=sys.stderr)
+        print(f"mmm-rs: terminated. {_again(arguments)}", file=sys.stderr)
         return 143
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    goes_on = arguments.run in (_convert, _upload, _publish)
+    return "The same command goes on where it stopped" if goes_on else "The same command begins anew"
 
 
 def _import() -> None:
@@ -363,7 +368,7 @@ def summary_lines(result: Any) -> Iterator[str]:
         [
             (name, f"{one['samples']:,}", *(f"{one['pairs'][m]:,}" for m in ("rgb", "nir", "sar")), str(one["shards"]),
              size(one["bytes"]), _left_out(result, name, "images"), _left_out(result, name, "records"))
-            for name, one in result.manifest["subsets"].items()
+            for name in SUBSETS if (one := result.manifest["subsets"].get(name))
         ],
     )  # fmt: skip
     total = result.summary["total"]

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from conversion import images, manifest, release, report
 from conversion.archives import Archive, DamagedEntry, Reader, extracted
-from conversion.errors import MMMRSError, VerificationError
+from conversion.errors import MMMRSError, UsageError, VerificationError
 from conversion.execution import check_stop, completed, threads
 from conversion.release import IMAGE, SubsetFiles
 from conversion.shards import output_error
@@ -57,9 +57,14 @@ def verify(
 ) -> Verified:
     """Check every shard, member and index row of `out`; with `release_path` compare each image with the release too.
 
-    Raises VerificationError that names what is wrong, all of it up to a limit.
+    No image of the release may be missing both here and in the report.
+
+    Raises VerificationError that names what is wrong, all of it up to a limit; UsageError where there is no such
+    release.
     """
     out = Path(out)
+    if release_path is not None and not os.path.exists(release_path):  # to be told in hours would be late
+        raise UsageError(f"{release_path}: no such file or folder. Give the folder or zip that holds the release")
     made = manifest.read(out)
     if made is None:
         raise VerificationError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an "
@@ -337,9 +342,14 @@ def _compare(out: Path, made: dict[str, Any], release_path: str | os.PathLike[st
 def _compare_subset(out: Path, subset: str, files: SubsetFiles, workers: int | None) -> tuple[int, list[str]]:
     wanted = _published(_index_path(out, subset))
     entries = _entries(files)
+    accounted = pa.concat_tables([wanted.select(["source"]), _reported(out, subset)])["source"].combine_chunks()
+    lost = entries.filter(pc.invert(pc.is_in(entries["source"], value_set=accounted)))["source"]
     at = pc.index_in(wanted["source"], value_set=entries["source"].combine_chunks())
     absent = wanted.filter(pc.is_null(at))
     faults = [f"{row['key']}: the release has no image {row['source']}" for row in absent.to_pylist()]
+    for source in lost.slice(0, NAMED).to_pylist():
+        faults.append(f"{source}: this image of {subset} is one of {len(lost):,} in the release that are neither "
+                      "published nor in the report. Convert with --overwrite")  # fmt: skip
     wanted, there = wanted.filter(pc.is_valid(at)), entries.take(at.drop_null())
     for name in ("part", *ENTRY):
         wanted = wanted.append_column(f"entry_{name}", there[name])
@@ -377,6 +387,13 @@ def _published(path: Path) -> pa.Table:
                        "source": pc.struct_field(table["source"], m)}  # fmt: skip
             tables.append(pa.table(columns).filter(pc.is_valid(table[f"{m}_offset"])))
     return pa.concat_tables(tables)
+
+
+def _reported(out: Path, subset: str) -> pa.Table:
+    """The images that the report names, column source."""
+    rows = pq.read_table(out / report.UNPUBLISHED, columns=["subset", "kind", "path"])
+    mine = rows.filter(pc.and_(pc.equal(rows["subset"], subset), pc.equal(rows["kind"], "image")))
+    return pa.table({"source": mine["path"]})
 
 
 def _entries(files: SubsetFiles) -> pa.Table:

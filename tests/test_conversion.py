@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conversion import convert, verify
-from conversion.errors import OutputError, ReleaseError, UsageError
+from conversion.errors import OutputError, ReleaseError, UsageError, VerificationError
 from conversion.inspection import inspect
 from conversion.job import RESERVE
 from conversion.plan import Options
@@ -828,3 +828,21 @@ def test_a_scene_is_told_by_the_last_folder_that_names_one(clean_release, tmp_pa
     convert(releases.put(tmp_path / "MMM-RS", {"weather.zip": releases.zipped(files)}), tmp_path / "out")
     keys = pq.read_table(tmp_path / "out/index/weather.parquet")["key"].to_pylist()
     assert keys and all(key.startswith("weather/fog/") for key in keys)
+
+
+def test_a_release_that_has_more_than_was_converted_is_not_verified(clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    name, *_ = inria.images
+    less = {path: data for path, data in inria.files.items() if path != name}
+    convert(releases.put(tmp_path / "less", {"Inria.zip": releases.zipped(less)}), tmp_path / "out")
+    assert verify(tmp_path / "out", tmp_path / "less").compared == 4
+    more = releases.zips_stored([inria], tmp_path / "more")
+    with pytest.raises(VerificationError, match=f"{name}: .* 1 in the release .* neither published nor in the report"):
+        verify(tmp_path / "out", more)
+
+
+def test_a_mistyped_release_is_told_before_the_shards_are_read(reference, tmp_path):
+    told = []
+    with pytest.raises(UsageError, match="no such file or folder"):
+        verify(reference, tmp_path / "nothing", progress=lambda *progress: told.append(progress))
+    assert told == []
