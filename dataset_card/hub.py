@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from conversion.errors import MMMRSError, OutputError, UsageError
+from mmm_rs import OFFLINE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -298,6 +299,8 @@ def may_pass(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         return status in PASSING
+    if type(error).__name__ == OFFLINE:
+        return False
     library = type(error).__module__.split(".")[0].rstrip("0123456789")
     if library in NETWORK or isinstance(error, (ConnectionError, TimeoutError)):
         return True
@@ -336,6 +339,8 @@ def explain(error: BaseException, what: str, again: str) -> MMMRSError:
         return OutputError(f"{failed}. {remedies[status]}. {again}")
     if status is not None and status >= 500:
         return OutputError(f"{failed}. The hub has trouble of its own; see status.huggingface.co, and wait. {again}")
+    if type(error).__name__ == OFFLINE:  # its own text names the remedy
+        return OutputError(f"{failed}. {again}")
     if may_pass(error):
         return OutputError(f"{failed}. The hub cannot be reached: check the network and HF_ENDPOINT. {again}")
     return OutputError(f"{failed}. {again}; if that does not help, update huggingface_hub")

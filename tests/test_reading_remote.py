@@ -11,6 +11,8 @@ import re
 import shutil
 import socket
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -572,3 +574,15 @@ def test_workers_read_with_connections_of_their_own(sen12, door, method, web, on
 def test_a_download_that_needs_what_is_not_installed_or_known_says_so():
     with pytest.raises(ValueError, match="Protocol not known: nothing"):
         load("nothing://somewhere/MMM-RS")
+
+
+def test_offline_mode_is_not_waited_for():
+    """The hub's client reads its variable when it is imported, so this needs a process of its own."""
+    read = "import mmm_rs; mmm_rs.load_dataset('SEN1-2', 'hf://datasets/org/MMM-RS', streaming=True)"
+    words = {"read": ["-c", read], "verify": ["-m", "conversion.cli", "verify", "hf://datasets/org/MMM-RS"]}
+    for name, arguments in words.items():
+        run = subprocess.run([sys.executable, *arguments], env=os.environ | {"HF_HUB_OFFLINE": "1"},
+                             capture_output=True, text=True)  # fmt: skip
+        last = run.stderr.splitlines()[-1]
+        assert run.returncode == {"read": 1, "verify": 5}[name]
+        assert "HF_HUB_OFFLINE" in last and "tries" not in last and "trying again" not in run.stderr
