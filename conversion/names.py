@@ -72,16 +72,25 @@ def locate(parts: Sequence[str]) -> tuple[str | None, int]:
     """(subset, depth) of a folder given as the names on the way to it: the path within the subset starts at `depth`.
 
     Names from left to right: one that is just a subset's name (or its archive's) wraps it and is no part of the path;
-    the first image folder settles the subset and is the path's first part.
+    the first image folder settles the subset and is the path's first part, but for one around a wrapper:
+    somebody keeps the release in a folder called `night`.
     """
     subset, depth = None, 0
+    wrappers = [_wrapped(part) for part in parts]
     for at, part in enumerate(parts):
-        stem = part[:-4] if part.lower().endswith(".zip") else part
-        if wrapper := subset_named(stem) or (subset_of_file(stem) if stem is not part else None):
+        if wrapper := wrappers[at]:
             subset, depth = wrapper, at + 1
         elif (found := subset_of_folder(part)) and subset in (None, found):
+            if not subset and any(wrappers[at:]):
+                continue
             return found, at
     return subset, depth
+
+
+def _wrapped(part: str) -> str | None:
+    """The subset whose name a folder has, or which an archive is about."""
+    archive = part.lower().endswith(".zip")
+    return subset_named(part[:-4] if archive else part) or (subset_of_file(part[:-4]) if archive else None)
 
 
 def image_folder_depth(parts: Sequence[str]) -> int:
