@@ -494,7 +494,6 @@ FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 # Seconds that are waited where a server asks for it (`Retry-After`), at most: the hub counts requests by 5 minutes.
 LONGEST_ASKED_WAIT = 300.0
-OFFLINE = "OfflineModeIsEnabled"  # the hub's client has had this exception in several modules
 # Seconds without a byte after which a connection counts as lost.
 SILENCE = 60.0
 # Index row groups kept in memory; one is read anew for each piece when pieces come shuffled.
@@ -720,7 +719,7 @@ class _RemoteFiles:
                 status = _status(error)
                 if status == 404:
                     raise FileNotFoundError(f"{self.url}/{name}: {_line(error)}") from error
-                if type(error).__name__ == OFFLINE:
+                if is_offline(error):
                     raise ReadError(f"{self.url}/{name}: HF_HUB_OFFLINE is set. Unset it, or give a folder") from error
                 if status is not None and 400 <= status < 500 and status not in (408, 429):
                     raise ReadError(f"{self.url}/{name}: the server refuses it: {_line(error)}") from error
@@ -826,6 +825,11 @@ def _status(error: BaseException) -> int | None:
             if isinstance(value := getattr(holder, name, None), int):
                 return value
     return None
+
+
+def is_offline(error: BaseException) -> bool:
+    """Whether the hub's client was told to stay offline. It has had this exception in several modules."""
+    return type(error).__name__ == "OfflineModeIsEnabled"
 
 
 def _asked_wait(error: BaseException) -> float:

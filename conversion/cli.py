@@ -382,9 +382,9 @@ def summary_lines(result: Any) -> Iterator[str]:
     for what, number in result.summary["unknown"].items():
         if number:
             yield f"{what} of no subset: {number:,}"
-    if result.reported and not result.written:
-        yield "what has been mended since is converted with --overwrite"
     if result.reported:
+        if not result.written:
+            yield "what has been mended since is converted with --overwrite"
         yield f"what was left out and why: {result.out / 'report'}"
 
 

@@ -27,14 +27,13 @@ from conversion.archives import Archive, content_id, extracted
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, ended, local, program
 from conversion.plan import Options, PlanFile, make, release_memory
-from conversion.release import IMAGE, Problem, Release, SubsetFiles
+from conversion.release import IMAGE, PRODUCTS, Problem, Release, SubsetFiles
 from conversion.shards import Task, finished, read_marker, write_shard
 from dataset_card import card
 from dataset_card.card import check_card, write_card
 
 WORK = ".mmm-rs"
 BEGUN = "options.json"  # in the work folder, as long as the conversion is unfinished
-PRODUCTS = ("data", "index", "report", "assets", "README.md", "croissant.json", "mmm_rs.py", manifest.NAME)
 RESERVE = 64_000_000  # bytes for index, report and card, beside a tenth of the shards' JSON
 RECORDS = "records.bin"  # the records' text, beside a subset's plan
 STATE = 3  # bytes of markers and index for each of the records' text; measured: 2.3

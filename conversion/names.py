@@ -80,9 +80,7 @@ def locate(parts: Sequence[str]) -> tuple[str | None, int]:
     for at, part in enumerate(parts):
         if wrapper := wrappers[at]:
             subset, depth = wrapper, at + 1
-        elif (found := subset_of_folder(part)) and subset in (None, found):
-            if not subset and any(wrappers[at:]):
-                continue
+        elif (found := subset_of_folder(part)) and (subset == found or not (subset or any(wrappers[at:]))):
             return found, at
     return subset, depth
 

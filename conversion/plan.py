@@ -300,37 +300,28 @@ def _without_duplicates(images: pa.Table, archives: list[Archive], reported: lis
     for row in np.flatnonzero(np.isin(code, doubled)).tolist():
         rows_of.setdefault(int(code[row]), []).append(row)
     drop = []
-    for rows in rows_of.values():
-        same = images.take(pa.array(rows)).to_pylist()
-        if len({row["size"] for row in same}) == 1 and len({_crc(row, archives) for row in same}) == 1:
-            drop += rows[1:]
-            reported += [
-                Reported(
-                    "image",
-                    row["source"],
-                    None,
-                    "duplicate_image",
-                    "the same name and content stands in the release before",
-                )
-                for row in same[1:]
-            ]
-        else:
-            drop += rows
-            reported += [Reported("image", row["source"], None, "same_name",
-                                  f"{len(rows)} different images have this name") for row in same]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(Reader(archive)) for archive in archives]
+        for rows in rows_of.values():
+            same = images.take(pa.array(rows)).to_pylist()
+            if len({row["size"] for row in same}) == 1 and len({_crc(row, readers) for row in same}) == 1:
+                kept, reason, detail = 1, "duplicate_image", "the same name and content stands in the release before"
+            else:
+                kept, reason, detail = 0, "same_name", f"{len(rows)} different images have this name"
+            drop += rows[kept:]
+            reported += [Reported("image", row["source"], None, reason, detail) for row in same[kept:]]
     keep = np.ones(images.num_rows, bool)
     keep[drop] = False
     return images.filter(pa.array(keep))
 
 
-def _crc(row: dict[str, Any], archives: list[Archive]) -> object:
+def _crc(row: dict[str, Any], readers: list[Reader]) -> object:
     """The CRC32 of an image's bytes; of a file in a folder they must be read. What cannot be read equals nothing."""
     if row["crc"] is not None:
         return row["crc"]
     entry = {name: row[name] for name in ("offset", "packed", "size", "crc", "method", "file")}
     try:
-        with Reader(archives[row["part"]]) as reader:
-            return reader.read(**entry)[1]
+        return readers[row["part"]].read(**entry)[1]
     except DamagedEntry:
         return object()
 

@@ -24,7 +24,9 @@ from mmm_rs import SUBSETS
 DEPTH = 3  # archives within archives: MMM-RS.zip, its subset zips, and one more
 PARTIAL = (".baiduyun.p.downloading", ".downloading", ".crdownload", ".part", ".partial", ".aria2", ".quark", ".tmp")
 OTHER_ARCHIVES = ("rar", "7z", "tar", "tgz", "gz", "bz2", "xz")  # suffixes
-CONVERTED = ("manifest.json", "mmm_rs.py")  # files of a converted folder
+# What a conversion writes, which is no part of a release; and the files by which such a folder is known.
+PRODUCTS = ("data", "index", "report", "assets", "README.md", "croissant.json", "mmm_rs.py", "manifest.json")
+CONVERTED = PRODUCTS[-2:]
 IMAGE, ANNOTATION, OTHER = "image", "annotation", "other"
 
 
@@ -89,6 +91,12 @@ class Release:
         return [name for name in SUBSETS if name not in self.subsets]
 
 
+def check_there(path: str | os.PathLike[str]) -> None:
+    """Raises UsageError where there is no such path, as of a release that is mistyped."""
+    if not os.path.exists(path):
+        raise UsageError(f"{path}: no such file or folder. Give the folder or zip that holds the release")
+
+
 def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | None = None,
          exclude: Path | None = None) -> Release:  # fmt: skip
     """The subsets in `path`: a folder, `MMM-RS.zip`, a subset's zip or folder.
@@ -103,8 +111,7 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
     problems: list[Problem] = []
     parts: dict[str, list[Part]] = {}
     unknown: list[pa.Table] = []
-    if not path.exists():
-        raise UsageError(f"{path}: no such file or folder. Give the folder or zip that holds the release")
+    check_there(path)
     roots = [path]
     if annotations is not None:
         apart = Path(annotations)
@@ -158,13 +165,11 @@ def _inside(root: Path, paths: list[Path]) -> list[str]:
 def _converted(entries: pa.Table) -> list[str]:
     """Beginnings of the names that a conversion wrote beside the release's files, or in a folder among them."""
     every = entries["name"]
-    if all(pc.any(pc.equal(every, name)).as_py() for name in CONVERTED):
-        return [f"{folder}/" for folder in ("data", "index", "report", "assets")] + ["manifest.json", "croissant.json"]
-    folders = [
-        {name.removesuffix(last) for name in every.filter(pc.ends_with(every, f"/{last}")).to_pylist()}
-        for last in CONVERTED
-    ]
-    return sorted(set.intersection(*folders))
+    folders = set.intersection(*(
+        {name.removesuffix(last) for name in every.filter(pc.ends_with(every, last)).to_pylist()} for last in CONVERTED
+    ))  # fmt: skip
+    own = [name if "." in name else f"{name}/" for name in PRODUCTS] if "" in folders else []
+    return own + sorted(folder for folder in folders if folder.endswith("/"))
 
 
 def _containers(archive: Archive, problems: list[Problem], depth: int,
@@ -352,38 +357,27 @@ def _set_aside(subset: str, parts: list[Part], problems: list[Problem]) -> list[
     if not zips or len(zips) == len(parts):
         return parts
     zips = [entries.filter(pc.is_null(entries["problem"])) for entries in zips]  # an encrypted one is to be unzipped
-    zipped = pa.concat_tables([entries.select(["source", "size", "type"]) for entries in zips]).combine_chunks()
-    texts = zipped.filter(pc.equal(zipped["type"], ANNOTATION)).to_pylist()
-    kept = []
+    zipped = pa.concat_tables([entries.select(["source", "size", "type"]) for entries in zips])
+    texts = zipped.filter(pc.equal(zipped["type"], ANNOTATION)).select(["source", "size"]).to_pylist()
+    sources = zipped["source"].combine_chunks()
+    kept, beside = [], []
     for part in parts:
         if part.archive.kind == "zip":
             kept.append(part)
             continue
-        twice = pc.is_in(part.entries["source"], value_set=zipped["source"].combine_chunks())
+        twice = pc.is_in(part.entries["source"], value_set=sources)
+        kept.append(Part(part.archive, part.entries.filter(pc.invert(twice))))
         doubled = part.entries.filter(twice)
         images = doubled.filter(pc.equal(doubled["type"], IMAGE))
         if images.num_rows:
             first = images.slice(0, 1).to_pylist()[0]
             folder = first["name"].removesuffix(first["source"]) + first["source"].split("/", 1)[0]
-            problems.append(
-                Problem(
-                    f"{part.archive.label}/{folder}",
-                    "beside_zip",
-                    f"{images.num_rows} images of {subset} lie extracted beside its zip; the zip counts",
-                    "Remove the zip if the folder is the one to use",
-                    subset,
-                )
-            )
+            detail = f"{images.num_rows} images of {subset} lie extracted beside its zip; the zip counts"
+            beside.append((f"{part.archive.label}/{folder}", detail))
         for row in doubled.filter(pc.equal(doubled["type"], ANNOTATION)).to_pylist():
-            if all(row["size"] != text["size"] for text in texts if text["source"] == row["source"]):
-                problems.append(
-                    Problem(
-                        f"{part.archive.label}/{row['name']}",
-                        "beside_zip",
-                        f"another version of this annotation file of {subset} is in its zip, which counts",
-                        "Remove the zip if the folder is the one to use",
-                        subset,
-                    )
-                )
-        kept.append(Part(part.archive, part.entries.filter(pc.invert(twice))))
+            if {"source": row["source"], "size": row["size"]} not in texts:
+                detail = f"another version of this annotation file of {subset} is in its zip, which counts"
+                beside.append((f"{part.archive.label}/{row['name']}", detail))
+    remedy = "Remove the zip if the folder is the one to use"
+    problems += [Problem(where, "beside_zip", detail, remedy, subset) for where, detail in beside]
     return kept

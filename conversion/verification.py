@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from conversion import images, manifest, release, report
 from conversion.archives import Archive, DamagedEntry, Reader, extracted
-from conversion.errors import MMMRSError, UsageError, VerificationError
+from conversion.errors import MMMRSError, VerificationError
 from conversion.execution import check_stop, completed, threads
 from conversion.release import IMAGE, SubsetFiles
 from conversion.shards import output_error
@@ -63,8 +63,8 @@ def verify(
     release.
     """
     out = Path(out)
-    if release_path is not None and not os.path.exists(release_path):  # to be told in hours would be late
-        raise UsageError(f"{release_path}: no such file or folder. Give the folder or zip that holds the release")
+    if release_path is not None:
+        release.check_there(release_path)  # to be told in hours would be late
     made = manifest.read(out)
     if made is None:
         raise VerificationError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an "
@@ -391,9 +391,8 @@ def _published(path: Path) -> pa.Table:
 
 def _reported(out: Path, subset: str) -> pa.Table:
     """The images that the report names, column source."""
-    rows = pq.read_table(out / report.UNPUBLISHED, columns=["subset", "kind", "path"])
-    mine = rows.filter(pc.and_(pc.equal(rows["subset"], subset), pc.equal(rows["kind"], "image")))
-    return pa.table({"source": mine["path"]})
+    mine = [("subset", "==", subset), ("kind", "==", "image")]
+    return pq.read_table(out / report.UNPUBLISHED, columns=["path"], filters=mine).rename_columns(["source"])
 
 
 def _entries(files: SubsetFiles) -> pa.Table:

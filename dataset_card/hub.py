@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from conversion.errors import MMMRSError, OutputError, UsageError
-from mmm_rs import OFFLINE
+from mmm_rs import is_offline
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -299,7 +299,7 @@ def may_pass(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         return status in PASSING
-    if type(error).__name__ == OFFLINE:
+    if is_offline(error):
         return False
     library = type(error).__module__.split(".")[0].rstrip("0123456789")
     if library in NETWORK or isinstance(error, (ConnectionError, TimeoutError)):
@@ -339,7 +339,7 @@ def explain(error: BaseException, what: str, again: str) -> MMMRSError:
         return OutputError(f"{failed}. {remedies[status]}. {again}")
     if status is not None and status >= 500:
         return OutputError(f"{failed}. The hub has trouble of its own; see status.huggingface.co, and wait. {again}")
-    if type(error).__name__ == OFFLINE:  # its own text names the remedy
+    if is_offline(error):  # its own text names the remedy
         return OutputError(f"{failed}. {again}")
     if may_pass(error):
         return OutputError(f"{failed}. The hub cannot be reached: check the network and HF_ENDPOINT. {again}")

@@ -142,7 +142,7 @@ def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
 def local_files(out: Path, made: dict[str, Any]) -> list[LocalFile]:
     """The files to be sent: the manifest's shards by path, then the others."""
-    from conversion.job import PRODUCTS
+    from conversion.release import PRODUCTS
 
     paths: list[Path] = []
     for name in PRODUCTS:
