@@ -66,7 +66,7 @@ def shard_writer(source: Path, target: Path) -> None:
 def converted(source: Path, target: Path, workers: int) -> None:
     # sys.executable and not the `mmm-rs` script: the same program, whatever the PATH
     words = ["convert", str(source), str(target), "--workers", str(workers), "--quiet"]
-    subprocess.run([sys.executable, "-m", "conversion.cli", *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "mmm_rs_cli.cli", *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def bare(source: Path, target: Path, images: int) -> None:
@@ -189,7 +189,7 @@ def profile(folder: Path, images: int) -> None:
             print(f"| {kind} | {seconds / total:.0%} | {seconds / images * 1e6:.1f} |")
 
 
-OURS = ("conversion", "dataset_card")
+OURS = ("conversion", "dataset_card", "mmm_rs_cli", "mmm_rs_hub")
 
 
 def full_size(folder: Path, images: int, pairs: int) -> None:
@@ -221,7 +221,7 @@ def full_size(folder: Path, images: int, pairs: int) -> None:
 def measured(words: list[str]) -> tuple[float, int]:
     """Seconds and peak memory of one command."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "conversion.cli", *words], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "mmm_rs_cli.cli", *words], stdout=subprocess.DEVNULL)
     with peak_memory(process.pid) as peak:
         if process.wait():
             raise SystemExit(f"{words} failed")
@@ -232,7 +232,7 @@ def converted_phases(source: Path, target: Path) -> tuple[float, tuple[float, in
     """Seconds in all, and (planning seconds, planning peak, copying peak). Copying begins with the first shard."""
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "conversion.cli", "convert", str(source), str(target), "--workers", "2", "--quiet"],
+        [sys.executable, "-m", "mmm_rs_cli.cli", "convert", str(source), str(target), "--workers", "2", "--quiet"],
         stdout=subprocess.DEVNULL,
     )
     with peak_memory(process.pid) as planning_peak:

@@ -269,6 +269,6 @@ def check_place(run: Run, sources: Iterable[str]) -> None:
 def program() -> str:
     """sha256 of this program's source, which decides what is written."""
     digest = hashlib.sha256()
-    for path in (Path(mmm_rs.__file__), *sorted(Path(__file__).parent.glob("*.py"))):
+    for path in (Path(mmm_rs.__file__), *sorted(Path(__file__).parent.rglob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -26,7 +26,7 @@ for _name in ("HF_TOKEN", "HF_ENDPOINT", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "H
 
 import pytest  # noqa: E402
 
-from conversion import cli  # noqa: E402
+from mmm_rs_cli import cli  # noqa: E402
 from tests import releases  # noqa: E402
 
 

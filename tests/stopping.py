@@ -18,15 +18,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from conversion import cli
 from conversion.execution import signals_held
+from mmm_rs_cli import cli
 
 _WATCHED = ("open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir")  # audit events
 
 # A server that has imported everything once forks each process: a command starts in a few milliseconds.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    ["tests.stopping", "dataset_card.publication", "dataset_card.croissant", "huggingface_hub.hf_api"]
+    ["tests.stopping", "mmm_rs_hub.publish", "dataset_card.croissant", "huggingface_hub.hf_api"]
 )
 
 

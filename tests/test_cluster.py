@@ -19,16 +19,18 @@ from pathlib import Path
 
 import pytest
 
-from conversion import cli, cluster, convert, execution, shards
+from conversion import cluster, convert, execution, shards
 from conversion.errors import OutputError, ReleaseError
 from conversion.execution import Interrupted, Watch, announced, check_place, program
 from conversion.job import WORK
 from conversion.plan import Options
+from mmm_rs_cli import cli
 from tests import releases
 from tests.test_conversion import tree
 from tests.test_interruption import complete
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("conversion", "dataset_card", "mmm_rs_cli", "mmm_rs_hub")
 SHARDS = 300  # more than are submitted at a time; of one image each, for what has to happen in the middle
 
 
@@ -334,7 +336,7 @@ def dask(tmp_path_factory):
 
 
 def command(address: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", "conversion.cli", "convert", *map(str, arguments), "--dask", address, "--quiet"]
+    return [sys.executable, "-m", "mmm_rs_cli.cli", "convert", *map(str, arguments), "--dask", address, "--quiet"]
 
 
 def run(address: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
@@ -481,7 +483,7 @@ def test_a_cluster_without_this_program(lacking, empty, release, tmp_path):
 def test_a_worker_with_another_version_of_this_program(empty, release, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    subprocess.run(["cp", "-r", ROOT / "conversion", ROOT / "dataset_card", ROOT / "mmm_rs.py", other], check=True)
+    subprocess.run(["cp", "-r", *(ROOT / name for name in PACKAGES), ROOT / "mmm_rs.py", other], check=True)
     with (other / "conversion" / "shards.py").open("a") as source:
         source.write("# another version\n")
     empty.start_scheduler()
@@ -530,7 +532,7 @@ def commands(tmp_path):
     folder.mkdir()
     python, root = sys.executable, ROOT
     for name, line in {
-        "mmm-rs": f'PYTHONPATH={root} exec {python} -m conversion.cli "$@"',
+        "mmm-rs": f'PYTHONPATH={root} exec {python} -m mmm_rs_cli.cli "$@"',
         "dask": f'PYTHONPATH={root} exec {python} -m distributed.cli.dask_"$@"',
         "srun": 'exec "$@"',
         "hostname": "echo 127.0.0.1",

@@ -198,7 +198,7 @@ def test_another_hash_seed_gives_the_same_bytes(clean_release, reference, tmp_pa
     out = tmp_path / "out"
     for seed in ("1", "2"):
         subprocess.run(
-            [sys.executable, "-m", "conversion.cli", "convert", clean_release.path, out, "--overwrite", "--quiet"],
+            [sys.executable, "-m", "mmm_rs_cli.cli", "convert", clean_release.path, out, "--overwrite", "--quiet"],
             check=True,
             env={"PYTHONHASHSEED": seed, "PATH": "", "HOME": str(tmp_path)},
         )

@@ -18,8 +18,8 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from conversion import convert
-from conversion.synthetic import write_release
-from dataset_card.upload import upload
+from mmm_rs_cli.demo.synthetic import write_release
+from mmm_rs_hub.upload import upload
 from tests.hub import TOKEN, Hub
 
 ROOT = Path(__file__).parents[1]
@@ -157,7 +157,10 @@ def test_every_reason_of_the_report_is_explained():
 def test_troubleshooting_quotes_what_the_program_says():
     """Each bold text in back quotes stands in the source, or is of `datasets` or the system."""
     program = "".join(
-        path.read_text() for folder in ("conversion", "dataset_card", ".") for path in ROOT.glob(f"{folder}/*.py")
+        path.read_text()
+        for place in ("conversion", "dataset_card", "mmm_rs_cli", "mmm_rs_hub", "mmm_rs.py")
+        for path in [*ROOT.glob(place), *ROOT.glob(f"{place}/**/*.py")]
+        if path.is_file()
     )
     program = re.sub(r'"\s+f?"', "", program)  # texts that go on in the next line
     quoted = re.findall(r"\*\*`([^`]+)`\*\*", (ROOT / "docs/troubleshooting.md").read_text())

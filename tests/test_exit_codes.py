@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import mmm_rs
-from conversion import cli
 from conversion.errors import REPORTED, MMMRSError, OutputError, ReleaseError, UsageError, VerificationError
+from mmm_rs_cli import cli
 from tests import releases, stopping
 
 ROOT = Path(__file__).parents[1]
@@ -286,7 +286,7 @@ def test_6_a_verification_that_fails(run, clean, tmp_path):
 
 
 def test_the_installed_command_ends_with_the_code(clean, tmp_path):
-    command = [sys.executable, "-m", "conversion.cli", "convert", str(clean), str(tmp_path / "mmm_rs")]
+    command = [sys.executable, "-m", "mmm_rs_cli.cli", "convert", str(clean), str(tmp_path / "mmm_rs")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("mmm-rs: ") and len(ended.stderr.splitlines()) == 1
@@ -308,7 +308,7 @@ def test_the_demo_does_not_write_over_what_is_not_its_own(run, clean, tmp_path):
 
 def test_nobody_reads_what_a_conversion_prints(clean, tmp_path):
     """The work is done all the same, and the code is its own; so where standard error is closed."""
-    command = f"{sys.executable} -m conversion.cli convert {clean} {tmp_path}/out"
+    command = f"{sys.executable} -m mmm_rs_cli.cli convert {clean} {tmp_path}/out"
     for end in ("2>&1 | true", "2>&-", "> /dev/full"):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         line = f"{command} {end}; exit ${{PIPESTATUS[0]}}"

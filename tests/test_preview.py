@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dataset_card import preview
-from dataset_card.preview import write_preview
+from mmm_rs_cli import preview
+from mmm_rs_cli.preview import write_preview
 from tests import browser, converted
 
 HOSTILE = """</script><img src=x onerror="document.title='owned'"><style>*{display:none}</style>, "a" & 'b' <!-- ${x}"""

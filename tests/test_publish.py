@@ -19,10 +19,10 @@ from huggingface_hub import HfApi, constants
 
 from conversion import convert, job, shards, verify
 from conversion.errors import REPORTED, MMMRSError, OutputError, UsageError, VerificationError
-from dataset_card import publication
-from dataset_card.proof import verify_hub
-from dataset_card.publication import publish
-from dataset_card.upload import upload
+from mmm_rs_hub import publish as publication
+from mmm_rs_hub.proof import verify_hub
+from mmm_rs_hub.publish import publish
+from mmm_rs_hub.upload import upload
 from tests import releases, stopping
 from tests.hub import TOKEN, Hub
 from tests.test_conversion import tree
@@ -449,7 +449,7 @@ def test_a_signal_ends_a_transfer_that_takes_long(release, tmp_path):
         hub.fail("lfs_put", skip=3, seconds=30)
         arguments = ["publish", str(release), REPO, "--staging", str(tmp_path / "staging"), "--yes"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "conversion.cli", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "mmm_rs_cli.cli", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
             env={**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home")},
         )  # fmt: skip
         while hub.requests["lfs_put"] < 4:
@@ -479,7 +479,7 @@ def test_the_commands_of_the_manual(release, hub, expected, tmp_path):
     shutil.copytree(release, tmp_path / "Downloads" / "MMM-RS")
     tool = tmp_path / "bin" / "mmm-rs"
     tool.parent.mkdir()
-    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m conversion.cli "$@"\n')
+    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mmm_rs_cli.cli "$@"\n')
     tool.chmod(0o755)
     environment = {**os.environ, **hub.environment, "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "home"),
                    "PYTHONPATH": str(ROOT), "PATH": f"{tool.parent}:{os.environ['PATH']}"}  # fmt: skip

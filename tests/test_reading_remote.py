@@ -579,7 +579,7 @@ def test_a_download_that_needs_what_is_not_installed_or_known_says_so():
 def test_offline_mode_is_not_waited_for():
     """The hub's client reads its variable when it is imported, so this needs a process of its own."""
     read = "import mmm_rs; mmm_rs.load_dataset('SEN1-2', 'hf://datasets/org/MMM-RS', streaming=True)"
-    words = {"read": ["-c", read], "verify": ["-m", "conversion.cli", "verify", "hf://datasets/org/MMM-RS"]}
+    words = {"read": ["-c", read], "verify": ["-m", "mmm_rs_cli.cli", "verify", "hf://datasets/org/MMM-RS"]}
     for name, arguments in words.items():
         run = subprocess.run([sys.executable, *arguments], env=os.environ | {"HF_HUB_OFFLINE": "1"},
                              capture_output=True, text=True)  # fmt: skip

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from conversion import cli, convert, inspect, verify
+from conversion import convert, inspect, verify
 from conversion.errors import UsageError
+from mmm_rs_cli import cli
 from tests import releases
 from tests.test_conversion import tree, unpublished
 

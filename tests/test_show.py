@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from conversion.errors import OutputError, VerificationError
-from dataset_card import sample
+from mmm_rs_cli import show as sample
 from tests import converted
 
 WHU = "WHU-OPT-SAR/NH49E001013_1_0"  # rgb, nir, sar

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from conversion import cli, convert, names, verify
+from conversion import convert, names, verify
 from conversion.plan import Options
+from mmm_rs_cli import cli
 from tests import releases
 
 # Names in the patterns of upstream's scripts: what is cut from one source image.

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conversion import scenes
-from conversion.synthetic import SyntheticRelease, write_release
+from mmm_rs_cli.demo import scenes
+from mmm_rs_cli.demo.synthetic import SyntheticRelease, write_release
 from tests import releases
 
 SIZE = 64

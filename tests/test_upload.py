@@ -15,11 +15,11 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from conversion.errors import MMMRSError, OutputError, UsageError, VerificationError
-from dataset_card import upload as uploading
 from dataset_card.card import write_card
-from dataset_card.proof import verify_hub
-from dataset_card.upload import upload
 from mmm_rs import index_schema
+from mmm_rs_hub import upload as uploading
+from mmm_rs_hub.proof import verify_hub
+from mmm_rs_hub.upload import upload
 from tests import converted
 from tests.hub import TOKEN, Hub
 
@@ -414,7 +414,7 @@ def run(code: str, hub: Hub, home: Path) -> str:
 def test_the_commands(out, hub, tmp_path):
     def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
         done = subprocess.run(
-            [sys.executable, "-m", "conversion.cli", *arguments], capture_output=True, text=True, check=False, cwd=ROOT,
+            [sys.executable, "-m", "mmm_rs_cli.cli", *arguments], capture_output=True, text=True, check=False, cwd=ROOT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home"), **environment},
         )  # fmt: skip

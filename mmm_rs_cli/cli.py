@@ -416,7 +416,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_hub(arguments: argparse.Namespace) -> int:
-    from dataset_card.proof import verify_hub
+    from mmm_rs_hub.proof import verify_hub
 
     if arguments.release:
         raise UsageError("--release compares a local folder; verify the folder that was uploaded")
@@ -440,7 +440,7 @@ def _card(arguments: argparse.Namespace) -> int:
 
 def _preview(arguments: argparse.Namespace) -> int:
     from conversion.inspection import size
-    from dataset_card.preview import write_preview
+    from mmm_rs_cli.preview import write_preview
 
     made = write_preview(arguments.out, arguments.config, arguments.output)
     _print(f"{made.path}: {made.samples:,} samples of {made.subsets} subsets, {size(made.size)}. Open it in a browser")
@@ -448,19 +448,19 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from dataset_card import sample
+    from mmm_rs_cli import show
 
-    found = sample.find(arguments.out, arguments.key)
-    for line in sample.lines(found):
+    found = show.find(arguments.out, arguments.key)
+    for line in show.lines(found):
         _print(line)
     if arguments.save:
-        for path in sample.save(arguments.out, found, arguments.save):
+        for path in show.save(arguments.out, found, arguments.save):
             _say(f"{path}: written")
     return 0
 
 
 def _upload(arguments: argparse.Namespace) -> int:
-    from dataset_card.upload import upload
+    from mmm_rs_hub.upload import upload
 
     upload(arguments.out, arguments.repo, private=arguments.private, revision=arguments.revision,
            dry_run=arguments.dry_run, tag=arguments.tag, yes=arguments.yes)  # fmt: skip
@@ -468,7 +468,7 @@ def _upload(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from dataset_card.publication import publish
+    from mmm_rs_hub.publish import publish
 
     result, proof = publish(
         arguments.release, arguments.repo, arguments.staging, keep=arguments.keep, subsets=arguments.subset,
@@ -485,7 +485,7 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from conversion import demo
+    from mmm_rs_cli.demo import demo
 
     made = demo.run(arguments.folder, say=_say)
     total = made.result.summary["total"]

@@ -10,7 +10,7 @@ How it works:
 - What the hub lists is how an interrupted run goes on. Shards that had been sent but not committed are not listed: they
   are written again, one commit's shards at the most. The storage recognises their bytes.
 - The card's pictures need some images of shards that are gone: they are read back from the hub.
-- The rest goes as in `dataset_card.upload`: index, report and pictures, then card and manifest, then the proof.
+- The rest goes as in `mmm_rs_hub.upload`: index, report and pictures, then card and manifest, then the proof.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from conversion.plan import Options
 from conversion.shards import finished, marker_rows, read_marker
 from conversion.verification import check_shard, first_of
 from dataset_card import card
-from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, shard_file
-from dataset_card.proof import Proof, check_copy, prove
-from dataset_card.upload import (
+from mmm_rs_hub.client import Hub, LocalFile, RemoteFile, default_api, holds, shard_file
+from mmm_rs_hub.proof import Proof, check_copy, prove
+from mmm_rs_hub.upload import (
     GROUP,
     agree,
     check_limits,

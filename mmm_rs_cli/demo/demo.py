@@ -15,9 +15,9 @@ from conversion import convert
 from conversion.errors import UsageError
 from conversion.job import Result
 from conversion.shards import replacing, write_all
-from conversion.synthetic import write_release
 from dataset_card.card import write_own
 from mmm_rs import MODALITIES, SUBSETS
+from mmm_rs_cli.demo.synthetic import write_release
 
 MARK = "synthetic.txt"  # in the demo's folder: what lies there may be written over
 

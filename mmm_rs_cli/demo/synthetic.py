@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from conversion.scenes import (
+from mmm_rs_cli.demo.scenes import (
     Ground,
     Weather,
     airport,

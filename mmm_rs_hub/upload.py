@@ -23,8 +23,8 @@ from conversion.errors import OutputError, UsageError
 from conversion.inspection import size
 from conversion.job import check_called
 from dataset_card import card
-from dataset_card.hub import Hub, LocalFile, RemoteFile, default_api, holds, local_file, shard_file, short
-from dataset_card.proof import Proof, prove, stale_files
+from mmm_rs_hub.client import Hub, LocalFile, RemoteFile, default_api, holds, local_file, shard_file, short
+from mmm_rs_hub.proof import Proof, prove, stale_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -19,8 +19,8 @@ from conversion.errors import MMMRSError, UsageError, VerificationError
 from conversion.inspection import size
 from conversion.verification import first_of
 from dataset_card import card, croissant
-from dataset_card.hub import AGAIN, Hub, LocalFile, RemoteFile, default_api, holds, local_file
 from mmm_rs import MODALITIES
+from mmm_rs_hub.client import AGAIN, Hub, LocalFile, RemoteFile, default_api, holds, local_file
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

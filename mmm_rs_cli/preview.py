@@ -25,9 +25,9 @@ from conversion.errors import UsageError
 from conversion.prompts import marked
 from conversion.shards import replacing, write_all
 from dataset_card.figures import LEVELS
-from dataset_card.sample import PlacedImage, Sample, check_outside, read, spread
 from dataset_card.statistics import read_manifest
 from mmm_rs import ALL, MODALITIES, SUBSETS, WEATHERS, subset_names
+from mmm_rs_cli.show import PlacedImage, Sample, check_outside, read, spread
 
 # Together these keep a page below 10 MB: 300 images of 22 kB are 8.8 MB in base64, and their texts hardly 1 MB.
 IMAGES = 300  # on a page, over all its subsets
@@ -100,7 +100,7 @@ def _chosen(out: Path, made: dict[str, Any], configs: Iterable[str]) -> list[str
 
 def render(out: Path, made: dict[str, Any], samples: dict[str, list[Sample]]) -> str:
     """The page: every text and image that it shows."""
-    template = Template(resources.files("dataset_card").joinpath("preview.html").read_text("utf-8"))
+    template = Template(resources.files("mmm_rs_cli").joinpath("preview.html").read_text("utf-8"))
     shown = [sample for mine in samples.values() for sample in mine]
     subsets = {name: name for name in samples}
     weathers = {name: name for name in WEATHERS} | {None: "none stated"}
