@@ -653,8 +653,10 @@ class _RemoteFiles:
             nonlocal data
             data, size = self._range(name, start, stop)
             if size is not None and self._sizes.setdefault(name, size) != size:
-                raise ReadError(f"{self.url}/{name}: had {self._sizes[name]} bytes and has {size}: it was changed "
-                                "meanwhile. Open the dataset anew")  # fmt: skip
+                raise ReadError(
+                    f"{self.url}/{name}: had {self._sizes[name]} bytes and has {size}: it was changed "
+                    "meanwhile. Open the dataset anew"
+                )
             there = stop - start if size is None else max(min(stop, size) - start, 0)
             if len(data) < there:
                 raise _Short(f"{len(data)} of {there} bytes came")
@@ -726,8 +728,10 @@ class _RemoteFiles:
                 if tries == TRIES:
                     if isinstance(error, _Short):
                         raise
-                    raise ReadError(f"{self.url}/{name}: cannot be read, {TRIES} tries: {_line(error)}. Check the "
-                                    "connection, then read on from a state_dict or anew") from error  # fmt: skip
+                    raise ReadError(
+                        f"{self.url}/{name}: cannot be read, {TRIES} tries: {_line(error)}. Check the "
+                        "connection, then read on from a state_dict or anew"
+                    ) from error
                 pause = max(wait, min(_asked_wait(error), LONGEST_ASKED_WAIT))
                 logger.info(f"{self.url}/{name}: try {tries} of {TRIES}: {_line(error)}; again in {pause} s")
                 time.sleep(pause)
@@ -744,8 +748,10 @@ class _RangesFile(io.RawIOBase):
     def __init__(self, files: _RemoteFiles, name: str) -> None:
         size = files.size(name)
         if size is None:
-            raise ReadError(f"{files}/{name}: the server does not tell its size. Download the files, then give their "
-                            "folder as data_dir")  # fmt: skip
+            raise ReadError(
+                f"{files}/{name}: the server does not tell its size. Download the files, then give their "
+                "folder as data_dir"
+            )
         self._files, self._name, self._size, self._at = files, name, size, 0
 
     def readable(self) -> bool:
@@ -1042,8 +1048,9 @@ class _Converted:
         try:
             return index.read_row_groups(groups, columns=columns).combine_chunks()
         except (pa.ArrowException, OSError) as error:
-            raise ReadError(f"{self.files}/{name}: row groups {groups} cannot be read: {_line(error)}. Fetch it "
-                            "again") from error  # fmt: skip
+            raise ReadError(
+                f"{self.files}/{name}: row groups {groups} cannot be read: {_line(error)}. Fetch it again"
+            ) from error
 
     def _index(self, subset: str) -> tuple[pq.ParquetFile, np.ndarray]:
         if subset not in self._indexes:
@@ -1063,8 +1070,14 @@ class _Converted:
             self._indexes[subset] = file, np.cumsum([0, *counts])
         return self._indexes[subset]
 
-    def tables(self, segment: Segment, features: datasets.Features, selection: _Selection, check: bool,
-               skipped: list[Skipped] | None) -> Iterator[tuple[pa.Table, Sequence[int]]]:  # fmt: skip
+    def tables(
+        self,
+        segment: Segment,
+        features: datasets.Features,
+        selection: _Selection,
+        check: bool,
+        skipped: list[Skipped] | None,
+    ) -> Iterator[tuple[pa.Table, Sequence[int]]]:
         """The rows of a segment, as tables of about BATCH_BYTES (remote: more) in the builder's columns.
 
         Beside a table stand the positions of its rows in the segment. `check`: compare each image's CRC with the index.
@@ -1143,8 +1156,9 @@ class _Converted:
             self._made = features, features.arrow_schema
         return self._made[1]
 
-    def _images(self, rows: pa.Table, shard: str, modalities: Sequence[str],
-                check: bool) -> tuple[dict[str, pa.Array], dict[int, tuple[str, str]]]:  # fmt: skip
+    def _images(
+        self, rows: pa.Table, shard: str, modalities: Sequence[str], check: bool
+    ) -> tuple[dict[str, pa.Array], dict[int, tuple[str, str]]]:
         """Columns of images, and what is wrong: row -> (modality, reason)."""
         offsets, lengths, targets, places, columns = [], [], [], [], {}
         room = self.shards[shard]["bytes"]
@@ -1207,8 +1221,10 @@ def column(rows: pa.Table, name: str, feature: Any) -> pa.Array:
         found = pc.index_in(column, value_set=pa.array(feature.names))
         if found.null_count != column.null_count:
             strange = pc.unique(column.filter(pc.and_(found.is_null(), column.is_valid()))).to_pylist()
-            raise ReadError(f"index, column {name}: {strange} are none of {feature.names}. It was written by another "
-                            "version: convert again, or use the mmm_rs.py that lies beside the data")  # fmt: skip
+            raise ReadError(
+                f"index, column {name}: {strange} are none of {feature.names}. It was written by another "
+                "version: convert again, or use the mmm_rs.py that lies beside the data"
+            )
         return found.cast(pa.int64())
     if isinstance(feature, dict):
         return pa.StructArray.from_arrays([pc.struct_field(column, part) for part in feature], names=list(feature))
@@ -1250,8 +1266,11 @@ def cut(segments: Sequence[Segment]) -> list[tuple[Segment, ...]]:
     return pieces
 
 
-def _open_source(data_dir: str | os.PathLike[str] | None, storage_options: Mapping[str, Any] | None = None,
-                 token: bool | str | None = None) -> Any:  # fmt: skip
+def _open_source(
+    data_dir: str | os.PathLike[str] | None,
+    storage_options: Mapping[str, Any] | None = None,
+    token: bool | str | None = None,
+) -> Any:
     """What reads `data_dir`: a converted dataset, or else the release itself. Raises ReadError where it is neither."""
     if not data_dir:  # an empty text would be the current folder
         raise ValueError("data_dir: give the folder or URL of a converted dataset, or the release")
@@ -1275,8 +1294,9 @@ def _open_source(data_dir: str | os.PathLike[str] | None, storage_options: Mappi
     return ReleaseRows(files.root)
 
 
-def _open_converted(data_dir: str | os.PathLike[str], storage_options: Mapping[str, Any] | None,
-                    token: bool | str | None) -> _Converted:  # fmt: skip
+def _open_converted(
+    data_dir: str | os.PathLike[str], storage_options: Mapping[str, Any] | None, token: bool | str | None
+) -> _Converted:
     """The same, of a converted dataset alone."""
     source = _open_source(data_dir, storage_options, token)
     if not isinstance(source, _Converted):
@@ -1412,8 +1432,9 @@ class MMMRS(datasets.ArrowBasedBuilder):
                 for at, (table, _) in enumerate(self._tables(piece, 0, skipped)):
                     yield (number, at), table
 
-    def _tables(self, piece: Sequence[Segment], start: int,
-                skipped: list[Skipped] | None) -> Iterator[tuple[pa.Table, Sequence[int]]]:  # fmt: skip
+    def _tables(
+        self, piece: Sequence[Segment], start: int, skipped: list[Skipped] | None
+    ) -> Iterator[tuple[pa.Table, Sequence[int]]]:
         """The rows of a piece from row `start` on, as tables, and for each row how many of the piece it completes."""
         config, source, before = self.config, self._source, 0
         check = config.check
@@ -1583,17 +1604,34 @@ def load_dataset(
 
     Raises ValueError for an argument that does not fit, ReadError for data that cannot be read or are not whole.
     """
-    builder = MMMRS(cache_dir=cache_dir, config_name=config, data_dir=data_dir and os.fspath(data_dir), token=token,
-                    storage_options=storage_options, modalities=modalities, filters=filters, contains=contains,
-                    on_error=on_error, decode=decode, check=check)  # fmt: skip
+    builder = MMMRS(
+        cache_dir=cache_dir,
+        config_name=config,
+        data_dir=data_dir and os.fspath(data_dir),
+        token=token,
+        storage_options=storage_options,
+        modalities=modalities,
+        filters=filters,
+        contains=contains,
+        on_error=on_error,
+        decode=decode,
+        check=check,
+    )
     if streaming:
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare(num_proc=num_proc)
     return builder.as_dataset(split=split)
 
 
-def get(data_dir: str, key: str, *, modalities: Sequence[str] | None = None, decode: bool = True,
-        token: bool | str | None = None, storage_options: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+def get(
+    data_dir: str,
+    key: str,
+    *,
+    modalities: Sequence[str] | None = None,
+    decode: bool = True,
+    token: bool | str | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """One sample of a converted dataset by its key, as a row of the builder. Its images are the only ones read.
 
     Raises KeyError where there is no such key, ReadError for data that cannot be read or are not whole.
@@ -1607,8 +1645,16 @@ def get(data_dir: str, key: str, *, modalities: Sequence[str] | None = None, dec
     return columns.decode_example(table.to_pylist()[0])
 
 
-def webdataset(config: str, data_dir: str, split: str = "train", *, shuffle: int = 1000, decode: str | None = "pil",
-               token: bool | str | None = None, storage_options: dict[str, Any] | None = None) -> Any:  # fmt: skip
+def webdataset(
+    config: str,
+    data_dir: str,
+    split: str = "train",
+    *,
+    shuffle: int = 1000,
+    decode: str | None = "pil",
+    token: bool | str | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> Any:
     """A pipeline of the `webdataset` library over the shards: members by suffix, as the table MEMBERS has them.
 
     Shards are shuffled, then dealt out to nodes and workers, each to one; give no more of those than there are shards.

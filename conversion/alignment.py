@@ -217,8 +217,9 @@ def _tails(paths: pa.Array, rows: np.ndarray, length: int) -> np.ndarray:
     return result
 
 
-def _by_tail(sources: pa.Array, found: Places, paths: pa.Array, rows: np.ndarray, mine: np.ndarray,
-             skip: int) -> np.ndarray:  # fmt: skip
+def _by_tail(
+    sources: pa.Array, found: Places, paths: pa.Array, rows: np.ndarray, mine: np.ndarray, skip: int
+) -> np.ndarray:
     """For the records `rows` the one image among `mine` whose path and theirs end alike, as far as the shorter goes.
 
     `skip` leading parts of the images' places need not be in the record: the annotation file says them.

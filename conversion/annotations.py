@@ -28,10 +28,33 @@ from conversion.errors import ReleaseError
 
 # In the order of preference, in lower case without "_", "-" and spaces. A prompt is preferred to a caption, which is
 # only a part of upstream's prompts.
-IMAGE_KEYS = ("image", "imagepath", "img", "imgpath", "filename", "path", "file", "imagename", "imgname", "filepath",
-              "imagefile", "name", "imageid")  # fmt: skip
-PROMPT_KEYS = ("prompt", "textprompt", "prompts", "text", "texts", "caption", "captions", "description", "sentence",
-               "sentences")  # fmt: skip
+IMAGE_KEYS = (
+    "image",
+    "imagepath",
+    "img",
+    "imgpath",
+    "filename",
+    "path",
+    "file",
+    "imagename",
+    "imgname",
+    "filepath",
+    "imagefile",
+    "name",
+    "imageid",
+)
+PROMPT_KEYS = (
+    "prompt",
+    "textprompt",
+    "prompts",
+    "text",
+    "texts",
+    "caption",
+    "captions",
+    "description",
+    "sentence",
+    "sentences",
+)
 CATEGORY_KEYS = ("category", "class", "classname", "label", "scene")
 GSD_KEYS = ("spatialresolution", "gsd")
 CLOUD_KEYS = ("cloudcover", "cloud")
@@ -90,8 +113,12 @@ class Form:
     keys: tuple[str, ...]  # that the first records have
 
 
-def read(open_stream: Callable[[], BinaryIO], image_key: str | None = None, prompt_key: str | None = None,
-         label: str = "annotations") -> tuple[Form, Iterator[Record]]:  # fmt: skip
+def read(
+    open_stream: Callable[[], BinaryIO],
+    image_key: str | None = None,
+    prompt_key: str | None = None,
+    label: str = "annotations",
+) -> tuple[Form, Iterator[Record]]:
     """The form of an annotation file and its records.
 
     `open_stream` gives the file's bytes, from the start each time it is called. `image_key` and `prompt_key` are
@@ -117,8 +144,10 @@ def read(open_stream: Callable[[], BinaryIO], image_key: str | None = None, prom
     by_path = kind == "keyed" and not (image_key and image_key in seen) and not _is_keyed_by_number(whole)
     image = None if by_path else _choose(rows, IMAGE_KEYS, image_key)
     prompt = _choose(rows, PROMPT_KEYS, prompt_key)
-    for option, found, what in (("--image-key", image or by_path, "image path"),
-                                ("--prompt-key", prompt or (by_path and not rows), "prompt")):  # fmt: skip
+    for option, found, what in (
+        ("--image-key", image or by_path, "image path"),
+        ("--prompt-key", prompt or (by_path and not rows), "prompt"),
+    ):
         if not found:
             inside = [inner for row in rows[:1] for inner in row.values() if isinstance(inner, list)]
             seen.update(name for inner in inside for row in inner[:SAMPLED] if isinstance(row, dict) for name in row)
@@ -212,15 +241,31 @@ def _records(open_stream: Callable[[], BinaryIO], form: Form, *preferred: str | 
                     break
             path, prompt = value.get(image_key) if image_key else key, value.get(prompt_key)
             # The usual case needs no second look: texts of plain ASCII that are not empty.
-            if (type(path) is str and type(prompt) is str and text.isascii() and path.isascii() and prompt.isascii()
-                    and path.strip() and prompt.strip() and (category is None or category.isascii())):  # fmt: skip
+            if (
+                type(path) is str
+                and type(prompt) is str
+                and text.isascii()
+                and path.isascii()
+                and prompt.isascii()
+                and path.strip()
+                and prompt.strip()
+                and (category is None or category.isascii())
+            ):
                 yield Record(position, path, prompt, category, gsd, cloud, text)
             else:
                 yield _record(position, key, text, value, form, category, gsd, cloud)
 
 
-def _record(position: int, key: str | None, text: str, value: Any, form: Form, category: str | None = None,
-            gsd: float | None = None, cloud: float | None = None) -> Record:  # fmt: skip
+def _record(
+    position: int,
+    key: str | None,
+    text: str,
+    value: Any,
+    form: Form,
+    category: str | None = None,
+    gsd: float | None = None,
+    cloud: float | None = None,
+) -> Record:
     path = prompt = problem = detail = None
     row = value if isinstance(value, dict) else None
     if isinstance(value, _Broken):
@@ -311,8 +356,11 @@ def _encoding(open_stream: Callable[[], BinaryIO]) -> str:
     """utf-8, utf-8-sig, utf-16 (-le, -be) or gb18030, by the file's bytes."""
     with open_stream() as stream:
         data = stream.read(WINDOW)
-        for mark, encoding in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"),
-                               (codecs.BOM_UTF16_BE, "utf-16")):  # fmt: skip
+        for mark, encoding in (
+            (codecs.BOM_UTF8, "utf-8-sig"),
+            (codecs.BOM_UTF16_LE, "utf-16"),
+            (codecs.BOM_UTF16_BE, "utf-16"),
+        ):
             if data.startswith(mark):
                 return encoding
         if len(data) >= 2 and 0 in data[:2] and any(data[:2]):  # JSON begins with an ASCII character
@@ -466,8 +514,10 @@ class _Parser:
         if not isinstance(value, dict):
             return 0
         names = {_fold(name): name for name in value}
-        image, prompt = (next((names[name] for name in names if name in known), None)
-                         for known in (self.image_names, self.prompt_names))  # fmt: skip
+        image, prompt = (
+            next((names[name] for name in names if name in known), None)
+            for known in (self.image_names, self.prompt_names)
+        )
         if image is None or prompt is None:
             return 0
         paths = [value[name] for folded, name in names.items() if folded in self.image_names]
@@ -653,8 +703,10 @@ class _Parser:
             return "wrapped"
         if own:
             return "record"
-        if any(_fold(name) not in _ABOUT and isinstance(row, dict) and self.prompt_names & {_fold(key) for key in row}
-               for name, row in members):  # fmt: skip
+        if any(
+            _fold(name) not in _ABOUT and isinstance(row, dict) and self.prompt_names & {_fold(key) for key in row}
+            for name, row in members
+        ):
             return "keyed"
         if members and all(_DIGIT.search(name) and _is_prompt(row) for name, row in members):
             return "keyed"

@@ -59,10 +59,28 @@ DEFLATE_RATIO = 1032  # the most that deflate can expand: 258 bytes from two bit
 
 STORED, DEFLATED = 0, 8
 METHODS = {
-    1: "shrink", 2: "reduce", 3: "reduce", 4: "reduce", 5: "reduce", 6: "implode", 9: "deflate64", 10: "PKWARE implode",
-    12: "bzip2", 14: "lzma", 16: "CMPSC", 18: "terse", 19: "LZ77", 20: "zstd (old)", 93: "zstd", 94: "mp3", 95: "xz",
-    96: "jpeg", 97: "wavpack", 98: "ppmd", 99: "AES encryption",
-}  # fmt: skip
+    1: "shrink",
+    2: "reduce",
+    3: "reduce",
+    4: "reduce",
+    5: "reduce",
+    6: "implode",
+    9: "deflate64",
+    10: "PKWARE implode",
+    12: "bzip2",
+    14: "lzma",
+    16: "CMPSC",
+    18: "terse",
+    19: "LZ77",
+    20: "zstd (old)",
+    93: "zstd",
+    94: "mp3",
+    95: "xz",
+    96: "jpeg",
+    97: "wavpack",
+    98: "ppmd",
+    99: "AES encryption",
+}
 
 # What the directory alone shows to be wrong, by falling weight: the first that holds is an entry's `problem`.
 PROBLEMS = {
@@ -80,10 +98,19 @@ PROBLEMS = {
 }
 _PROBLEM = {code: number for number, code in enumerate(PROBLEMS)}
 
-SCHEMA = pa.schema([
-    ("name", pa.string()), ("file", pa.binary()), ("offset", pa.int64()), ("packed", pa.int64()), ("size", pa.int64()),
-    ("crc", pa.uint32()), ("method", pa.uint16()), ("flags", pa.uint16()), ("problem", pa.string()),
-])  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("file", pa.binary()),
+        ("offset", pa.int64()),
+        ("packed", pa.int64()),
+        ("size", pa.int64()),
+        ("crc", pa.uint32()),
+        ("method", pa.uint16()),
+        ("flags", pa.uint16()),
+        ("problem", pa.string()),
+    ]
+)
 DAMAGE = (
     b"damage"  # key in a table's metadata: what is wrong with the archive as a whole, where it is read all the same
 )
@@ -261,8 +288,11 @@ class _Tail:
             if not offset and len(view) <= len(self.head):
                 view[:] = self.head[: len(view)]
                 return len(view)
-            raise ArchiveError(self.label, f"its directory is larger than {TAIL // MiB} MiB, the most that is read "
-                               "inside a compressed zip", "Unzip the outer zip first")  # fmt: skip
+            raise ArchiveError(
+                self.label,
+                f"its directory is larger than {TAIL // MiB} MiB, the most that is read inside a compressed zip",
+                "Unzip the outer zip first",
+            )
         data = self.data[offset - self.at : offset - self.at + len(view)]
         view[: len(data)] = data
         return len(data)
@@ -379,8 +409,11 @@ def _check_header(head: bytes | bytearray, packed: int, size: int, crc: int, met
             its_size = next(values, its_size) if its_size == _FULL else its_size
             its_packed = next(values, its_packed) if its_packed == _FULL else its_packed
         if (its_crc, its_packed, its_size) != (crc, packed, size):
-            raise DamagedEntry("bad_local_header", f"its header says {its_packed} bytes, {its_size} inflated, CRC32 "
-                               f"{its_crc:08x}; the directory says {packed}, {size}, {crc:08x}")  # fmt: skip
+            raise DamagedEntry(
+                "bad_local_header",
+                f"its header says {its_packed} bytes, {its_size} inflated, CRC32 "
+                f"{its_crc:08x}; the directory says {packed}, {size}, {crc:08x}",
+            )
     if name:
         raw = bytes(head[_LOCAL.size : _LOCAL.size + n])
         if not any(_same_end(other, name) for other in _readings(raw, extra)):
@@ -428,19 +461,41 @@ def _unicode_path(raw: bytes, extra: bytes) -> str | None:
 _END = struct.Struct("<4s4H2IH")
 _LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
-_CENTRAL = np.dtype([
-    ("signature", "S4"), ("made_by", "<u2"), ("needed", "u1"), ("needs", "u1"), ("flags", "<u2"), ("method", "<u2"),
-    ("time", "<u4"), ("crc", "<u4"), ("packed", "<u4"), ("size", "<u4"), ("name", "<u2"), ("extra", "<u2"),
-    ("comment", "<u2"), ("disk", "<u2"), ("internal", "<u2"), ("external", "<u4"), ("offset", "<u4"),
-])  # fmt: skip
+_CENTRAL = np.dtype(
+    [
+        ("signature", "S4"),
+        ("made_by", "<u2"),
+        ("needed", "u1"),
+        ("needs", "u1"),
+        ("flags", "<u2"),
+        ("method", "<u2"),
+        ("time", "<u4"),
+        ("crc", "<u4"),
+        ("packed", "<u4"),
+        ("size", "<u4"),
+        ("name", "<u2"),
+        ("extra", "<u2"),
+        ("comment", "<u2"),
+        ("disk", "<u2"),
+        ("internal", "<u2"),
+        ("external", "<u4"),
+        ("offset", "<u4"),
+    ]
+)
 _CENTRAL_SIGNATURE = b"PK\1\2"
 
 _PART = re.compile(r"\.(z\d\d|zip\.\d{2,3}|part\d+)$", re.IGNORECASE)
 _DOWNLOADING = re.compile(r"\.(downloading|crdownload|part|partial|aria2|quark|tmp|download)$", re.IGNORECASE)
 _OTHER_FORMATS = {
-    b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive", b"\x1f\x8b": "a gzip file", b"\xfd7zXZ": "an xz file",
-    b"BZh": "a bzip2 file", b"\x28\xb5\x2f\xfd": "a zstd file", b"%PDF": "a PDF", b"<": "a web page",
-}  # fmt: skip
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\x1f\x8b": "a gzip file",
+    b"\xfd7zXZ": "an xz file",
+    b"BZh": "a bzip2 file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"%PDF": "a PDF",
+    b"<": "a web page",
+}
 _AGAIN = "Download it again"
 _JOIN = "Get all its parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01, `cat X.zip.* > X.zip` for .001"
 
@@ -546,11 +601,18 @@ def _find_directory(source: _Source, archive: Archive, first: int, last: int) ->
     if directory_at < first or base < first:
         if parts:
             raise multi_part
-        raise ArchiveError(label, f"{first - min(base, directory_at)} bytes are missing in it: its directory is not "
-                           "where its end record says", _AGAIN)  # fmt: skip
+        raise ArchiveError(
+            label,
+            f"{first - min(base, directory_at)} bytes are missing in it: its directory is not "
+            "where its end record says",
+            _AGAIN,
+        )
     if size > LARGEST_DIRECTORY:
-        raise ArchiveError(label, f"its directory takes {size} bytes, more than the {LARGEST_DIRECTORY} that are read",
-                           "Unzip it and give the folder")  # fmt: skip
+        raise ArchiveError(
+            label,
+            f"its directory takes {size} bytes, more than the {LARGEST_DIRECTORY} that are read",
+            "Unzip it and give the folder",
+        )
     return _Directory(directory_at, size, count, wide, base)
 
 
@@ -657,10 +719,16 @@ def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) ->
         if (path := _unicode_path(bytes(raw_name), bytes(extra))) is not None:
             paths[row] = path
     columns = {
-        "offset": offset, "packed": packed, "size": size, "crc": fields["crc"].copy(), "method": method.copy(),
-        "flags": fields["flags"].copy(), "ends": offset + _LOCAL.size + fields["name"] + packed, "problem": problem,
+        "offset": offset,
+        "packed": packed,
+        "size": size,
+        "crc": fields["crc"].copy(),
+        "method": method.copy(),
+        "flags": fields["flags"].copy(),
+        "ends": offset + _LOCAL.size + fields["name"] + packed,
+        "problem": problem,
         "folder": on_unix & (kind == 4),
-    }  # fmt: skip
+    }
     return _Block(_slices(raw, name_at, name_end), columns, paths)
 
 
@@ -679,10 +747,14 @@ def _table(blocks: list[_Block], directory: _Directory, label: str, source: _Sou
     problem[np.concatenate(unsafes)] = _PROBLEM["unsafe_name"]
     keep = np.concatenate(keeps) & ~columns["folder"]
     table = pa.Table.from_arrays(
-        [pa.chunked_array(texts), pa.nulls(count, pa.binary()),
-         *(pa.array(columns[name]) for name in ("offset", "packed", "size", "crc", "method", "flags")),
-         _codes(problem)], schema=SCHEMA,
-    )  # fmt: skip
+        [
+            pa.chunked_array(texts),
+            pa.nulls(count, pa.binary()),
+            *(pa.array(columns[name]) for name in ("offset", "packed", "size", "crc", "method", "flags")),
+            _codes(problem),
+        ],
+        schema=SCHEMA,
+    )
     return table if keep.all() else table.filter(pa.array(keep))
 
 
@@ -747,8 +819,9 @@ def _widen(data: np.ndarray, columns: tuple[np.ndarray, ...], at: np.ndarray, le
     return bad
 
 
-def _conflicts(offset: np.ndarray, ends: np.ndarray, limit: int,
-               source: _Source | None) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
+def _conflicts(
+    offset: np.ndarray, ends: np.ndarray, limit: int, source: _Source | None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Rows that claim bytes of others, by problem. The rest share no byte: the work of reading all is bounded.
 
     A damaged offset often points into a whole entry: where no local header stands, nothing is overlapped.
@@ -790,11 +863,14 @@ def _decode(blocks: list[_Block]) -> list[pa.Array]:
         encoding = _encoding(block.names.filter(pa.array(~flags)) for block, flags in zip(blocks, flagged, strict=True))
         texts = [
             pa.array(
-                [name.decode("utf-8", "replace") if flag else name.decode(encoding)
-                 for name, flag in zip(block.names.to_pylist(), flags.tolist(), strict=True)], pa.string(),
+                [
+                    name.decode("utf-8", "replace") if flag else name.decode(encoding)
+                    for name, flag in zip(block.names.to_pylist(), flags.tolist(), strict=True)
+                ],
+                pa.string(),
             )
             for block, flags in zip(blocks, flagged, strict=True)
-        ]  # fmt: skip
+        ]
     for number, block in enumerate(blocks):
         if block.unicode:
             mask = np.zeros(len(block.names), bool)
@@ -930,9 +1006,16 @@ def _walk(archive: Archive) -> pa.Table:
     problem[unsafe] = _PROBLEM["unsafe_name"]
     zeros = np.zeros(count, np.int64)
     columns = [
-        text, file, pa.array(zeros), found["size"].chunk(0), found["size"].chunk(0), pa.nulls(count, pa.uint32()),
-        pa.array(zeros.astype(np.uint16)), pa.array(zeros.astype(np.uint16)), _codes(problem),
-    ]  # fmt: skip
+        text,
+        file,
+        pa.array(zeros),
+        found["size"].chunk(0),
+        found["size"].chunk(0),
+        pa.nulls(count, pa.uint32()),
+        pa.array(zeros.astype(np.uint16)),
+        pa.array(zeros.astype(np.uint16)),
+        _codes(problem),
+    ]
     table = pa.Table.from_arrays(columns, schema=SCHEMA)
     return table if keep.all() else table.filter(pa.array(keep))
 
@@ -994,8 +1077,10 @@ def extracted(archive: Archive, folder: str | os.PathLike[str]) -> Iterator[Arch
         except DamagedEntry as error:
             raise ArchiveError(archive.label, f"it cannot be inflated ({error.detail})", _AGAIN) from None
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}. Free disk space or mend the "
-                              "folder, then run the same command again") from None  # fmt: skip
+            raise OutputError(
+                f"{path}: cannot be written: {error.strerror or error}. Free disk space or mend the "
+                "folder, then run the same command again"
+            ) from None
         yield Archive(str(path), archive.label, "zip", length=archive.inside.size)
     finally:
         path.unlink(missing_ok=True)
@@ -1007,8 +1092,11 @@ def content_id(archive: Archive, entries: pa.Table) -> str:
 
     Raises ArchiveError where the source cannot be read any more.
     """
-    digest = hashlib.sha256(repr((archive.path, archive.kind, archive.start, archive.length, archive.inside)).encode(
-        "utf-8", "surrogateescape"))  # fmt: skip
+    digest = hashlib.sha256(
+        repr((archive.path, archive.kind, archive.start, archive.length, archive.inside)).encode(
+            "utf-8", "surrogateescape"
+        )
+    )
     try:
         if archive.kind == "folder":
             times = array("q")
@@ -1079,8 +1167,17 @@ class Reader:
         if root >= 0:
             os.close(root)
 
-    def read(self, *, offset: int, packed: int, size: int, crc: int | None, method: int, file: bytes | None = None,
-             name: str = "") -> tuple[memoryview, int]:  # fmt: skip
+    def read(
+        self,
+        *,
+        offset: int,
+        packed: int,
+        size: int,
+        crc: int | None,
+        method: int,
+        file: bytes | None = None,
+        name: str = "",
+    ) -> tuple[memoryview, int]:
         """The bytes of one entry, valid until the next read, and their CRC32. Arguments as in the entries' row; `name`
         is compared with the local header's from its last part back, so a path from any folder on will do.
 
@@ -1116,10 +1213,14 @@ class Reader:
             raise DamagedEntry("truncated", f"the file ends {end - got} bytes before this entry does")
         its_end = name.encode()
         if not (
-            its_crc == crc and its_packed == packed and its_size == size and its_method == method and not flags & 1
+            its_crc == crc
+            and its_packed == packed
+            and its_size == size
+            and its_method == method
+            and not flags & 1
             and buffer.endswith(its_end, 30, 30 + n)
             and (n == len(its_end) or not name or buffer[29 + n - len(its_end)] in b"/\\")
-        ):  # fmt: skip
+        ):
             _check_header(buffer, packed, size, cast(int, crc), method, name)
         data = view[begin:end]
         if method == DEFLATED:
@@ -1133,8 +1234,17 @@ class Reader:
             raise _crc_mismatch(found, cast(int, crc))
         return data, found
 
-    def stream(self, *, offset: int, packed: int, size: int, crc: int | None, method: int, file: bytes | None = None,
-               name: str = "") -> BinaryIO:  # fmt: skip
+    def stream(
+        self,
+        *,
+        offset: int,
+        packed: int,
+        size: int,
+        crc: int | None,
+        method: int,
+        file: bytes | None = None,
+        name: str = "",
+    ) -> BinaryIO:
         """One entry as a readable file, in bounded memory; it has a file descriptor of its own and outlives the reader.
 
         Reading raises DamagedEntry as soon as damage shows, a wrong CRC32 before the last bytes are given out.

@@ -49,15 +49,19 @@ def connected(address: str) -> Iterator[Executor]:
         try:
             client.submit(int, pure=False).result(timeout=WORKERS_WITHIN)
         except distributed.TimeoutError:
-            raise OutputError(f"{address}: no worker of this Dask scheduler answers within {WORKERS_WITHIN} s. Start "
-                              f"workers that it can reach and {AGAIN}") from None  # fmt: skip
+            raise OutputError(
+                f"{address}: no worker of this Dask scheduler answers within {WORKERS_WITHIN} s. Start "
+                f"workers that it can reach and {AGAIN}"
+            ) from None
         _check_installed(client, address)
         try:
             yield client.get_executor()
         except KilledWorker as error:
-            raise OutputError(f"{address}: {error.allowed_failures + 1} workers died one after another at one shard, "
-                              f"the last of them {error.last_worker.address}. See their logs, give them more memory "
-                              f"and {AGAIN}") from None  # fmt: skip
+            raise OutputError(
+                f"{address}: {error.allowed_failures + 1} workers died one after another at one shard, "
+                f"the last of them {error.last_worker.address}. See their logs, give them more memory "
+                f"and {AGAIN}"
+            ) from None
         except CancelledError:
             raise OutputError(
                 f"{address}: the connection to the Dask scheduler was lost. Start it anew and {AGAIN}"
@@ -69,5 +73,7 @@ def _check_installed(client: distributed.Client, address: str) -> None:
     found = {"the scheduler": client.run_on_scheduler(find_spec, "conversion"), **client.run(find_spec, "conversion")}
     lacking = [place for place, spec in found.items() if spec is None]
     if lacking:
-        raise OutputError(f"{address}: mmm-rs is not installed for {' and '.join(lacking)}. Install the same version "
-                          f"as here and {AGAIN}")  # fmt: skip
+        raise OutputError(
+            f"{address}: mmm-rs is not installed for {' and '.join(lacking)}. Install the same version "
+            f"as here and {AGAIN}"
+        )

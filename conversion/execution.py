@@ -169,8 +169,10 @@ def completed(executor: Executor, function: Callable[[T], R], tasks: Sequence[T]
         submit(AHEAD)
         yield results()
     except BrokenExecutor as error:
-        raise OutputError(f"a worker process died: {error} Give it more memory and run the same command again: it goes "
-                          "on where it stopped") from None  # fmt: skip
+        raise OutputError(
+            f"a worker process died: {error} Give it more memory and run the same command again: it goes "
+            "on where it stopped"
+        ) from None
     finally:
         # A pool of processes is not told: one of its threads may just be giving the exception of a worker that died (of
         # the same SIGTERM, perhaps) to all of them, and stumbles over a cancelled one in Python before 3.12. What it
@@ -254,15 +256,21 @@ def check_place(run: Run, sources: Iterable[str]) -> None:
     """
     host = socket.gethostname()
     if run.program != program():
-        raise OutputError(f"{Path(__file__).parent}: the worker on {host} has another version of mmm-rs than the "
-                          "process that began this. Install the same for both and run the command again")  # fmt: skip
+        raise OutputError(
+            f"{Path(__file__).parent}: the worker on {host} has another version of mmm-rs than the "
+            "process that began this. Install the same for both and run the command again"
+        )
     if not os.path.exists(run.file):
-        raise OutputError(f"{Path(run.file).parents[1]}: the worker on {host} does not see this folder as it is. "
-                          "Choose an output folder that all workers share under the same path")  # fmt: skip
+        raise OutputError(
+            f"{Path(run.file).parents[1]}: the worker on {host} does not see this folder as it is. "
+            "Choose an output folder that all workers share under the same path"
+        )
     for path in sources:
         if not os.path.exists(path):
-            raise ReleaseError(f"{path}: is not there for the worker on {host}. Put the release where all workers see "
-                               "it under the same path")  # fmt: skip
+            raise ReleaseError(
+                f"{path}: is not there for the worker on {host}. Put the release where all workers see "
+                "it under the same path"
+            )
 
 
 @functools.cache

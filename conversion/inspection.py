@@ -16,8 +16,9 @@ from mmm_rs import SUBSETS
 EXAMPLES = 3  # of each reason
 
 
-def inspect(path: str | os.PathLike[str], options: Options | None = None,
-            annotations: str | os.PathLike[str] | None = None) -> dict[str, Any]:  # fmt: skip
+def inspect(
+    path: str | os.PathLike[str], options: Options | None = None, annotations: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
     """The release at `path` as plain data, ready for JSON. Sizes are bytes.
 
     Raises UsageError or ReleaseError as `release.find` does.
@@ -104,8 +105,10 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"Problem: {problem['path']}: {problem['detail']}. {problem['remedy']}"
     if found["unknown"]:
         yield f"Unknown: {len(found['unknown'])} images or annotations of no subset, e.g. {found['unknown'][0]}"
-    yield (f"Plan: {found['plan']['shards']} shards, {size(found['plan']['bytes'])} at the most; "
-           f"{size(found['plan']['disk_needed'])} of free disk needed")  # fmt: skip
+    yield (
+        f"Plan: {found['plan']['shards']} shards, {size(found['plan']['bytes'])} at the most; "
+        f"{size(found['plan']['disk_needed'])} of free disk needed"
+    )
 
 
 def _short(text: str, limit: int = 160) -> str:

@@ -53,8 +53,13 @@ class Result:
         """Images, records and sources of the release that were not published."""
         total = self.summary["total"]
         stray = self.summary["unknown"]
-        return (total["images"].get("reported", 0) + total["records"].get("reported", 0) + len(self.summary["sources"])
-                + stray["images"] + stray["annotations"])  # fmt: skip
+        return (
+            total["images"].get("reported", 0)
+            + total["records"].get("reported", 0)
+            + len(self.summary["sources"])
+            + stray["images"]
+            + stray["annotations"]
+        )
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,19 @@ class _Subset:
 
     def task(self, number: int, out: Path, archives: tuple[Archive, ...], decode: bool, run: Run) -> Task:
         shard = self.plan.shards[number]
-        return Task(str(self.work / "plan.arrow"), str(self.work / RECORDS), number, self.plan.subset, shard.split,
-                    archives, shard.name, str(out), str(self.marker(number)), decode, run)  # fmt: skip
+        return Task(
+            str(self.work / "plan.arrow"),
+            str(self.work / RECORDS),
+            number,
+            self.plan.subset,
+            shard.split,
+            archives,
+            shard.name,
+            str(out),
+            str(self.marker(number)),
+            decode,
+            run,
+        )
 
     def markers(self) -> list[Path]:
         return [self.marker(number) for number in range(len(self.plan.shards))]
@@ -129,8 +145,17 @@ def convert(
 
     Raises UsageError, ReleaseError or OutputError.
     """
-    with opened(release_path, out, subsets=subsets, options=options, workers=workers, executor=executor,
-                annotations=annotations, overwrite=overwrite, say=say) as job:  # fmt: skip
+    with opened(
+        release_path,
+        out,
+        subsets=subsets,
+        options=options,
+        workers=workers,
+        executor=executor,
+        annotations=annotations,
+        overwrite=overwrite,
+        say=say,
+    ) as job:
         if job.complete:
             _check_whole(job)
         else:
@@ -207,8 +232,10 @@ def _check(out: Path, subsets: Sequence[str] | None) -> None:
 def check_called(what: str | Path, name: str) -> None:
     """Raises UsageError where a folder or repository has the name that makes `datasets` refuse it."""
     if name == "mmm_rs":
-        raise UsageError(f"{what}: a folder or repository called mmm_rs that holds mmm_rs.py is taken for a loading "
-                         "script, which no `datasets` since 4.0 loads. Call it otherwise, such as MMM-RS")  # fmt: skip
+        raise UsageError(
+            f"{what}: a folder or repository called mmm_rs that holds mmm_rs.py is taken for a loading "
+            "script, which no `datasets` since 4.0 loads. Call it otherwise, such as MMM-RS"
+        )
 
 
 @contextlib.contextmanager
@@ -221,8 +248,9 @@ def _locked(out: Path) -> Iterator[Path]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise OutputError(f"{out}: another conversion into this folder is running. Wait for it, or choose another "
-                          "folder") from None  # fmt: skip
+        raise OutputError(
+            f"{out}: another conversion into this folder is running. Wait for it, or choose another folder"
+        ) from None
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         raise shards.output_error(work / "lock", error) from None
     try:
@@ -278,8 +306,10 @@ def _check_foreign(out: Path) -> None:
     for name in PRODUCTS:
         for path in (out / name, *(out / name).rglob("*")):
             if path.is_file():
-                raise UsageError(f"{path}: was not written by a conversion, which needs its place. Move it away, or "
-                                 "choose another folder")  # fmt: skip
+                raise UsageError(
+                    f"{path}: was not written by a conversion, which needs its place. Move it away, or "
+                    "choose another folder"
+                )
 
 
 def _remove(out: Path, work: Path) -> None:
@@ -316,21 +346,30 @@ def _earlier(out: Path, work: Path, options: Options) -> dict[str, Any] | None:
     earlier = manifest.read(out)
     begun = _begun(work)
     if begun and begun.get("program") != program():
-        raise UsageError(f"{out}: what lies here unfinished was begun by another version of mmm-rs, or an --overwrite "
-                         "was cut short. Use --overwrite, or go on with that version")  # fmt: skip
+        raise UsageError(
+            f"{out}: what lies here unfinished was begun by another version of mmm-rs, or an --overwrite "
+            "was cut short. Use --overwrite, or go on with that version"
+        )
     known = [begun["options"]] if begun else []
     if earlier:
         known.append(earlier["options"])
         if earlier["format_version"] != mmm_rs.FORMAT_VERSION:
-            raise UsageError(f"{out}: has format {earlier['format_version']}, this program writes "
-                             f"{mmm_rs.FORMAT_VERSION}. Use --overwrite or another folder")  # fmt: skip
+            raise UsageError(
+                f"{out}: has format {earlier['format_version']}, this program writes "
+                f"{mmm_rs.FORMAT_VERSION}. Use --overwrite or another folder"
+            )
     for before in known:
         mine = asdict(options)
         if before != mine:
-            changed = ", ".join(f"{name} was {before.get(name)!r}, now {mine.get(name)!r}"
-                                for name in sorted({*before, *mine}) if before.get(name) != mine.get(name))  # fmt: skip
-            raise UsageError(f"{out}: was converted with other options ({changed}). Give the same options, "
-                             "--overwrite, or another folder")  # fmt: skip
+            changed = ", ".join(
+                f"{name} was {before.get(name)!r}, now {mine.get(name)!r}"
+                for name in sorted({*before, *mine})
+                if before.get(name) != mine.get(name)
+            )
+            raise UsageError(
+                f"{out}: was converted with other options ({changed}). Give the same options, "
+                "--overwrite, or another folder"
+            )
     return earlier
 
 
@@ -339,8 +378,10 @@ def _wanted(found: Release, subsets: Sequence[str] | None, path: Any) -> list[st
     if absent or not found.subsets:
         why = "; ".join(str(problem) for problem in found.problems)
         what = ", ".join(absent) if absent else "no subset of MMM-RS"
-        raise ReleaseError(f"{path}: {what} {'is not in this release' if absent else 'can be read here'}"
-                           + (f": {why}" if why else ". `mmm-rs inspect` shows what is there"))  # fmt: skip
+        raise ReleaseError(
+            f"{path}: {what} {'is not in this release' if absent else 'can be read here'}"
+            + (f": {why}" if why else ". `mmm-rs inspect` shows what is there")
+        )
     return [name for name in found.subsets if not subsets or name in subsets]
 
 
@@ -352,11 +393,15 @@ def _check_begun(out: Path, work: Path, found: Release, wanted: set[str], overwr
         if overwrite:
             _forget(out, work / name)
         elif name in found.subsets:
-            raise UsageError(f"{out}: an unfinished conversion of {name} lies here. Give the same --subset again, "
-                             "leave it away for all, or use --overwrite")  # fmt: skip
+            raise UsageError(
+                f"{out}: an unfinished conversion of {name} lies here. Give the same --subset again, "
+                "leave it away for all, or use --overwrite"
+            )
         else:
-            raise ReleaseError(f"{found.path}: the release changed since this conversion began: {name} was there. "
-                               "Put it back, or use --overwrite to begin anew")  # fmt: skip
+            raise ReleaseError(
+                f"{found.path}: the release changed since this conversion began: {name} was there. "
+                "Put it back, or use --overwrite to begin anew"
+            )
 
 
 def _check_same(out: Path, found: Release, converted: list[str]) -> None:
@@ -367,8 +412,10 @@ def _check_same(out: Path, found: Release, converted: list[str]) -> None:
         before = known[name]["images"]["released"]
         now = sum(part.count(IMAGE) for part in found.subsets[name].parts)
         if now != before:
-            raise ReleaseError(f"{found.path}: has {now:,} images of {name}; {out} was made when it had {before:,}. "
-                               "Use --overwrite to convert it anew, or put the earlier files back")  # fmt: skip
+            raise ReleaseError(
+                f"{found.path}: has {now:,} images of {name}; {out} was made when it had {before:,}. "
+                "Use --overwrite to convert it anew, or put the earlier files back"
+            )
 
 
 def _check_whole(job: Job) -> None:
@@ -377,8 +424,9 @@ def _check_whole(job: Job) -> None:
     for shard in made["shards"]:
         path = job.out / shard["name"]
         if not path.exists() or path.stat().st_size != shard["bytes"]:
-            raise OutputError(f"{path}: is missing or has another size than the manifest says. Convert again with "
-                              "--overwrite")  # fmt: skip
+            raise OutputError(
+                f"{path}: is missing or has another size than the manifest says. Convert again with --overwrite"
+            )
     indexes = [f"index/{subset}.parquet" for subset in made["subsets"]]
     for name in (*indexes, report.SUMMARY, report.UNPUBLISHED):
         if not (job.out / name).is_file():
@@ -396,8 +444,9 @@ def _sweep(out: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _plan(files: SubsetFiles, out: Path, work: Path, options: Options, overwrite: bool,
-          say: Callable[[str], None]) -> _Subset:  # fmt: skip
+def _plan(
+    files: SubsetFiles, out: Path, work: Path, options: Options, overwrite: bool, say: Callable[[str], None]
+) -> _Subset:
     """The plan of one subset: read back where this conversion made it before, else made."""
     say(f"planning {files.name}")
     identity = [content_id(part.archive, part.entries) for part in files.parts]
@@ -410,8 +459,10 @@ def _plan(files: SubsetFiles, out: Path, work: Path, options: Options, overwrite
             return _Subset(archives, work, PlanFile.open(work / "plan.arrow"), problems)
         if not overwrite:
             where = ", ".join(part.archive.label for part in files.parts)
-            raise ReleaseError(f"{where}: the release changed since this conversion began. Use --overwrite to begin "
-                               "anew, or put the earlier files back")  # fmt: skip
+            raise ReleaseError(
+                f"{where}: the release changed since this conversion began. Use --overwrite to begin "
+                "anew, or put the earlier files back"
+            )
         _forget(out, work)
     with _writing(work):
         work.mkdir(parents=True, exist_ok=True)
@@ -454,8 +505,9 @@ def check_disk(job: Job, at_once: int | None = None) -> None:
         free += sum(path.stat().st_size for path in lying if path.exists())
         remedy = "keep fewer shards at a time with --keep"
     if left and needed > free:
-        raise OutputError(f"{job.out}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Free disk "
-                          f"space or {remedy}")  # fmt: skip
+        raise OutputError(
+            f"{job.out}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Free disk space or {remedy}"
+        )
 
 
 def write_shards(
@@ -492,8 +544,9 @@ def write_shards(
                 run = stack.enter_context(announced(job.work))
             tasks = [
                 one.task(number, job.out, its, decode, run)
-                for one, its in zip(mine, archives, strict=True) for number in left[one.plan.subset]
-            ]  # fmt: skip
+                for one, its in zip(mine, archives, strict=True)
+                for number in left[one.plan.subset]
+            ]
             step = at_once or len(tasks) or 1
             for batch in [tasks[at : at + step] for at in range(0, len(tasks), step)]:
                 with completed(job.pool, write_shard, batch) as results:
@@ -534,8 +587,10 @@ def finish(job: Job, describe: Callable[[Path], None] = write_card) -> Result:
     summary = report.write(out, reports, problems, job.found.unknown)
     if not rows:
         _clear(job.work)
-        raise ReleaseError(f"{job.found.path}: none of its images can be published. {out / report.SUMMARY} says why; "
-                           "mend the release and run again")  # fmt: skip
+        raise ReleaseError(
+            f"{job.found.path}: none of its images can be published. {out / report.SUMMARY} says why; "
+            "mend the release and run again"
+        )
     made = manifest.build(rows, job.options)
     manifest.write(out, made)
     describe(out)

@@ -99,8 +99,9 @@ def read(out: Path) -> dict[str, Any] | None:
     if not isinstance(manifest, dict) or manifest.get("digest") != manifest_digest(manifest):
         raise VerificationError(f"{path}: was edited or damaged, its digest is wrong. Convert again with --overwrite")
     if not _is_whole(manifest):
-        raise VerificationError(f"{path}: lacks what a manifest of format {FORMAT_VERSION} has. Convert again with "
-                                "--overwrite")  # fmt: skip
+        raise VerificationError(
+            f"{path}: lacks what a manifest of format {FORMAT_VERSION} has. Convert again with --overwrite"
+        )
     return manifest
 
 

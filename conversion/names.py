@@ -30,8 +30,26 @@ SUBSET_FOLDERS = {
     "sar_jpg": "WHU-OPT-SAR",
 }
 SCENE_FOLDERS = {"fog": "fog", "night": "night", "snowy": "snow", "snow": "snow"}  # weather's folder -> label
-FILLER = frozenset(("dataset", "datasets", "process", "processed", "crop", "images", "image", "cleaned", "clean",
-                    "mmm", "rs", "mmmrs", "rgb", "nir", "sar", "jpg"))  # fmt: skip
+FILLER = frozenset(
+    (
+        "dataset",
+        "datasets",
+        "process",
+        "processed",
+        "crop",
+        "images",
+        "image",
+        "cleaned",
+        "clean",
+        "mmm",
+        "rs",
+        "mmmrs",
+        "rgb",
+        "nir",
+        "sar",
+        "jpg",
+    )
+)
 
 USTAR_NAME, USTAR_PREFIX = 100, 155  # bytes; POSIX.1-1988 `ustar` header fields
 LONGEST_SUFFIX = len(".nir.jpg")
@@ -41,8 +59,15 @@ def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-ALIASES = {_plain(name): name for name in SUBSETS} | {"mrssc2": "MRSSC2.0", "mrssc": "MRSSC2.0", "hrsc": "HRSC2016",
-           "whuoptsar": "WHU-OPT-SAR", "hrrsd": "TGRS-HRRSD", "sen12": "SEN1-2", "nasctg": "NaSC-TG2"}  # fmt: skip
+ALIASES = {_plain(name): name for name in SUBSETS} | {
+    "mrssc2": "MRSSC2.0",
+    "mrssc": "MRSSC2.0",
+    "hrsc": "HRSC2016",
+    "whuoptsar": "WHU-OPT-SAR",
+    "hrrsd": "TGRS-HRRSD",
+    "sen12": "SEN1-2",
+    "nasctg": "NaSC-TG2",
+}
 
 
 def subset_named(name: str) -> str | None:

@@ -349,8 +349,9 @@ class _Records:
         return next(self.files[at].path for at, (start, stop, _) in enumerate(self.hints) if start <= row < stop)
 
 
-def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, reported: list[Reported],
-                  problems: list[Problem]) -> _Records:  # fmt: skip
+def _read_records(
+    files: SubsetFiles, options: Options, sink: BinaryIO | None, reported: list[Reported], problems: list[Problem]
+) -> _Records:
     records = _Records()
     sources = []
     for part in files.parts:
@@ -364,14 +365,28 @@ def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, r
             records.lacking = True
             # Those of these kinds are named with the other files of their archive.
             if row["problem"] not in ("encrypted", "unsupported_compression"):
-                problems.append(Problem(where, row["problem"], "this annotation file is not read: it is "
-                                        f"{row['problem']}", "Repair or remove it", files.name))  # fmt: skip
+                problems.append(
+                    Problem(
+                        where,
+                        row["problem"],
+                        f"this annotation file is not read: it is {row['problem']}",
+                        "Repair or remove it",
+                        files.name,
+                    )
+                )
             continue
         if source in seen:
             before, *content = seen[source]
             if row["crc"] is not None and content == [row["size"], row["crc"]]:
-                problems.append(Problem(where, "same_name", f"this annotation file is that of {before} once more",
-                                        "Nothing is to be done", files.name))  # fmt: skip
+                problems.append(
+                    Problem(
+                        where,
+                        "same_name",
+                        f"this annotation file is that of {before} once more",
+                        "Nothing is to be done",
+                        files.name,
+                    )
+                )
                 continue
             source = where  # each zip of a modality has its own
         start, new, example, rows = len(records.offset), [], None, []  # type: ignore[var-annotated]
@@ -385,8 +400,16 @@ def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, r
                     rows.append(Reported("record", source, record.position, record.problem, record.detail or ""))
                     continue
                 example = example or record.text
-                kept = StoredRecord(source, record.position, record.path or "", record.prompt or "", record.category,
-                                    record.gsd, record.cloud_cover, record.text)  # fmt: skip
+                kept = StoredRecord(
+                    source,
+                    record.position,
+                    record.path or "",
+                    record.prompt or "",
+                    record.category,
+                    record.gsd,
+                    record.cloud_cover,
+                    record.text,
+                )
                 data = msgspec.msgpack.encode(kept)
                 if sink:
                     sink.write(data)
@@ -409,8 +432,15 @@ def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, r
                 total += len(chunk)
             records.paths = whole
             detail = error.detail if isinstance(error, DamagedEntry) else str(error)
-            problems.append(Problem(where, "unreadable_annotations", f"none of its records is used: {detail}",
-                                    "Download it again, or see --image-key and --prompt-key", files.name))  # fmt: skip
+            problems.append(
+                Problem(
+                    where,
+                    "unreadable_annotations",
+                    f"none of its records is used: {detail}",
+                    "Download it again, or see --image-key and --prompt-key",
+                    files.name,
+                )
+            )
             continue
         seen[source] = where, row["size"], row["crc"]
         records.paths.append(pa.array(new, pa.string()))
@@ -423,14 +453,16 @@ def _read_records(files: SubsetFiles, options: Options, sink: BinaryIO | None, r
 
 def _open(archive: Archive, row: dict[str, Any], where: str, options: Options) -> tuple[Form, Iterable[Any]]:
     def open_stream() -> BinaryIO:
-        return Reader(archive).stream(**{name: row[name] for name in ("offset", "packed", "size", "crc", "method",
-                                                                      "file", "name")})  # fmt: skip
+        return Reader(archive).stream(
+            **{name: row[name] for name in ("offset", "packed", "size", "crc", "method", "file", "name")}
+        )
 
     return read_annotations(open_stream, options.image_key, options.prompt_key, label=where)
 
 
-def _image_grid(subset: str, images: pa.Table, place_of: np.ndarray, modality: np.ndarray, places: int,
-                reported: list[Reported]) -> np.ndarray:  # fmt: skip
+def _image_grid(
+    subset: str, images: pa.Table, place_of: np.ndarray, modality: np.ndarray, places: int, reported: list[Reported]
+) -> np.ndarray:
     """(places, 3): the row of the image of each place and modality, -1 for none. Two for one cell go to the report."""
     allowed = np.array([m in SUBSETS[subset].modalities for m in MODALITIES] + [False])
     known = allowed[modality]  # -1 takes the last
@@ -441,8 +473,15 @@ def _image_grid(subset: str, images: pa.Table, place_of: np.ndarray, modality: n
     order, begins = np.argsort(cell, kind="stable"), np.cumsum(counts) - counts
     grid.reshape(-1)[cell[first]] = rows[first]
     for row in np.flatnonzero(~known):
-        reported.append(Reported("image", images["source"][int(row)].as_py(), None, "unknown_modality",
-                                 f"neither name nor folder tells one of {SUBSETS[subset].modalities}"))  # fmt: skip
+        reported.append(
+            Reported(
+                "image",
+                images["source"][int(row)].as_py(),
+                None,
+                "unknown_modality",
+                f"neither name nor folder tells one of {SUBSETS[subset].modalities}",
+            )
+        )
     for at in np.flatnonzero(counts > 1):
         mine = rows[order[begins[at] : begins[at] + counts[at]]]
         claimants = images["source"].take(pa.array(mine)).to_pylist()
@@ -567,8 +606,9 @@ def _sizes(images: pa.Table, image: np.ndarray, record: np.ndarray, records: _Re
     return total + _blocks(json_size)
 
 
-def _shards(subset: str, keys: pa.Array, places: pa.Array, chosen: np.ndarray, sizes: np.ndarray,
-            options: Options) -> tuple[np.ndarray, list[PlannedShard]]:  # fmt: skip
+def _shards(
+    subset: str, keys: pa.Array, places: pa.Array, chosen: np.ndarray, sizes: np.ndarray, options: Options
+) -> tuple[np.ndarray, list[PlannedShard]]:
     """The places in the order of the shards, and the shards: samples sorted by a seeded hash of their key."""
     digest = bytearray()
     for start in range(0, len(chosen), CHUNK):

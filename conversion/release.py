@@ -97,8 +97,9 @@ def check_there(path: str | os.PathLike[str]) -> None:
         raise UsageError(f"{path}: no such file or folder. Give the folder or zip that holds the release")
 
 
-def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | None = None,
-         exclude: Path | None = None) -> Release:  # fmt: skip
+def find(
+    path: str | os.PathLike[str], annotations: str | os.PathLike[str] | None = None, exclude: Path | None = None
+) -> Release:
     """The subsets in `path`: a folder, `MMM-RS.zip`, a subset's zip or folder.
 
     `annotations` is a folder or zip that holds, at any depth and in zips too, annotation files that lie apart from the
@@ -149,8 +150,10 @@ def find(path: str | os.PathLike[str], annotations: str | os.PathLike[str] | Non
                 )
             )
     if not subsets and not problems:
-        raise ReleaseError(f"{path}: nothing of MMM-RS was found here. Give the folder with the downloaded zips, "
-                           "MMM-RS.zip, or one subset's zip or folder")  # fmt: skip
+        raise ReleaseError(
+            f"{path}: nothing of MMM-RS was found here. Give the folder with the downloaded zips, "
+            "MMM-RS.zip, or one subset's zip or folder"
+        )
     empty = pa.table({"path": pa.array([], pa.string()), "type": pa.array([], pa.string())})
     loose = pa.concat_tables(unknown) if unknown else empty
     return Release(path, subsets, tuple(problems), loose.filter(pc.not_equal(loose["type"], OTHER)))
@@ -165,15 +168,19 @@ def _inside(root: Path, paths: list[Path]) -> list[str]:
 def _converted(entries: pa.Table) -> list[str]:
     """Beginnings of the names that a conversion wrote beside the release's files, or in a folder among them."""
     every = entries["name"]
-    folders = set.intersection(*(
-        {name.removesuffix(last) for name in every.filter(pc.ends_with(every, last)).to_pylist()} for last in CONVERTED
-    ))  # fmt: skip
+    folders = set.intersection(
+        *(
+            {name.removesuffix(last) for name in every.filter(pc.ends_with(every, last)).to_pylist()}
+            for last in CONVERTED
+        )
+    )
     own = [name if "." in name else f"{name}/" for name in PRODUCTS] if "" in folders else []
     return own + sorted(folder for folder in folders if folder.endswith("/"))
 
 
-def _containers(archive: Archive, problems: list[Problem], depth: int,
-                exclude: Sequence[str] = ()) -> Iterator[tuple[Archive, pa.Table]]:  # fmt: skip
+def _containers(
+    archive: Archive, problems: list[Problem], depth: int, exclude: Sequence[str] = ()
+) -> Iterator[tuple[Archive, pa.Table]]:
     """An archive and all archives within it, each with its typed entries. `exclude`: beginnings of names."""
     try:
         entries = read_entries(archive)
@@ -184,13 +191,23 @@ def _containers(archive: Archive, problems: list[Problem], depth: int,
         problems.append(_unreadable(error))
         return
     if damage := (entries.schema.metadata or {}).get(DAMAGE):
-        problems.append(Problem(archive.label, "crc_mismatch", f"{damage.decode()}; each image that is published is "
-                                "whole by its own CRC32, but its name may be damaged", "Download it again",
-                                _subset_of_path(archive.label)))  # fmt: skip
+        problems.append(
+            Problem(
+                archive.label,
+                "crc_mismatch",
+                f"{damage.decode()}; each image that is published is "
+                "whole by its own CRC32, but its name may be damaged",
+                "Download it again",
+                _subset_of_path(archive.label),
+            )
+        )
         entries = entries.replace_schema_metadata(None)
     if archive.kind == "zip" and not entries.num_rows:
-        problems.append(Problem(archive.label, "empty_archive", "it holds no files", "Download it again",
-                                _subset_of_path(archive.label)))  # fmt: skip
+        problems.append(
+            Problem(
+                archive.label, "empty_archive", "it holds no files", "Download it again", _subset_of_path(archive.label)
+            )
+        )
     kinds = entries["type"]
     for row in entries.filter(pc.is_in(kinds, pa.array(["archive", "barred"]))).to_pylist():
         label, subset = f"{archive.label}/{row['name']}", _subset_of_path(row["name"])
@@ -199,11 +216,25 @@ def _containers(archive: Archive, problems: list[Problem], depth: int,
                 Problem(label, "other_archive", "it is an archive of a kind that is not read", "Unpack it", subset)
             )
         elif row["problem"] == "link":
-            problems.append(Problem(label, "link", "it is a symbolic link, which is not followed",
-                                    "Move here what it points to, or give that as the release", subset))  # fmt: skip
+            problems.append(
+                Problem(
+                    label,
+                    "link",
+                    "it is a symbolic link, which is not followed",
+                    "Move here what it points to, or give that as the release",
+                    subset,
+                )
+            )
         else:
-            problems.append(Problem(label, "unreadable_folder", "this folder may not be read",
-                                    "Give yourself the permission to read it, or move it away", subset))  # fmt: skip
+            problems.append(
+                Problem(
+                    label,
+                    "unreadable_folder",
+                    "this folder may not be read",
+                    "Give yourself the permission to read it, or move it away",
+                    subset,
+                )
+            )
     yield archive, entries.filter(pc.is_in(kinds, pa.array([IMAGE, ANNOTATION, OTHER])))
     for row in entries.filter(pc.equal(kinds, "partial")).to_pylist():
         problems.append(
@@ -240,11 +271,25 @@ def _containers(archive: Archive, problems: list[Problem], depth: int,
             inner = Archive(path=os.path.join(archive.path, file), label=label, kind="zip")
             yield from _containers(inner, problems, depth - 1)
         elif problem := entries["problem"][row].as_py():
-            problems.append(Problem(label, problem, "this archive cannot be read inside its archive",
-                                    "Unzip the outer archive first", _subset_of_path(name)))  # fmt: skip
+            problems.append(
+                Problem(
+                    label,
+                    problem,
+                    "this archive cannot be read inside its archive",
+                    "Unzip the outer archive first",
+                    _subset_of_path(name),
+                )
+            )
         elif archive.inside:
-            problems.append(Problem(label, "nested_too_deep", "a zip inside a compressed zip inside a zip",
-                                    "Unzip the outer archive first", _subset_of_path(name)))  # fmt: skip
+            problems.append(
+                Problem(
+                    label,
+                    "nested_too_deep",
+                    "a zip inside a compressed zip inside a zip",
+                    "Unzip the outer archive first",
+                    _subset_of_path(name),
+                )
+            )
         else:
             try:
                 inner = inner_archive(archive, entries, row)
@@ -274,8 +319,15 @@ def _typed(entries: pa.Table) -> pa.Table:
             pc.is_in(suffix, pa.array(OTHER_ARCHIVES)),
             pc.is_in(entries["problem"], pa.array(["link", "unreadable_folder"])),
         ),
-        IMAGE, ANNOTATION, "zip", "multipart", "partial", "archive", "barred", OTHER,
-    )  # fmt: skip
+        IMAGE,
+        ANNOTATION,
+        "zip",
+        "multipart",
+        "partial",
+        "archive",
+        "barred",
+        OTHER,
+    )
     return entries.append_column("type", pc.fill_null(chosen, OTHER))
 
 
@@ -289,9 +341,11 @@ def _barred(archive: Archive, subset: str, entries: pa.Table) -> Iterator[Proble
     """One line for all entries of an archive that a key or another method of compression bars."""
     remedies = {
         "encrypted": ("are encrypted", "Unzip it with its password and give the folder instead"),
-        "unsupported_compression": ("are compressed by a method that is not read here (neither stored nor deflated)",
-                                    "Unzip it with the program that made it and give the folder instead"),
-    }  # fmt: skip
+        "unsupported_compression": (
+            "are compressed by a method that is not read here (neither stored nor deflated)",
+            "Unzip it with the program that made it and give the folder instead",
+        ),
+    }
     for code, (detail, remedy) in remedies.items():
         if count := pc.sum(pc.equal(entries["problem"], code)).as_py():
             yield Problem(archive.label, code, f"{count} of its {entries.num_rows} files {detail}", remedy, subset)

@@ -22,8 +22,16 @@ from conversion.shards import Marker, replacing
 
 SUMMARY = "report/summary.json"
 UNPUBLISHED = "report/unpublished.parquet"
-SCHEMA = pa.schema([("subset", pa.string()), ("kind", pa.string()), ("path", pa.string()), ("position", pa.int64()),
-                    ("reason", pa.string()), ("detail", pa.string())])  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("subset", pa.string()),
+        ("kind", pa.string()),
+        ("path", pa.string()),
+        ("position", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,15 @@ def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem
             schema=SCHEMA,
         )
     )
-    table = pa.concat_tables(tables).sort_by([("subset", "ascending"), ("kind", "ascending"), ("path", "ascending"),
-                                              ("position", "ascending"), ("reason", "ascending")])  # fmt: skip
+    table = pa.concat_tables(tables).sort_by(
+        [
+            ("subset", "ascending"),
+            ("kind", "ascending"),
+            ("path", "ascending"),
+            ("position", "ascending"),
+            ("reason", "ascending"),
+        ]
+    )
     with replacing(out / UNPUBLISHED) as fd, open(fd, "wb", closefd=False) as sink:
         pq.write_table(table, sink, compression="zstd")
     summary = {
@@ -144,8 +159,13 @@ def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem
 
 def _source(problem: Problem) -> dict[str, Any]:
     data = asdict(problem)
-    return {"path": data["path"], "subset": data["subset"], "problem": data["code"], "detail": data["detail"],
-            "remedy": data["remedy"]}  # fmt: skip
+    return {
+        "path": data["path"],
+        "subset": data["subset"],
+        "problem": data["code"],
+        "detail": data["detail"],
+        "remedy": data["remedy"],
+    }
 
 
 def _earlier(out: Path, new: set[str]) -> tuple[dict[str, Any], pa.Table | None]:

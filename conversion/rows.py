@@ -90,8 +90,9 @@ class ReleaseRows:
         plan, _ = self._plans[subset]
         return [mmm_rs.Segment(subset, shard.name, 0, shard.stop - shard.start) for shard in plan.shards]
 
-    def tables(self, segment: Any, features: Any, selection: Any, check: bool,
-               skipped: list[Any] | None) -> Iterator[tuple[pa.Table, Sequence[int]]]:  # fmt: skip
+    def tables(
+        self, segment: Any, features: Any, selection: Any, check: bool, skipped: list[Any] | None
+    ) -> Iterator[tuple[pa.Table, Sequence[int]]]:
         """The rows of a segment in the builder's columns, and their positions in it. Images that the conversion would
         reject are left out, as there."""
         plan, archives = self._plans[segment.subset]
@@ -113,8 +114,14 @@ class ReleaseRows:
             yield _table(rows, features, selection, place)
         if reported:
             first = reported[0]
-            logger.warning("%s: %d images and records of %s are left out, for example %s: %s", self.path, len(reported),
-                           segment.subset, first.path, first.detail)  # fmt: skip
+            logger.warning(
+                "%s: %d images and records of %s are left out, for example %s: %s",
+                self.path,
+                len(reported),
+                segment.subset,
+                first.path,
+                first.detail,
+            )
 
 
 def _remove(folder: str, process: int) -> None:
@@ -131,8 +138,9 @@ def _row(sample: Sample, shard: str) -> dict[str, Any]:
     return row
 
 
-def _table(rows: list[dict[str, Any]], features: Any, selection: Any,
-           place: Mapping[str, int]) -> tuple[pa.Table, list[int]]:  # fmt: skip
+def _table(
+    rows: list[dict[str, Any]], features: Any, selection: Any, place: Mapping[str, int]
+) -> tuple[pa.Table, list[int]]:
     images = [pa.field(m, mmm_rs.IMAGE_TYPE) for m in mmm_rs.MODALITIES]
     table = pa.Table.from_pylist(rows, schema=pa.schema([*mmm_rs.index_schema(), *images]))
     if selection.expression is not None:

@@ -79,8 +79,14 @@ class Sample(msgspec.Struct, frozen=True):
     fields: dict[str, Any]
 
 
-def samples(batch: pa.RecordBatch, subset: str, archives: tuple[Archive, ...], records: str, decode: bool,
-            reported: list[Reported]) -> Iterator[Sample]:  # fmt: skip
+def samples(
+    batch: pa.RecordBatch,
+    subset: str,
+    archives: tuple[Archive, ...],
+    records: str,
+    decode: bool,
+    reported: list[Reported],
+) -> Iterator[Sample]:
     """Read, check and describe the samples of one shard. What is rejected is appended to `reported`."""
     modalities = [m for m in MODALITIES if f"{m}_source" in batch.schema.names]
     with contextlib.ExitStack() as stack:
@@ -113,8 +119,15 @@ def samples(batch: pa.RecordBatch, subset: str, archives: tuple[Archive, ...], r
                 kept = {(image.record.file, image.record.position) for image in found if image.record}
                 lost = {(r.file, r.position): r for r in unpublished if (r.file, r.position) not in kept}
                 for record in lost.values():
-                    reported.append(Reported("record", record.file, record.position, "image_rejected",
-                                             f"{record.path}: its image is not published"))  # fmt: skip
+                    reported.append(
+                        Reported(
+                            "record",
+                            record.file,
+                            record.position,
+                            "image_rejected",
+                            f"{record.path}: its image is not published",
+                        )
+                    )
             if found:
                 yield Sample(key, tuple(found), fields(subset, found))
 
@@ -185,8 +198,15 @@ def header(name: str, size: int) -> bytes:
     digits = b"%011o\0" % size
     checksum = _FIXED_SUM + sum(raw) + sum(prefix) + sum(digits)
     return b"%b%b%b%b%06o\0 %b%b%b" % (
-        raw.ljust(100, b"\0"), _HEAD, digits, _MIDDLE, checksum, _TAIL, prefix.ljust(155, b"\0"), bytes(12)
-    )  # fmt: skip
+        raw.ljust(100, b"\0"),
+        _HEAD,
+        digits,
+        _MIDDLE,
+        checksum,
+        _TAIL,
+        prefix.ljust(155, b"\0"),
+        bytes(12),
+    )
 
 
 class _Tar:
@@ -258,8 +278,15 @@ class Marker:
 
     def row(self) -> dict[str, Any]:
         """The shard as the manifest has it."""
-        return {"name": self.name, "subset": self.subset, "split": self.split, "bytes": self.bytes,
-                "sha256": self.sha256, "samples": self.samples, "pairs": self.pairs}  # fmt: skip
+        return {
+            "name": self.name,
+            "subset": self.subset,
+            "split": self.split,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "samples": self.samples,
+            "pairs": self.pairs,
+        }
 
 
 def finished(out: str | os.PathLike[str], path: Path) -> Marker | None:

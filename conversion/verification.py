@@ -67,8 +67,10 @@ def verify(
         release.check_there(release_path)  # to be told in hours would be late
     made = manifest.read(out)
     if made is None:
-        raise VerificationError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an "
-                                "unfinished conversion goes on with the same command")  # fmt: skip
+        raise VerificationError(
+            f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an "
+            "unfinished conversion goes on with the same command"
+        )
     faults = [*_files(out, made), *balance(out), *_card(out)]
     samples = published = done = 0
     total = sum(shard["bytes"] for shard in made["shards"])
@@ -111,8 +113,12 @@ def first_of(faults: Sequence[str]) -> str:
 def _files(out: Path, made: dict[str, Any]) -> Iterator[str]:
     """Shards and index files that are missing or too many, and shards of the wrong size."""
     names = {shard["name"] for shard in made["shards"]} | {f"index/{subset}.parquet" for subset in made["subsets"]}
-    there = {path.relative_to(out).as_posix() for folder in ("data", "index")
-             for path in (out / folder).glob("**/*") if path.is_file()}  # fmt: skip
+    there = {
+        path.relative_to(out).as_posix()
+        for folder in ("data", "index")
+        for path in (out / folder).glob("**/*")
+        if path.is_file()
+    }
     for name in sorted(names - there):
         yield f"{out / name}: is missing. Convert again with --overwrite, or download it again"
     for name in sorted(there - names):
@@ -294,8 +300,10 @@ def _members(path: Path, shard: dict[str, Any], rows: list[dict[str, Any]]) -> t
                 pairs[suffix.rpartition(".")[0] or "rgb"] += 1
         finish()
     if checked != shard["samples"] or pairs != shard["pairs"] or checked != len(rows):
-        faults.append(f"{path}: holds {checked} samples and pairs {pairs}; the manifest says {shard['samples']} and "
-                      f"{shard['pairs']}, the index has {len(rows)} rows")  # fmt: skip
+        faults.append(
+            f"{path}: holds {checked} samples and pairs {pairs}; the manifest says {shard['samples']} and "
+            f"{shard['pairs']}, the index has {len(rows)} rows"
+        )
     return faults, published
 
 
@@ -325,8 +333,9 @@ def _row(row: dict[str, Any], members: dict[str, tuple[int, bytes]], split: str)
             yield f"the JSON's {name} is {value!r}, the index says {row.get(name)!r}"
 
 
-def _compare(out: Path, made: dict[str, Any], release_path: str | os.PathLike[str],
-             workers: int | None) -> tuple[int, list[str]]:  # fmt: skip
+def _compare(
+    out: Path, made: dict[str, Any], release_path: str | os.PathLike[str], workers: int | None
+) -> tuple[int, list[str]]:
     """Each published image against the image of the release that its row names as its source."""
     found = release.find(release_path, exclude=out)
     faults, compared = [], 0
@@ -348,8 +357,10 @@ def _compare_subset(out: Path, subset: str, files: SubsetFiles, workers: int | N
     absent = wanted.filter(pc.is_null(at))
     faults = [f"{row['key']}: the release has no image {row['source']}" for row in absent.to_pylist()]
     for source in lost.slice(0, NAMED).to_pylist():
-        faults.append(f"{source}: this image of {subset} is one of {len(lost):,} in the release that are neither "
-                      "published nor in the report. Convert with --overwrite")  # fmt: skip
+        faults.append(
+            f"{source}: this image of {subset} is one of {len(lost):,} in the release that are neither "
+            "published nor in the report. Convert with --overwrite"
+        )
     wanted, there = wanted.filter(pc.is_valid(at)), entries.take(at.drop_null())
     for name in ("part", *ENTRY):
         wanted = wanted.append_column(f"entry_{name}", there[name])
@@ -382,9 +393,14 @@ def _published(path: Path) -> pa.Table:
     with pq.ParquetFile(path) as index:
         for m in MODALITIES:
             table = index.read(columns=["key", "shard", "source", f"{m}_offset", f"{m}_size"])
-            columns = {"key": table["key"], "modality": pa.repeat(m, len(table)), "shard": table["shard"],
-                       "offset": table[f"{m}_offset"], "size": table[f"{m}_size"],
-                       "source": pc.struct_field(table["source"], m)}  # fmt: skip
+            columns = {
+                "key": table["key"],
+                "modality": pa.repeat(m, len(table)),
+                "shard": table["shard"],
+                "offset": table[f"{m}_offset"],
+                "size": table[f"{m}_size"],
+                "source": pc.struct_field(table["source"], m),
+            }
             tables.append(pa.table(columns).filter(pc.is_valid(table[f"{m}_offset"])))
     return pa.concat_tables(tables)
 
@@ -424,6 +440,7 @@ def _compare_images(out: Path, archives: Sequence[Archive], images: pa.Table) ->
                     continue
                 compared += 1
                 if bytes(data) != mine:
-                    faults.append(f"{row['key']}: the {row['modality']} image differs from the release's "
-                                  f"{row['source']}")  # fmt: skip
+                    faults.append(
+                        f"{row['key']}: the {row['modality']} image differs from the release's {row['source']}"
+                    )
     return compared, faults

@@ -104,8 +104,10 @@ def _own_keys(own: str, path: Path) -> set[str]:
             f"{path}: the YAML between `# own: yaml` and `# end own` is none ({problem}). Mend it"
         ) from None
     if not isinstance(data, dict) or keys & {"configs", "dataset_info"}:
-        raise UsageError(f"{path}: the YAML between `# own: yaml` and `# end own` may set any key but configs and "
-                         "dataset_info, which say how to load the shards. Remove them")  # fmt: skip
+        raise UsageError(
+            f"{path}: the YAML between `# own: yaml` and `# end own` may set any key but configs and "
+            "dataset_info, which say how to load the shards. Remove them"
+        )
     return keys
 
 
@@ -143,8 +145,10 @@ def own_parts(card: str, path: Path) -> dict[str, str]:
     if name is not None:
         raise refuse(f"the part `own: {name}` has no end")
     if card.strip() and not parts:
-        raise UsageError(f"{path}: this card was not written by mmm-rs (it has no `own:` marks), so writing it anew "
-                         "would lose it. Move it away, then run again")  # fmt: skip
+        raise UsageError(
+            f"{path}: this card was not written by mmm-rs (it has no `own:` marks), so writing it anew "
+            "would lose it. Move it away, then run again"
+        )
     return parts
 
 
@@ -194,14 +198,21 @@ def metadata(converted: Converted) -> dict[str, Any]:
         "language": ["en"],
         "task_categories": ["text-to-image", "image-to-text", "image-to-image"],
         "size_categories": [size_category(samples)],
-        "tags": ["remote-sensing", "earth-observation", "satellite-imagery", "gsd", "multi-modal", "webdataset",
-                 *(tag for modality, tag in (("nir", "near-infrared"), ("sar", "sar")) if modality in modalities),
-                 "arxiv:2410.22362"],
+        "tags": [
+            "remote-sensing",
+            "earth-observation",
+            "satellite-imagery",
+            "gsd",
+            "multi-modal",
+            "webdataset",
+            *(tag for modality, tag in (("nir", "near-infrared"), ("sar", "sar")) if modality in modalities),
+            "arxiv:2410.22362",
+        ],
         "configs": [
             {"config_name": name, "data_files": _data_files(converted, names)} for name, names in configs(converted)
         ],
         "dataset_info": [_dataset_info(converted, name, names) for name, names in configs(converted)],
-    }  # fmt: skip
+    }
 
 
 def faults(card: str, converted: Converted) -> list[str]:
@@ -260,11 +271,13 @@ def _dataset_info(converted: Converted, config: str, names: list[str]) -> dict[s
     splits = []
     for split in mmm_rs.split_names(converted.manifest, names):
         parts = [_splits(converted, name)[split] for name in names if split in _splits(converted, name)]
-        splits.append({
-            "name": split,
-            "num_bytes": sum(part["bytes"] for part in parts),
-            "num_examples": sum(part["samples"] for part in parts),
-        })  # fmt: skip
+        splits.append(
+            {
+                "name": split,
+                "num_bytes": sum(part["bytes"] for part in parts),
+                "num_examples": sum(part["samples"] for part in parts),
+            }
+        )
     size = sum(split["num_bytes"] for split in splits)
     digest = mmm_rs.subsets_digest(converted.manifest, names)  # a new one makes `datasets` leave its cache
     return {

@@ -111,8 +111,16 @@ def describe(converted: Converted) -> Node:
         modalities = [m for m in MODALITIES if any(m in converted.statistics[name].modalities for name in names)]
         if config == ALL:
             index: Node = {"fileSet": {"@id": "index"}}
-            distribution.append({"@type": "cr:FileSet", "@id": "index", "name": "index", "includes": "index/*.parquet",
-                                 "description": "The index of every subset.", "encodingFormat": PARQUET})  # fmt: skip
+            distribution.append(
+                {
+                    "@type": "cr:FileSet",
+                    "@id": "index",
+                    "name": "index",
+                    "includes": "index/*.parquet",
+                    "description": "The index of every subset.",
+                    "encodingFormat": PARQUET,
+                }
+            )
         else:
             index = {"fileObject": {"@id": f"index/{config}.parquet"}}
         mine = [shard["name"] for shard in shards if shard["subset"] in names]
@@ -142,8 +150,15 @@ def describe(converted: Converted) -> Node:
 
 
 def _file(name: str, size: int, sha256: str, encoding: str) -> Node:
-    return {"@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": name, "contentSize": f"{size} B",
-            "encodingFormat": encoding, "sha256": sha256}  # fmt: skip
+    return {
+        "@type": "cr:FileObject",
+        "@id": name,
+        "name": name,
+        "contentUrl": name,
+        "contentSize": f"{size} B",
+        "encodingFormat": encoding,
+        "sha256": sha256,
+    }
 
 
 def _index_file(out: Path, subset: str) -> Node:
@@ -199,12 +214,16 @@ def _samples(config: str, modalities: list[str], index: Node, resolution: Node) 
             fields.append(field)
         for seen in modalities[: at + 1]:
             source = {"field": {"@id": f"{config}-{seen}/image" if seen == modality else f"{before}/{seen}"}}
-            fields.append({
-                **_field(name, seen, "sc:ImageObject", f"The {text.MODALITY_NAMES[seen]} image.", source),
-                "geocr:bandConfiguration": {
-                    "@type": "geocr:BandConfiguration", "geocr:totalBands": 3, "geocr:bandNameList": BANDS[seen],
-                },
-            })  # fmt: skip
+            fields.append(
+                {
+                    **_field(name, seen, "sc:ImageObject", f"The {text.MODALITY_NAMES[seen]} image.", source),
+                    "geocr:bandConfiguration": {
+                        "@type": "geocr:BandConfiguration",
+                        "geocr:totalBands": 3,
+                        "geocr:bandNameList": BANDS[seen],
+                    },
+                }
+            )
         about = f"The samples of {config}: images, prompts and labels." if last else f"A step to `{config}`."
         made.append({**_record_set(name, about, fields), **(resolution if last else {})})
     return made
@@ -236,13 +255,25 @@ def _data_type(kind: pa.DataType) -> str:
 
 
 def _record_set(name: str, about: str, fields: list[Node]) -> Node:
-    return {"@type": "cr:RecordSet", "@id": name, "name": name, "description": about, "key": {"@id": f"{name}/key"},
-            "field": fields}  # fmt: skip
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "description": about,
+        "key": {"@id": f"{name}/key"},
+        "field": fields,
+    }
 
 
 def _field(record_set: str, name: str, kind: str, about: str, source: Node) -> Node:
-    return {"@type": "cr:Field", "@id": f"{record_set}/{name}", "name": name, "description": about, "dataType": kind,
-            "source": source}  # fmt: skip
+    return {
+        "@type": "cr:Field",
+        "@id": f"{record_set}/{name}",
+        "name": name,
+        "description": about,
+        "dataType": kind,
+        "source": source,
+    }
 
 
 def _resolution(converted: Converted, names: list[str]) -> Node:

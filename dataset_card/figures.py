@@ -24,9 +24,13 @@ from dataset_card.statistics import WORDS_A_BIN, Converted
 from mmm_rs import MODALITIES, PROMPT_COLUMNS, SUBSETS
 
 LEVELS = {
-    "ultra_high": "ultra high, < 0.5 m", "high": "high, 0.5-1 m", "ordinary": "ordinary, 1-5 m", "low": "low, from 5 m",
-    "ultra_low": "ultra low, about 100 m", None: "unknown",
-}  # fmt: skip
+    "ultra_high": "ultra high, < 0.5 m",
+    "high": "high, 0.5-1 m",
+    "ordinary": "ordinary, 1-5 m",
+    "low": "low, from 5 m",
+    "ultra_low": "ultra low, about 100 m",
+    None: "unknown",
+}
 COLOURS = {"rgb": "#2a78b5", "nir": "#c8553d", "sar": "#5b5f66"}  # apart in lightness too, for the colour-blind
 GROUND, INK, FAINT = "#f6f7f9", "#1f2328", "#d0d5db"
 HALO: dict[str, Any] = {"stroke_width": 3, "stroke_fill": GROUND}  # keeps a number legible across a grid line
@@ -226,8 +230,10 @@ def _read(out: Path, name: str, offset: int, length: int) -> bytes:
             shard.seek(offset)
             return shard.read(length)
     except OSError as error:
-        raise OutputError(f"{out / name}: cannot be read: {error.strerror}. The pictures show images of the shards; "
-                          "convert again with --overwrite") from None  # fmt: skip
+        raise OutputError(
+            f"{out / name}: cannot be read: {error.strerror}. The pictures show images of the shards; "
+            "convert again with --overwrite"
+        ) from None
 
 
 def contact_sheet(samples: Sequence[Shown]) -> bytes | None:

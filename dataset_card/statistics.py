@@ -95,11 +95,15 @@ def read_manifest(out: Path) -> dict[str, Any]:
     """The manifest. Raises OutputError where there is none, VerificationError where it was edited."""
     made = manifest.read(out)
     if made is None and str(out).startswith("hf:"):
-        raise OutputError(f"{out}: only folders on this machine are read here. Of what is on the hub `mmm_rs.get` "
-                          "gives one sample, and `mmm-rs verify` proves the whole")  # fmt: skip
+        raise OutputError(
+            f"{out}: only folders on this machine are read here. Of what is on the hub `mmm_rs.get` "
+            "gives one sample, and `mmm-rs verify` proves the whole"
+        )
     if made is None:
-        raise OutputError(f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an unfinished "
-                          "conversion goes on with the same command")  # fmt: skip
+        raise OutputError(
+            f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an unfinished "
+            "conversion goes on with the same command"
+        )
     return made
 
 

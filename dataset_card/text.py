@@ -85,13 +85,29 @@ def subsets(converted: Converted) -> str:
         "",
         "Each subset is a config of its own; `all` is all of them.",
         "",
-        *table(("config", "samples", "pairs RGB", "pairs NIR", "pairs SAR", "GSD, m/pixel", "sensor", "source", "source's licence"), rows),
-    ]  # fmt: skip
+        *table(
+            (
+                "config",
+                "samples",
+                "pairs RGB",
+                "pairs NIR",
+                "pairs SAR",
+                "GSD, m/pixel",
+                "sensor",
+                "source",
+                "source's licence",
+            ),
+            rows,
+        ),
+    ]
     missing = [name for name in SUBSETS if name not in converted.statistics]
     if missing:
         lines += ["", f"Not in this copy: {', '.join(f'`{name}`' for name in missing)}."]
-    held_out = {name: s["splits"]["validation"]["samples"] for name, s in converted.manifest["subsets"].items()
-                if "validation" in s["splits"]}  # fmt: skip
+    held_out = {
+        name: s["splits"]["validation"]["samples"]
+        for name, s in converted.manifest["subsets"].items()
+        if "validation" in s["splits"]
+    }
     if held_out:
         lines += ["", validation(converted, held_out)]
     return "\n".join(lines)
@@ -119,8 +135,10 @@ def _gsd(counted: Statistics, subset: Any) -> str:
 
 
 def charts(pictures: list[str]) -> str:
-    alts = {"pairs": "Bar charts: pairs by subset and by GSD level, for each modality",
-            "prompts": "Histograms: words in a prompt, for each subset"}  # fmt: skip
+    alts = {
+        "pairs": "Bar charts: pairs by subset and by GSD level, for each modality",
+        "prompts": "Histograms: words in a prompt, for each subset",
+    }
     lines = []
     for path in pictures:
         name = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
@@ -248,16 +266,18 @@ def _commonest(converted: Converted, config: str) -> str:
 def fields(converted: Converted) -> str:
     features = mmm_rs.features(mmm_rs.ALL)
     rows = [(f"`{name}`", f"`{_in_shards(name)}`", _type(features[name]), about) for name, about in FIELDS.items()]
-    return "\n".join([
-        "## Fields",
-        "",
-        "Members of a sample stand together in the shard: its images, their prompts, and `json` with the other fields. A modality "
-        "that a sample lacks is `None`, and so is a label that is not known. The suffix is `.jpg` whatever the bytes are.",
-        "",
-        *table(("with `mmm_rs.py`", "in the shards", "type", "what it is"), rows),
-        "",
-        "In the shards labels are strings. `json` also has `source`: for each modality the path of the image in the release.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "## Fields",
+            "",
+            "Members of a sample stand together in the shard: its images, their prompts, and `json` with the other fields. A modality "
+            "that a sample lacks is `None`, and so is a label that is not known. The suffix is `.jpg` whatever the bytes are.",
+            "",
+            *table(("with `mmm_rs.py`", "in the shards", "type", "what it is"), rows),
+            "",
+            "In the shards labels are strings. `json` also has `source`: for each modality the path of the image in the release.",
+        ]
+    )
 
 
 def _in_shards(name: str) -> str:
@@ -315,10 +335,14 @@ def left_out(converted: Converted) -> str:
     """What of the release is not here, and why, from the report."""
     summary = converted.summary
     rows = [
-        (f"`{name}`", *(f"{one['images'][what]:,}" for what in ("released", "published", "reported")),
-         *(f"{one['records'][what]:,}" for what in ("released", "used", "reported")))
-        for name in SUBSETS if (one := summary["subsets"].get(name))
-    ]  # fmt: skip
+        (
+            f"`{name}`",
+            *(f"{one['images'][what]:,}" for what in ("released", "published", "reported")),
+            *(f"{one['records'][what]:,}" for what in ("released", "used", "reported")),
+        )
+        for name in SUBSETS
+        if (one := summary["subsets"].get(name))
+    ]
     lines = [
         "## What was left out, and why",
         "",
@@ -328,8 +352,12 @@ def left_out(converted: Converted) -> str:
     ]
     reasons = list(_reasons(converted))
     if reasons:
-        lines += ["", *table(("what", "reason", "how many", "for example"), reasons), "",
-                  "Each of them is a row of `report/unpublished.parquet`."]  # fmt: skip
+        lines += [
+            "",
+            *table(("what", "reason", "how many", "for example"), reasons),
+            "",
+            "Each of them is a row of `report/unpublished.parquet`.",
+        ]
     else:
         lines += ["", "Nothing was left out."]
     sources = [
@@ -372,10 +400,10 @@ def limits(converted: Converted) -> str:
     unknown = sum(s.labels["gsd_level"][None] for s in every.values())
     points = [
         "The prompts come from a vision-language model: captions can be wrong, and the GSD phrase can contradict the sensor "
-        "(upstream's own example calls a Sentinel-2 image, 10 m a pixel, \"Ordinary\").",
+        '(upstream\'s own example calls a Sentinel-2 image, 10 m a pixel, "Ordinary").',
         "Single-band NIR and SAR images were stored by upstream as three equal channels.",
         "`gsd_level` and the other single fields describe the first modality that a sample has, in the order RGB, NIR, SAR.",
-    ]  # fmt: skip
+    ]
     if derived:
         points.append(f"The GSD level of {derived:,} samples follows from metres a pixel, not from the prompt.")
     if unknown:
@@ -396,29 +424,36 @@ def limits(converted: Converted) -> str:
 
 
 def licences(converted: Converted) -> str:
-    rows = [(f"`{name}`", f"[{subset.source}]({subset.homepage})", subset.source_licence)
-            for name in converted.subsets if (subset := SUBSETS[name])]  # fmt: skip
-    return "\n".join([
-        "## Licence",
-        "",
-        f"Upstream publishes MMM-RS under CC BY-NC-SA ([badge]({HOMEPAGE}); no version is named). The images come from sources with "
-        "terms of their own, which hold as well:",
-        "",
-        *table(("config", "source", "source's licence"), rows),
-    ])  # fmt: skip
+    rows = [
+        (f"`{name}`", f"[{subset.source}]({subset.homepage})", subset.source_licence)
+        for name in converted.subsets
+        if (subset := SUBSETS[name])
+    ]
+    return "\n".join(
+        [
+            "## Licence",
+            "",
+            f"Upstream publishes MMM-RS under CC BY-NC-SA ([badge]({HOMEPAGE}); no version is named). The images come from sources with "
+            "terms of their own, which hold as well:",
+            "",
+            *table(("config", "source", "source's licence"), rows),
+        ]
+    )
 
 
 def citation(converted: Converted) -> str:
     entries = [mmm_rs.CITATION, *dict.fromkeys(SUBSETS[name].citation for name in converted.subsets)]
-    return "\n".join([
-        "## Citation",
-        "",
-        "Cite MMM-RS, and the source of each subset that you use:",
-        "",
-        "```bibtex",
-        "\n\n".join(entry.strip() for entry in entries if entry),
-        "```",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "## Citation",
+            "",
+            "Cite MMM-RS, and the source of each subset that you use:",
+            "",
+            "```bibtex",
+            "\n\n".join(entry.strip() for entry in entries if entry),
+            "```",
+        ]
+    )
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:

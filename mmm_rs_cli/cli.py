@@ -94,8 +94,10 @@ def _print(line: str = "") -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OutputError(f"standard output: cannot be written: {error.strerror}. Mend it; what the command wrote "
-                          "elsewhere is complete") from None  # fmt: skip
+        raise OutputError(
+            f"standard output: cannot be written: {error.strerror}. Mend it; what the command wrote "
+            "elsewhere is complete"
+        ) from None
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -104,89 +106,160 @@ def _terminate(number: int, frame: Any) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mmm-rs", description="MMM-RS from the zip release to a streamable Hugging Face dataset.",
-        epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        prog="mmm-rs",
+        description="MMM-RS from the zip release to a streamable Hugging Face dataset.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"mmm-rs {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    command = _command(commands, "inspect", _inspect, "show what a release holds and what would be made of it",
-                       "mmm-rs inspect ~/Downloads/MMM-RS")  # fmt: skip
+    command = _command(
+        commands,
+        "inspect",
+        _inspect,
+        "show what a release holds and what would be made of it",
+        "mmm-rs inspect ~/Downloads/MMM-RS",
+    )
     command.add_argument("release", type=_path, help="folder of zips, MMM-RS.zip, or extracted folders")
     command.add_argument("--json", action="store_true", help="print JSON for programs")
     _add_plan_options(command)
 
-    command = _command(commands, "convert", _convert, "write shards, index, manifest, report and card",
-                       "mmm-rs convert ~/Downloads/MMM-RS ./MMM-RS-hub --workers 4")  # fmt: skip
+    command = _command(
+        commands,
+        "convert",
+        _convert,
+        "write shards, index, manifest, report and card",
+        "mmm-rs convert ~/Downloads/MMM-RS ./MMM-RS-hub --workers 4",
+    )
     command.add_argument("release", type=_path, help="folder of zips, MMM-RS.zip, or extracted folders")
     command.add_argument("out", type=_folder, help="the folder to write; run again to go on after an interruption")
     command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)")
     where = command.add_mutually_exclusive_group()
     where.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
-    where.add_argument("--dask", metavar="ADDRESS", help="write the shards on the workers of this Dask scheduler, such "
-                       "as tcp://host:8786")  # fmt: skip
+    where.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="write the shards on the workers of this Dask scheduler, such as tcp://host:8786",
+    )
     command.add_argument("--overwrite", action="store_true", help="remove an earlier output and begin anew")
     command.add_argument("--strict", action="store_true", help="fail when anything is left out")
     command.add_argument("--quiet", action="store_true", help="no progress, only the summary")
     _add_plan_options(command)
 
-    command = _command(commands, "verify", _verify, "check a converted folder, or its copy on the hub",
-                       "mmm-rs verify ./MMM-RS-hub --release ~/Downloads/MMM-RS")  # fmt: skip
+    command = _command(
+        commands,
+        "verify",
+        _verify,
+        "check a converted folder, or its copy on the hub",
+        "mmm-rs verify ./MMM-RS-hub --release ~/Downloads/MMM-RS",
+    )
     command.add_argument("out", type=_address, help="the converted folder, or hf://datasets/org/MMM-RS[@revision]")
     command.add_argument("--release", type=_path, help="compare every image with this release, byte by byte")
     command.add_argument("--deep", action="store_true", help="on the hub: download and read every shard too")
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
 
-    command = _command(commands, "card", _card, "write the card, its pictures and Croissant again",
-                       "mmm-rs card ./MMM-RS-hub")  # fmt: skip
+    command = _command(
+        commands, "card", _card, "write the card, its pictures and Croissant again", "mmm-rs card ./MMM-RS-hub"
+    )
     command.add_argument("out", type=_folder, help="the converted folder")
 
-    command = _command(commands, "preview", _preview, "write one web page to look through a converted folder",
-                       "mmm-rs preview ./MMM-RS-hub --config SEN1-2")  # fmt: skip
+    command = _command(
+        commands,
+        "preview",
+        _preview,
+        "write one web page to look through a converted folder",
+        "mmm-rs preview ./MMM-RS-hub --config SEN1-2",
+    )
     command.add_argument("out", type=_folder, help="the converted folder")
-    command.add_argument("--config", action="append", metavar="NAME",
-                         help="only this config (repeatable; default: all)")  # fmt: skip
-    command.add_argument("--output", type=_path, metavar="FILE.html",
-                         help="the page; outside the converted folder (default: OUT-preview.html)")  # fmt: skip
+    command.add_argument(
+        "--config", action="append", metavar="NAME", help="only this config (repeatable; default: all)"
+    )
+    command.add_argument(
+        "--output",
+        type=_path,
+        metavar="FILE.html",
+        help="the page; outside the converted folder (default: OUT-preview.html)",
+    )
 
-    command = _command(commands, "show", _show, "print all about one sample, and where its bytes are",
-                       "mmm-rs show ./MMM-RS-hub SEN1-2/ROIs1158_spring_1_p1 --save ./sample")  # fmt: skip
+    command = _command(
+        commands,
+        "show",
+        _show,
+        "print all about one sample, and where its bytes are",
+        "mmm-rs show ./MMM-RS-hub SEN1-2/ROIs1158_spring_1_p1 --save ./sample",
+    )
     command.add_argument("out", type=_folder, help="the converted folder")
     command.add_argument("key", help="the sample's key: <Subset>/<path>")
     command.add_argument("--save", type=_path, metavar="DIR", help="write its images and prompts there too")
 
-    command = _command(commands, "upload", _upload, "send a converted folder to the hub and prove what is there",
-                       "mmm-rs upload ./MMM-RS-hub org/MMM-RS --private")  # fmt: skip
+    command = _command(
+        commands,
+        "upload",
+        _upload,
+        "send a converted folder to the hub and prove what is there",
+        "mmm-rs upload ./MMM-RS-hub org/MMM-RS --private",
+    )
     command.add_argument("out", type=_folder, help="the converted folder")
     command.add_argument("repo", help="the dataset repository, such as org/MMM-RS; it is made if it is not there")
     _add_hub_options(command)
     command.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
 
-    command = _command(commands, "publish", _publish,
-                       "convert and upload at once, with no more than a few shards on the disk at a time",
-                       "mmm-rs publish ~/Downloads/MMM-RS org/MMM-RS --staging ./staging --private")  # fmt: skip
+    command = _command(
+        commands,
+        "publish",
+        _publish,
+        "convert and upload at once, with no more than a few shards on the disk at a time",
+        "mmm-rs publish ~/Downloads/MMM-RS org/MMM-RS --staging ./staging --private",
+    )
     command.add_argument("release", type=_path, help="folder of zips, MMM-RS.zip, or extracted folders")
     command.add_argument("repo", help="the dataset repository, such as org/MMM-RS; it is made if it is not there")
-    command.add_argument("--staging", type=_folder, required=True, metavar="DIR",
-                         help="a folder for shards on their way; run again to go on after an interruption")  # fmt: skip
-    command.add_argument("--keep", type=_positive, default=8, metavar="N",
-                         help="shards that lie there at a time (default: 8, which are 4 GB at the most)")  # fmt: skip
+    command.add_argument(
+        "--staging",
+        type=_folder,
+        required=True,
+        metavar="DIR",
+        help="a folder for shards on their way; run again to go on after an interruption",
+    )
+    command.add_argument(
+        "--keep",
+        type=_positive,
+        default=8,
+        metavar="N",
+        help="shards that lie there at a time (default: 8, which are 4 GB at the most)",
+    )
     command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)")
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one a core)")
     command.add_argument("--overwrite", action="store_true", help="forget what an earlier run did and begin anew")
     _add_hub_options(command)
     _add_plan_options(command)
 
-    command = _command(commands, "demo", _demo, "convert and load a small synthetic release, and draw a picture of it",
-                       "mmm-rs demo ./mmm-rs-demo")  # fmt: skip
-    command.add_argument("folder", nargs="?", type=_folder, default=Path("mmm-rs-demo"), metavar="DIR",
-                         help="where everything goes (default: ./mmm-rs-demo)")  # fmt: skip
+    command = _command(
+        commands,
+        "demo",
+        _demo,
+        "convert and load a small synthetic release, and draw a picture of it",
+        "mmm-rs demo ./mmm-rs-demo",
+    )
+    command.add_argument(
+        "folder",
+        nargs="?",
+        type=_folder,
+        default=Path("mmm-rs-demo"),
+        metavar="DIR",
+        help="where everything goes (default: ./mmm-rs-demo)",
+    )
     return parser
 
 
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, example: str) -> Any:
-    command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".",
-                                  epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     command.set_defaults(run=run)
     return command
 
@@ -217,10 +290,19 @@ def _add_plan_options(command: Any) -> None:
         "--prompt-key", type=_text, metavar="KEY", help="the annotations' key of the prompt, if not recognised"
     )
     command.add_argument("--keep-unprompted", action="store_true", help="publish images without a record too")
-    command.add_argument("--validation", type=float, default=0.0, metavar="SHARE",
-                         help="hold out this share of the scenes as a validation split (default: none)")  # fmt: skip
-    command.add_argument("--decode", choices=("structure", "full"), default="structure",
-                         help="full: decode every image, which finds damage inside pictures too")  # fmt: skip
+    command.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="hold out this share of the scenes as a validation split (default: none)",
+    )
+    command.add_argument(
+        "--decode",
+        choices=("structure", "full"),
+        default="structure",
+        help="full: decode every image, which finds damage inside pictures too",
+    )
 
 
 def _path(text: str) -> Path:
@@ -275,8 +357,15 @@ def _options(arguments: argparse.Namespace) -> Options:
     from conversion.plan import SHARD_SIZE, Options
 
     size = SHARD_SIZE if arguments.shard_size is None else arguments.shard_size
-    return Options(arguments.seed, size, arguments.image_key, arguments.prompt_key,
-                   arguments.keep_unprompted, arguments.validation, arguments.decode)  # fmt: skip
+    return Options(
+        arguments.seed,
+        size,
+        arguments.image_key,
+        arguments.prompt_key,
+        arguments.keep_unprompted,
+        arguments.validation,
+        arguments.decode,
+    )
 
 
 @contextmanager
@@ -290,8 +379,17 @@ def _progress(quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]:
     def show(done: int, total: int, what: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads it: the work goes on
             if not bars:  # only now: lines about planning come before the bar
-                bars.append(tqdm(unit="B", unit_scale=True, disable=quiet, mininterval=mininterval, file=sys.stderr,
-                                 initial=done, total=total))  # fmt: skip
+                bars.append(
+                    tqdm(
+                        unit="B",
+                        unit_scale=True,
+                        disable=quiet,
+                        mininterval=mininterval,
+                        file=sys.stderr,
+                        initial=done,
+                        total=total,
+                    )
+                )
             bars[0].set_description(what, refresh=False)
             bars[0].update(done - bars[0].n)
 
@@ -324,15 +422,25 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     with _cluster(arguments.dask) as executor, _progress(arguments.quiet) as progress:
         result = convert(
-            arguments.release, arguments.out, subsets=arguments.subset, options=_options(arguments),
-            workers=arguments.workers, executor=executor, annotations=arguments.annotations,
-            overwrite=arguments.overwrite, progress=progress, say=say)  # fmt: skip
+            arguments.release,
+            arguments.out,
+            subsets=arguments.subset,
+            options=_options(arguments),
+            workers=arguments.workers,
+            executor=executor,
+            annotations=arguments.annotations,
+            overwrite=arguments.overwrite,
+            progress=progress,
+            say=say,
+        )
     _print_result(result)
     if not result.reported:
         return 0
     if arguments.strict:
-        raise VerificationError(f"{result.out}: complete, but something was left out and --strict was given; see "
-                                f"{result.out}/report/summary.json")  # fmt: skip
+        raise VerificationError(
+            f"{result.out}: complete, but something was left out and --strict was given; see "
+            f"{result.out}/report/summary.json"
+        )
     return REPORTED
 
 
@@ -366,17 +474,28 @@ def summary_lines(result: Any) -> Iterator[str]:
     yield from table(
         ("subset", "samples", "rgb", "nir", "sar", "shards", "size", "images left out", "records left out"),
         [
-            (name, f"{one['samples']:,}", *(f"{one['pairs'][m]:,}" for m in ("rgb", "nir", "sar")), str(one["shards"]),
-             size(one["bytes"]), _left_out(result, name, "images"), _left_out(result, name, "records"))
-            for name in SUBSETS if (one := result.manifest["subsets"].get(name))
+            (
+                name,
+                f"{one['samples']:,}",
+                *(f"{one['pairs'][m]:,}" for m in ("rgb", "nir", "sar")),
+                str(one["shards"]),
+                size(one["bytes"]),
+                _left_out(result, name, "images"),
+                _left_out(result, name, "records"),
+            )
+            for name in SUBSETS
+            if (one := result.manifest["subsets"].get(name))
         ],
-    )  # fmt: skip
+    )
     total = result.summary["total"]
     images, records = total["images"], total["records"]
-    yield (f"images: {images['released']:,} in the release = {images['published']:,} published + "
-           f"{images['reported']:,} reported")  # fmt: skip
-    yield (f"records: {records['released']:,} in the release = {records['used']:,} used + "
-           f"{records['reported']:,} reported")  # fmt: skip
+    yield (
+        f"images: {images['released']:,} in the release = {images['published']:,} published + "
+        f"{images['reported']:,} reported"
+    )
+    yield (
+        f"records: {records['released']:,} in the release = {records['used']:,} used + {records['reported']:,} reported"
+    )
     if absent := [name for name in SUBSETS if name not in result.manifest["subsets"]]:
         yield f"not in this folder: {', '.join(absent)}"
     for what, number in result.summary["unknown"].items():
@@ -410,8 +529,10 @@ def _verify(arguments: argparse.Namespace) -> int:
         raise UsageError("--deep is for a copy on the hub; a folder is always read")
     with _progress() as progress:
         found = verify(arguments.out, arguments.release, workers=arguments.workers, progress=progress)
-    _print(f"{arguments.out}: right: {found.shards} shards, {found.samples:,} samples, {found.images:,} images"
-          + (f"; {found.compared:,} images are byte for byte the release's" if arguments.release else ""))  # fmt: skip
+    _print(
+        f"{arguments.out}: right: {found.shards} shards, {found.samples:,} samples, {found.images:,} images"
+        + (f"; {found.compared:,} images are byte for byte the release's" if arguments.release else "")
+    )
     return 0
 
 
@@ -462,8 +583,15 @@ def _show(arguments: argparse.Namespace) -> int:
 def _upload(arguments: argparse.Namespace) -> int:
     from mmm_rs_hub.upload import upload
 
-    upload(arguments.out, arguments.repo, private=arguments.private, revision=arguments.revision,
-           dry_run=arguments.dry_run, tag=arguments.tag, yes=arguments.yes)  # fmt: skip
+    upload(
+        arguments.out,
+        arguments.repo,
+        private=arguments.private,
+        revision=arguments.revision,
+        dry_run=arguments.dry_run,
+        tag=arguments.tag,
+        yes=arguments.yes,
+    )
     return 0
 
 
@@ -471,10 +599,21 @@ def _publish(arguments: argparse.Namespace) -> int:
     from mmm_rs_hub.publish import publish
 
     result, proof = publish(
-        arguments.release, arguments.repo, arguments.staging, keep=arguments.keep, subsets=arguments.subset,
-        options=_options(arguments), workers=arguments.workers, annotations=arguments.annotations,
-        overwrite=arguments.overwrite, private=arguments.private, revision=arguments.revision, tag=arguments.tag,
-        yes=arguments.yes, say=_say)  # fmt: skip
+        arguments.release,
+        arguments.repo,
+        arguments.staging,
+        keep=arguments.keep,
+        subsets=arguments.subset,
+        options=_options(arguments),
+        workers=arguments.workers,
+        annotations=arguments.annotations,
+        overwrite=arguments.overwrite,
+        private=arguments.private,
+        revision=arguments.revision,
+        tag=arguments.tag,
+        yes=arguments.yes,
+        say=_say,
+    )
     _print_result(result)
     for line in proof.lines():
         _print(line)

@@ -117,7 +117,7 @@ def render(out: Path, made: dict[str, Any], samples: dict[str, list[Sample]]) ->
         sections="\n".join(_section(out, made, name, mine) for name, mine in samples.items()),
         side=SIDE,
         digest=made["digest"][:12],
-    )  # fmt: skip
+    )
 
 
 def _table(made: dict[str, Any], samples: dict[str, list[Sample]]) -> Iterator[str]:
@@ -191,10 +191,14 @@ def _figure(out: Path, sample: Sample, modality: str, image: PlacedImage | None)
         data, width, height = thumbnail
         caption = (image.parts.get("caption") or sample.labels["caption"] or "no caption")[:LONGEST_ALT]
         pixels = ' class="pixels"' if max(width, height) < SMALL else ""
-        shown = (f'<img alt="{name}: {escape(caption)}" width="{width}" height="{height}" decoding="async"{pixels} '
-                 f'src="data:image/jpeg;base64,{data}">')  # fmt: skip
-    return (f'<figure>{shown}<figcaption><abbr title="{MODALITY_NAMES[modality]}">{name}</abbr> '
-            f"<small>{size}</small></figcaption></figure>")  # fmt: skip
+        shown = (
+            f'<img alt="{name}: {escape(caption)}" width="{width}" height="{height}" decoding="async"{pixels} '
+            f'src="data:image/jpeg;base64,{data}">'
+        )
+    return (
+        f'<figure>{shown}<figcaption><abbr title="{MODALITY_NAMES[modality]}">{name}</abbr> '
+        f"<small>{size}</small></figcaption></figure>"
+    )
 
 
 def _thumbnail(data: bytes) -> tuple[str, int, int] | None:

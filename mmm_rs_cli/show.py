@@ -24,8 +24,16 @@ from dataset_card.statistics import opened_parquet, read_manifest
 from mmm_rs import MEMBERS, MODALITIES, PROMPT_COLUMNS
 
 LABELS = ("caption", "category", "weather", "satellite", "gsd", "gsd_level", "gsd_level_derived", "cloud_cover")
-SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "TIFF": "tif", "WEBP": "webp", "BMP": "bmp", "GIF": "gif",
-            "JPEG2000": "jp2"}  # fmt: skip  # of the formats that are published, as Pillow calls them
+SUFFIXES = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "TIFF": "tif",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "JPEG2000": "jp2",
+}  # of the formats that are published, as Pillow calls them
 
 SUGGESTED = 3  # keys that a wrong key might have meant
 COMPARED = 10_000  # keys at the most that are compared letter by letter: about a second
@@ -109,10 +117,21 @@ def _rows(index: pq.ParquetFile, positions: Sequence[int]) -> list[dict[str, Any
 
 def _sample(row: dict[str, Any]) -> Sample:
     placed = tuple(
-        PlacedImage(m, row["source"][m], row["shard"], row[f"{m}_offset"], row[f"{m}_size"], row[f"{m}_crc32"],
-                    row[f"{m}_width"], row[f"{m}_height"], row[PROMPT_COLUMNS[m]], row["annotation"][m])
-        for m in MODALITIES if row[f"{m}_size"] is not None
-    )  # fmt: skip
+        PlacedImage(
+            m,
+            row["source"][m],
+            row["shard"],
+            row[f"{m}_offset"],
+            row[f"{m}_size"],
+            row[f"{m}_crc32"],
+            row[f"{m}_width"],
+            row[f"{m}_height"],
+            row[PROMPT_COLUMNS[m]],
+            row["annotation"][m],
+        )
+        for m in MODALITIES
+        if row[f"{m}_size"] is not None
+    )
     return Sample(row["key"], row["subset"], row["split"], {name: row[name] for name in LABELS}, placed)
 
 
@@ -138,8 +157,10 @@ def read(out: Path, image: PlacedImage) -> bytes:
     except OSError as error:
         raise VerificationError(f"{path}: cannot be read: {error.strerror}. Run `mmm-rs verify {out}`") from None
     if len(data) != image.size or zlib.crc32(data) != image.crc32:
-        raise VerificationError(f"{path}: the {image.size:,} bytes at {image.offset:,} are not those of {image.source} "
-                                f"that the index names. `mmm-rs verify {out}` tells what else is wrong")  # fmt: skip
+        raise VerificationError(
+            f"{path}: the {image.size:,} bytes at {image.offset:,} are not those of {image.source} "
+            f"that the index names. `mmm-rs verify {out}` tells what else is wrong"
+        )
     return data
 
 
@@ -150,14 +171,16 @@ def lines(sample: Sample) -> Iterator[str]:
     for image in sample.images:
         yield ""
         yield image.modality
-        yield from _named({
-            "source": image.source,
-            "shard": image.shard,
-            "bytes": f"{image.size:,} from offset {image.offset:,}",
-            "crc32": f"{image.crc32:08x}",
-            "pixels": f"{image.width} x {image.height}",
-            "prompt": image.prompt,
-        })  # fmt: skip
+        yield from _named(
+            {
+                "source": image.source,
+                "shard": image.shard,
+                "bytes": f"{image.size:,} from offset {image.offset:,}",
+                "crc32": f"{image.crc32:08x}",
+                "pixels": f"{image.width} x {image.height}",
+                "prompt": image.prompt,
+            }
+        )
         yield from _named({f"  {name}": value for name, value in image.parts.items()})
         yield f"  {'annotation':<{NAMES}}{'-' if image.annotation is None else image.annotation}"
 
@@ -186,8 +209,10 @@ def save(out: Path, sample: Sample, folder: Path) -> list[Path]:
         if image.prompt is not None:
             files[folder / f"{sample.key}.{member.prompt}"] = image.prompt.encode()
     if outside := [path for path in files if not path.resolve().is_relative_to(folder.resolve())]:
-        raise VerificationError(f"{out}: the index has a key that leads to {outside[0].resolve()}, out of {folder}. "
-                                f"Run `mmm-rs verify {out}`")  # fmt: skip
+        raise VerificationError(
+            f"{out}: the index has a key that leads to {outside[0].resolve()}, out of {folder}. "
+            f"Run `mmm-rs verify {out}`"
+        )
     if existing := [path for path in files if path.exists()]:
         raise UsageError(f"{existing[0]}: exists and is not overwritten. Remove it or give another folder")
     for path, data in files.items():

@@ -162,8 +162,10 @@ class Hub:
 
     def create(self, private: bool) -> None:
         """Make repository and branch where they are not there."""
-        self._patiently(lambda: self.api.create_repo(self.repo_id, repo_type="dataset", private=private, exist_ok=True),
-                        "making the repository")  # fmt: skip
+        self._patiently(
+            lambda: self.api.create_repo(self.repo_id, repo_type="dataset", private=private, exist_ok=True),
+            "making the repository",
+        )
         if self.revision != "main":
             self._patiently(
                 lambda: self.api.create_branch(self.repo_id, branch=self.revision, repo_type="dataset", exist_ok=True),
@@ -182,14 +184,22 @@ class Hub:
             operation = CommitOperationAdd(file.path, out / file.path)
             self.api.preupload_lfs_files(self.repo_id, [operation], repo_type="dataset", revision=self.revision)
             if operation.path_or_fileobj != b"":  # the client empties what it has sent
-                raise OutputError(f"{self.repo_id}: {file.path}: the hub would keep it as a text. Mend what its "
-                                  f".gitattributes says of .tar files. {self.again}")  # fmt: skip
+                raise OutputError(
+                    f"{self.repo_id}: {file.path}: the hub would keep it as a text. Mend what its "
+                    f".gitattributes says of .tar files. {self.again}"
+                )
             return operation
 
         return self._patiently(try_once, f"sending {file.path}")
 
-    def send(self, out: Path, files: Sequence[LocalFile], message: str, stale: Sequence[str] = (),
-             stored: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+    def send(
+        self,
+        out: Path,
+        files: Sequence[LocalFile],
+        message: str,
+        stale: Sequence[str] = (),
+        stored: Mapping[str, Any] | None = None,
+    ) -> None:
         """Commit `files` of the folder `out` and remove `stale`. `stored`: what `store` returned of those sent before.
 
         After a failed attempt the hub is asked first what of it is there: one whose answer was lost may have landed.
@@ -210,22 +220,28 @@ class Hub:
                 self._commit(out, left, gone, message, stored or {})
             elif left:  # with Xet this goes on where an attempt broke off
                 self.api.upload_folder(
-                    repo_id=self.repo_id, repo_type="dataset", revision=self.revision, folder_path=out,
-                    allow_patterns=[glob.escape(file.path) for file in left], commit_message=message,
-                )  # fmt: skip
+                    repo_id=self.repo_id,
+                    repo_type="dataset",
+                    revision=self.revision,
+                    folder_path=out,
+                    allow_patterns=[glob.escape(file.path) for file in left],
+                    commit_message=message,
+                )
 
         self._patiently(try_once, f"sending {message}")
 
-    def _commit(self, out: Path, files: Sequence[LocalFile], stale: Sequence[str], message: str,
-                stored: Mapping[str, Any]) -> None:  # fmt: skip
+    def _commit(
+        self, out: Path, files: Sequence[LocalFile], stale: Sequence[str], message: str, stored: Mapping[str, Any]
+    ) -> None:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         operations = [
             *(stored.get(file.path) or CommitOperationAdd(file.path, out / file.path) for file in files),
             *(CommitOperationDelete(path) for path in stale),
         ]
-        self.api.create_commit(self.repo_id, operations, repo_type="dataset", revision=self.revision,
-                               commit_message=message)  # fmt: skip
+        self.api.create_commit(
+            self.repo_id, operations, repo_type="dataset", revision=self.revision, commit_message=message
+        )
 
     def tag(self, tag: str, commit: str) -> None:
         """Name a commit. A tag that is there and means another commit is not moved."""
@@ -244,8 +260,14 @@ class Hub:
     def download(self, folder: Path, paths: Sequence[str]) -> None:
         """Download files of the revision to `folder`, under their own paths."""
         for path in paths:
-            fetch = functools.partial(self.api.hf_hub_download, self.repo_id, path, repo_type="dataset",
-                                      revision=self.revision, local_dir=folder)  # fmt: skip
+            fetch = functools.partial(
+                self.api.hf_hub_download,
+                self.repo_id,
+                path,
+                repo_type="dataset",
+                revision=self.revision,
+                local_dir=folder,
+            )
             self._patiently(fetch, f"downloading {path}")
 
     def read(self, path: str, offset: int, length: int) -> bytes:
@@ -260,8 +282,10 @@ class Hub:
             answer = get_session().get(url, headers=headers, timeout=PATIENCE)
             hf_raise_for_status(answer)
             if len(answer.content) != length:  # a server between here and there that sends whole files
-                raise OutputError(f"{self.repo_id}: {path}: {len(answer.content):,} bytes came where {length:,} were "
-                                  f"asked for. Check HF_ENDPOINT and the proxy. {self.again}")  # fmt: skip
+                raise OutputError(
+                    f"{self.repo_id}: {path}: {len(answer.content):,} bytes came where {length:,} were "
+                    f"asked for. Check HF_ENDPOINT and the proxy. {self.again}"
+                )
             return answer.content
 
         return self._patiently(ask, f"reading from {path}")

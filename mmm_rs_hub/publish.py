@@ -88,8 +88,17 @@ def publish(
     there = hub.listing(missing_ok=True)
     private = privacy(hub, private)
     shards = _Shards(hub, staging, there or {}, workers)
-    with opened(release_path, staging, subsets=subsets, options=options, workers=workers, annotations=annotations,
-                overwrite=overwrite, done=shards.done, say=say) as job:  # fmt: skip
+    with opened(
+        release_path,
+        staging,
+        subsets=subsets,
+        options=options,
+        workers=workers,
+        annotations=annotations,
+        overwrite=overwrite,
+        done=shards.done,
+        say=say,
+    ) as job:
         _check_held(hub, shards.there, staging, job.earlier)
         if not job.complete:
             check_limits(_shards_of(job))
@@ -126,8 +135,10 @@ def _check_staging(staging: Path) -> None:
     """Shards are removed from the staging folder: one that a person has converted is not to be taken for it."""
     made = manifest.read(staging)
     if any((staging / shard["name"]).exists() for shard in (made or {"shards": ()})["shards"]):
-        raise UsageError(f"{staging}: holds a finished conversion, whose shards would be removed. Send it with "
-                         "`mmm-rs upload`, or give another folder for --staging")  # fmt: skip
+        raise UsageError(
+            f"{staging}: holds a finished conversion, whose shards would be removed. Send it with "
+            "`mmm-rs upload`, or give another folder for --staging"
+        )
 
 
 def _check_held(hub: Hub, there: dict[str, RemoteFile], staging: Path, made: dict[str, Any] | None) -> None:
@@ -135,9 +146,11 @@ def _check_held(hub: Hub, there: dict[str, RemoteFile], staging: Path, made: dic
     shards = (made or {"shards": ()})["shards"]
     lacking = [shard["name"] for shard in shards if not holds(there, shard_file(shard))]
     if lacking:
-        raise OutputError(f"{hub.repo_id} at {hub.revision}: {len(lacking):,} of the {len(shards):,} shards that "
-                          f"{staging / manifest.NAME} describes are not there, for example {lacking[0]}. "
-                          "--overwrite converts and sends them again")  # fmt: skip
+        raise OutputError(
+            f"{hub.repo_id} at {hub.revision}: {len(lacking):,} of the {len(shards):,} shards that "
+            f"{staging / manifest.NAME} describes are not there, for example {lacking[0]}. "
+            "--overwrite converts and sends them again"
+        )
 
 
 def _shards_of(job: Job) -> list[LocalFile]:
@@ -155,8 +168,10 @@ def _say_plan(hub: Hub, job: Job, keep: int, new: bool, private: bool) -> None:
     hub.say(
         f"{where}: {len(left):,} of {len(_shards_of(job)):,} shards to convert and send, {size(sum(left))} at the most"
     )
-    hub.say(f"{job.out}: {keep:,} of them lie here at a time, {size(sum(sorted(left)[-keep:]))}; "
-            f"{size(shutil.disk_usage(job.out).free)} are free")  # fmt: skip
+    hub.say(
+        f"{job.out}: {keep:,} of them lie here at a time, {size(sum(sorted(left)[-keep:]))}; "
+        f"{size(shutil.disk_usage(job.out).free)} are free"
+    )
 
 
 def _send_shards(job: Job, shards: _Shards, keep: int) -> None:
@@ -224,8 +239,12 @@ class _Shards:
         while len(self.stored) > most:
             group = dict(list(self.stored.items())[: self.together])
             files = [file for file, _ in group.values()]
-            self.hub.send(self.staging, files, message_of(files),
-                          stored={path: operation for path, (_, operation) in group.items()})  # fmt: skip
+            self.hub.send(
+                self.staging,
+                files,
+                message_of(files),
+                stored={path: operation for path, (_, operation) in group.items()},
+            )
             self.there = self.hub.listing() or {}
             wrong = [file.path for file in files if not holds(self.there, file)]
             if wrong:

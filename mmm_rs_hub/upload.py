@@ -174,14 +174,23 @@ def check_limits(files: Sequence[LocalFile]) -> None:
             )
 
 
-def _say_plan(hub: Hub, files: Sequence[LocalFile], missing: Sequence[LocalFile], stale: Sequence[str], new: bool,
-              private: bool, say: Callable[[str], None]) -> None:  # fmt: skip
+def _say_plan(
+    hub: Hub,
+    files: Sequence[LocalFile],
+    missing: Sequence[LocalFile],
+    stale: Sequence[str],
+    new: bool,
+    private: bool,
+    say: Callable[[str], None],
+) -> None:
     where = f"{hub.repo_id} at {hub.revision}"
     if new:
         say(f"{where}: not there yet, will be made ({'private' if private else 'public'})")
     kept = len(files) - len(missing)
-    say(f"{where}: {len(missing):,} of {len(files):,} files to send, {size(sum(file.size for file in missing))}"
-        + (f"; {kept:,} are there already" if kept else ""))  # fmt: skip
+    say(
+        f"{where}: {len(missing):,} of {len(files):,} files to send, {size(sum(file.size for file in missing))}"
+        + (f"; {kept:,} are there already" if kept else "")
+    )
     if stale:
         say(f"{where}: {len(stale):,} files of an earlier conversion to remove, for example {stale[0]}")
 
@@ -204,8 +213,10 @@ def send(hub: Hub, out: Path, missing: Sequence[LocalFile], stale: Sequence[str]
     rest = [file for file in missing if file not in shards and file not in last]
     groups = [part[at : at + GROUP] for part in (shards, rest) for at in range(0, len(part), GROUP)]
     for number, group in enumerate(groups, 1):
-        hub.say(f"sending group {number} of {len(groups)}: {group[0].path} to {group[-1].path}, "
-                f"{size(sum(file.size for file in group))}")  # fmt: skip
+        hub.say(
+            f"sending group {number} of {len(groups)}: {group[0].path} to {group[-1].path}, "
+            f"{size(sum(file.size for file in group))}"
+        )
         hub.send(out, group, message_of(group))
     if last or stale:
         hub.say("sending card and manifest")

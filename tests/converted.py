@@ -47,13 +47,23 @@ class Sample:
         subset, _, place = self.key.partition("/")
         subset = "MRSSC2.0" if subset == "MRSSC2_0" else subset
         source = {m: f"{subset}_dataset/{place}_{m}.jpg" if m in self.prompts else None for m in MODALITIES}
-        record = {m: json.dumps({"image": source[m], "prompt": self.prompts[m]}) if m in self.prompts else None
-                  for m in MODALITIES}  # fmt: skip
+        record = {
+            m: json.dumps({"image": source[m], "prompt": self.prompts[m]}) if m in self.prompts else None
+            for m in MODALITIES
+        }
         return {
-            "subset": subset, "source": source, "caption": self.caption, "category": self.category,
-            "weather": self.weather, "satellite": self.satellite, "gsd": self.gsd, "gsd_level": self.gsd_level,
-            "gsd_level_derived": self.derived, "cloud_cover": None, "annotation": record,
-        }  # fmt: skip
+            "subset": subset,
+            "source": source,
+            "caption": self.caption,
+            "category": self.category,
+            "weather": self.weather,
+            "satellite": self.satellite,
+            "gsd": self.gsd,
+            "gsd_level": self.gsd_level,
+            "gsd_level_derived": self.derived,
+            "cloud_cover": None,
+            "annotation": record,
+        }
 
 
 def picture(text: str, hue: int, size: int = 64) -> bytes:
@@ -74,33 +84,61 @@ def samples() -> list[Sample]:
     """Five subsets, all three modalities, each level of GSD or none, weather, a null prompt, a modality missing."""
     said = "Low precision resolution, a satellite image of {}, Sentinel-{}."
     made = [
-        Sample(f"weather/{folder}/a{i}", {"rgb": f"Ordinary precision resolution, {word}, a view of a farm."},
-               "a view of a farm.", weather=word, gsd_level="ordinary")
-        for folder, word in (("fog", "fog"), ("night", "night"), ("snowy", "snow")) for i in range(2)
-    ]  # fmt: skip
-    made += [
-        Sample(f"WHU-OPT-SAR/NH49E001013_{i}_0",
-               {m: f"a {m} view of a river {i}" for m in (MODALITIES if i else ("rgb", "nir"))},
-               f"a rgb view of a river {i}", gsd=5.0, gsd_level="low", derived=True)
-        for i in range(4)
-    ]  # fmt: skip
-    made += [
-        Sample(f"SEN1-2/ROIs1158_spring_1_p{i}",
-               {"rgb": said.format(f"farmland {i}", 2), "sar": said.format(f"farmland {i}", 1) if i else None},
-               f"a satellite image of farmland {i}", satellite="Sentinel-2", gsd=10.0, gsd_level="low")
-        for i in range(5)
-    ]  # fmt: skip
-    made += [
-        Sample(f"Inria/512/crop_512_center_vienna{i}", {"rgb": f"Ultra-high precision resolution, roof {i}, GF2"},
-               f"roof {i}", satellite="GF2", gsd=0.3, gsd_level="ultra_high")
-        for i in range(3)
-    ]  # fmt: skip
-    made += [
-        Sample(f"MRSSC2_0/RGB_city_{i}", {"rgb": f"Ultra-low precision resolution, city, a town of size {i}, TG2"},
-               f"a town of size {i}", category="city", satellite="TG2", gsd_level="ultra_low" if i else None,
-               derived=False if i else None)
+        Sample(
+            f"weather/{folder}/a{i}",
+            {"rgb": f"Ordinary precision resolution, {word}, a view of a farm."},
+            "a view of a farm.",
+            weather=word,
+            gsd_level="ordinary",
+        )
+        for folder, word in (("fog", "fog"), ("night", "night"), ("snowy", "snow"))
         for i in range(2)
-    ]  # fmt: skip
+    ]
+    made += [
+        Sample(
+            f"WHU-OPT-SAR/NH49E001013_{i}_0",
+            {m: f"a {m} view of a river {i}" for m in (MODALITIES if i else ("rgb", "nir"))},
+            f"a rgb view of a river {i}",
+            gsd=5.0,
+            gsd_level="low",
+            derived=True,
+        )
+        for i in range(4)
+    ]
+    made += [
+        Sample(
+            f"SEN1-2/ROIs1158_spring_1_p{i}",
+            {"rgb": said.format(f"farmland {i}", 2), "sar": said.format(f"farmland {i}", 1) if i else None},
+            f"a satellite image of farmland {i}",
+            satellite="Sentinel-2",
+            gsd=10.0,
+            gsd_level="low",
+        )
+        for i in range(5)
+    ]
+    made += [
+        Sample(
+            f"Inria/512/crop_512_center_vienna{i}",
+            {"rgb": f"Ultra-high precision resolution, roof {i}, GF2"},
+            f"roof {i}",
+            satellite="GF2",
+            gsd=0.3,
+            gsd_level="ultra_high",
+        )
+        for i in range(3)
+    ]
+    made += [
+        Sample(
+            f"MRSSC2_0/RGB_city_{i}",
+            {"rgb": f"Ultra-low precision resolution, city, a town of size {i}, TG2"},
+            f"a town of size {i}",
+            category="city",
+            satellite="TG2",
+            gsd_level="ultra_low" if i else None,
+            derived=False if i else None,
+        )
+        for i in range(2)
+    ]
     for number, sample in enumerate(made):
         for modality in sample.prompts:
             sample.images[modality] = picture(f"{modality} {number}", number)
@@ -132,11 +170,11 @@ def write(out: Path, made: list[Sample] | None = None, shards: int = 2) -> list[
             "shards": len(written),
             "digest": hashlib.sha256("".join(shard["sha256"] + "\n" for shard in written).encode()).hexdigest(),
             "splits": {
-                split: _sum([shard for shard in written if shard["split"] == split]) | {
-                    "shards": sum(shard["split"] == split for shard in written)}
+                split: _sum([shard for shard in written if shard["split"] == split])
+                | {"shards": sum(shard["split"] == split for shard in written)}
                 for split in dict.fromkeys(shard["split"] for shard in written)
             },
-        }  # fmt: skip
+        }
     write_manifest(
         out,
         {
@@ -186,10 +224,14 @@ def _shard(path: Path, name: str, subset: str, split: str, part: list[Sample], r
             rows.append(row)
     data = path.read_bytes()
     return {
-        "name": name, "subset": subset, "split": split, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+        "name": name,
+        "subset": subset,
+        "split": split,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
         "samples": len(part),
         "pairs": {m: sum(sample.prompts.get(m) is not None for sample in part) for m in MODALITIES},
-    }  # fmt: skip
+    }
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
@@ -213,8 +255,16 @@ def _report(out: Path, made: list[Sample]) -> None:
             "by_modality": {m: sum(m in s.prompts for s in made if s.fields()["subset"] == subset) for m in MODALITIES},
         }
         for kind, reason in (("image", "no_record"), ("record", "no_image")):
-            unpublished.append({"subset": subset, "kind": kind, "path": f"{subset}_dataset/left.jpg", "position": None,
-                                "reason": reason, "detail": "nothing has its name"})  # fmt: skip
+            unpublished.append(
+                {
+                    "subset": subset,
+                    "kind": kind,
+                    "path": f"{subset}_dataset/left.jpg",
+                    "position": None,
+                    "reason": reason,
+                    "detail": "nothing has its name",
+                }
+            )
     total = {
         "images": {
             name: sum(s["images"][name] for s in subsets.values()) for name in ("released", "published", "reported")
@@ -226,10 +276,25 @@ def _report(out: Path, made: list[Sample]) -> None:
         "by_modality": {m: sum(s["by_modality"][m] for s in subsets.values()) for m in MODALITIES},
     }
     (out / "report").mkdir(parents=True, exist_ok=True)
-    sources = [{"path": "MMM-RS/GID.zip", "subset": "GID", "problem": "truncated", "remedy": "Download it again",
-                "detail": "the zip has no central directory"}]  # fmt: skip
+    sources = [
+        {
+            "path": "MMM-RS/GID.zip",
+            "subset": "GID",
+            "problem": "truncated",
+            "remedy": "Download it again",
+            "detail": "the zip has no central directory",
+        }
+    ]
     summary = {"subsets": subsets, "total": total, "sources": sources, "unknown": {"images": 0, "annotations": 0}}
     (out / "report" / "summary.json").write_text(json.dumps(summary, sort_keys=True, indent=2) + "\n")
-    schema = pa.schema([("subset", pa.string()), ("kind", pa.string()), ("path", pa.string()), ("position", pa.int64()),
-                        ("reason", pa.string()), ("detail", pa.string())])  # fmt: skip
+    schema = pa.schema(
+        [
+            ("subset", pa.string()),
+            ("kind", pa.string()),
+            ("path", pa.string()),
+            ("position", pa.int64()),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+        ]
+    )
     pq.write_table(pa.Table.from_pylist(unpublished, schema=schema), out / "report" / "unpublished.parquet")

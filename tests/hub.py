@@ -322,11 +322,20 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, repo: str, revision: str = "main"):
         oid, files = self._commit(repo, revision)
         answer = {
-            "_id": "1", "id": repo, "sha": oid, "private": self._repository(repo).private, "gated": False,
-            "disabled": False, "downloads": 0, "likes": 0, "tags": [], "author": repo.split("/")[0],
-            "siblings": [{"rfilename": path} for path in sorted(files)], "lastModified": "2024-01-01T00:00:00.000Z",
+            "_id": "1",
+            "id": repo,
+            "sha": oid,
+            "private": self._repository(repo).private,
+            "gated": False,
+            "disabled": False,
+            "downloads": 0,
+            "likes": 0,
+            "tags": [],
+            "author": repo.split("/")[0],
+            "siblings": [{"rfilename": path} for path in sorted(files)],
+            "lastModified": "2024-01-01T00:00:00.000Z",
             "createdAt": "2024-01-01T00:00:00.000Z",
-        }  # fmt: skip
+        }
         return lambda: self._json(answer)
 
     def tree(self, repo: str, revision: str, path: str = ""):
@@ -366,8 +375,10 @@ class _Handler(BaseHTTPRequestHandler):
         for asked in json.loads(self.body)["objects"]:
             one = {"oid": asked["oid"], "size": asked["size"]}
             if asked["oid"] not in self.hub.objects:
-                one["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{asked['oid']}", "header": {}},
-                                  "verify": {"href": f"{self.hub.url}/lfs/verify", "header": {}}}  # fmt: skip
+                one["actions"] = {
+                    "upload": {"href": f"{self.hub.url}/lfs/{asked['oid']}", "header": {}},
+                    "verify": {"href": f"{self.hub.url}/lfs/verify", "header": {}},
+                }
             objects.append(one)
         return lambda: self._json({"transfer": "basic", "objects": objects})
 
@@ -385,8 +396,12 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in files:
             raise _Refused(404, "EntryNotFound", {"X-Repo-Commit": oid})
         file = files[path]
-        headers = {"X-Repo-Commit": oid, "ETag": f'"{file.sha256 or file.blob_id}"', "Accept-Ranges": "bytes",
-                   "Content-Type": "application/octet-stream"}  # fmt: skip
+        headers = {
+            "X-Repo-Commit": oid,
+            "ETag": f'"{file.sha256 or file.blob_id}"',
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+        }
         if file.sha256:
             headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.data))}
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))

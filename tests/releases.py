@@ -242,11 +242,14 @@ def _loose(entries: list[Entry], folder: str, loose: bool) -> list[Entry]:
 
 def _weather(loose: bool) -> Subset:
     entries = [
-        Entry(f"{folder}/0000{i}", f"{folder}/0000{i}.jpg",
-              f"Satellite imagery, {level} precision resolution, {folder}, a satellite image of field {i}, {satellite}")
+        Entry(
+            f"{folder}/0000{i}",
+            f"{folder}/0000{i}.jpg",
+            f"Satellite imagery, {level} precision resolution, {folder}, a satellite image of field {i}, {satellite}",
+        )
         for folder, level, satellite in (("fog", "Ordinary", "Sentinel-2"), ("snowy", "High", "GF2"))
         for i in range(2)
-    ]  # fmt: skip
+    ]
     if loose:
         entries.append(Entry("night/00000", "night/00000.jpg", None, record=False))
     files = {
@@ -259,16 +262,28 @@ def _weather(loose: bool) -> Subset:
 def _whu(loose: bool) -> Subset:
     kinds = {"rgb": ("RGB", "RGB_jpg", "Satellite"), "nir": ("NIR", "NIR_jpg", "NIR"), "sar": ("SAR", "sar_jpg", "SAR")}
     entries = [
-        Entry(f"{sheet}_{x}_{y}", f"WHU-OPT-SAR_dataset/{folder}/{sheet}_{x}_{y}_{token}.jpg",
-              f"{kind} imagery,  Low precision resolution, a {modality} image of {sheet} at {x}, GF1,  WHU-OPT-SAR",
-              modality, {"category": "farmland", "spatial_resolution": 5.0})
+        Entry(
+            f"{sheet}_{x}_{y}",
+            f"WHU-OPT-SAR_dataset/{folder}/{sheet}_{x}_{y}_{token}.jpg",
+            f"{kind} imagery,  Low precision resolution, a {modality} image of {sheet} at {x}, GF1,  WHU-OPT-SAR",
+            modality,
+            {"category": "farmland", "spatial_resolution": 5.0},
+        )
         for modality, (token, folder, kind) in kinds.items()
-        for sheet in ("NH49E001013", "NH49E002013") for x in (0, 512) for y in (0, 512)
+        for sheet in ("NH49E001013", "NH49E002013")
+        for x in (0, 512)
+        for y in (0, 512)
         if (modality, sheet, x, y) != ("sar", "NH49E002013", 512, 512)
-    ]  # fmt: skip
+    ]
     if loose:
-        entries.append(Entry("NH50E001001_0_0", "WHU-OPT-SAR_dataset/RGB_jpg/NH50E001001_0_0_RGB.jpg",
-                             "Low precision resolution, a sheet nobody saw", image=False))  # fmt: skip
+        entries.append(
+            Entry(
+                "NH50E001001_0_0",
+                "WHU-OPT-SAR_dataset/RGB_jpg/NH50E001001_0_0_RGB.jpg",
+                "Low precision resolution, a sheet nobody saw",
+                image=False,
+            )
+        )
     return subset("WHU-OPT-SAR", {"MMM-RS_WHU-OPT-SAR.json": {}}, entries)
 
 
@@ -276,12 +291,18 @@ def _sen12(loose: bool) -> Subset:
     # All three seasons hold the letters `s1`, which is also a modality's token.
     places = [("ROIs1158_spring", 1, 1), ("ROIs1158_spring", 1, 2), ("ROIs1868_summer", 7, 1), ("ROIs1970_fall", 9, 30)]
     entries = [
-        Entry(f"{season}_{scene}_p{n}", f"SEN1-2_dataset/SEN1-2_{folder}/{season}_{token}_{scene}_p{n}.jpg",
-              f"{start}Low precision resolution, an image of patch {n}, {satellite}, SEN1-2", modality)
+        Entry(
+            f"{season}_{scene}_p{n}",
+            f"SEN1-2_dataset/SEN1-2_{folder}/{season}_{token}_{scene}_p{n}.jpg",
+            f"{start}Low precision resolution, an image of patch {n}, {satellite}, SEN1-2",
+            modality,
+        )
         for season, scene, n in places
         for modality, token, folder, start, satellite in (
-            ("rgb", "s2", "RGB", "", "Sentinel-2"), ("sar", "s1", "SAR", "SAR imagery, ", "Sentinel-1"))
-    ]  # fmt: skip
+            ("rgb", "s2", "RGB", "", "Sentinel-2"),
+            ("sar", "s1", "SAR", "SAR imagery, ", "Sentinel-1"),
+        )
+    ]
     if loose:
         path = "SEN1-2_dataset/SEN1-2_SAR/ROIs2017_winter_s1_4_p2.jpg"
         entries.append(Entry("ROIs2017_winter_4_p2", path, None, "sar", record=False))
@@ -289,14 +310,22 @@ def _sen12(loose: bool) -> Subset:
 
 
 def _inria(loose: bool) -> Subset:
-    stems = {"resize_512_from_4096_vienna1": "Ordinary", "resize_512_from_2048_vienna1": "Ordinary",
-             "resize_512_from_1024_vienna1": "High", "crop_512_0_0_vienna1": "Ultra-high",
-             "crop_512_center_vienna1": "Ultra-high"}  # fmt: skip
+    stems = {
+        "resize_512_from_4096_vienna1": "Ordinary",
+        "resize_512_from_2048_vienna1": "Ordinary",
+        "resize_512_from_1024_vienna1": "High",
+        "crop_512_0_0_vienna1": "Ultra-high",
+        "crop_512_center_vienna1": "Ultra-high",
+    }
     entries = [
-        Entry(stem, f"Inria_dataset/{stem}.jpg", said=f"{stem}.jpg",
-              prompt=f"Satellite imagery, {level} precision resolution, an aerial view, Inria")
+        Entry(
+            stem,
+            f"Inria_dataset/{stem}.jpg",
+            said=f"{stem}.jpg",
+            prompt=f"Satellite imagery, {level} precision resolution, an aerial view, Inria",
+        )
         for stem, level in stems.items()
-    ]  # fmt: skip
+    ]
     options = {"form": "lines", "image_key": "file_name", "prompt_key": "text"}
     return subset("Inria", {"MMM-RS_Inria.json": options}, _loose(entries, "Inria_dataset/", loose))
 
@@ -304,23 +333,31 @@ def _inria(loose: bool) -> Subset:
 def _fmow(loose: bool) -> Subset:
     stems = ["airport_0_0_rgb_center", "airport_0_0_rgb_left_bottom", "airport_0_1_rgb_right_top", "zoo_12_3_rgb_sr"]
     entries = [
-        Entry(stem, f"fMoW_dataset/{stem}.jpg",
-              f"Satellite imagery,  Ultra-high precision resolution, {stem.split('_')[0]}, an image of {stem}, fMoW",
-              fields={"category": stem.split("_")[0], "spatial_resolution": 0.45, "cloud_cover": 3 + number},
-              said=f"/home/user/fMoW/{stem}.png", size=(40, 24) if stem.endswith("sr") else (32, 32))
+        Entry(
+            stem,
+            f"fMoW_dataset/{stem}.jpg",
+            f"Satellite imagery,  Ultra-high precision resolution, {stem.split('_')[0]}, an image of {stem}, fMoW",
+            fields={"category": stem.split("_")[0], "spatial_resolution": 0.45, "cloud_cover": 3 + number},
+            said=f"/home/user/fMoW/{stem}.png",
+            size=(40, 24) if stem.endswith("sr") else (32, 32),
+        )
         for number, stem in enumerate(stems)
-    ]  # fmt: skip
+    ]
     options = {"form": "keyed", "prompt_key": "prompt"}
     return subset("fMoW", {"MMM-RS_fMoW.json": options}, _loose(entries, "fMoW_dataset/", loose))
 
 
 def _hrrsd(loose: bool) -> Subset:
     entries = [
-        Entry(f"{n:05d}", f"TGRS-HRRSD_dataset/{n:05d}.jpg",
-              f"High precision resolution, bridge, an aerial view of bridge {n}, Google Earth, TGRS-HRRSD",
-              fields={"gsd": 0.6}, said=f"TGRS-HRRSD_dataset\\{n:05d}.jpg")
+        Entry(
+            f"{n:05d}",
+            f"TGRS-HRRSD_dataset/{n:05d}.jpg",
+            f"High precision resolution, bridge, an aerial view of bridge {n}, Google Earth, TGRS-HRRSD",
+            fields={"gsd": 0.6},
+            said=f"TGRS-HRRSD_dataset\\{n:05d}.jpg",
+        )
         for n in (1, 2, 300)
-    ]  # fmt: skip
+    ]
     options = {"form": "wrapped", "image_key": "img", "encoding": "utf-8-sig"}
     return subset("TGRS-HRRSD", {"MMM-RS_TGRS-HRRSD.json": options}, _loose(entries, "TGRS-HRRSD_dataset/", loose))
 
@@ -329,21 +366,27 @@ def _gid(loose: bool) -> Subset:
     # A stem with Chinese characters, one with spaces, one with dots: all others of a key's characters become `_`.
     stems = ["GF2_武汉_001", "GF2 scene 7", "GF2_v1.2_003"]
     entries = [
-        Entry(stem, f"GID_dataset/{stem}.jpg",
-              ["Satellite imagery, Ordinary precision resolution ,built-up,a satellite image, GF2,   GID", "a city"])
+        Entry(
+            stem,
+            f"GID_dataset/{stem}.jpg",
+            ["Satellite imagery, Ordinary precision resolution ,built-up,a satellite image, GF2,   GID", "a city"],
+        )
         for stem in stems
-    ]  # fmt: skip
+    ]
     options = {"image_key": "filename", "prompt_key": "captions", "encoding": "gb18030"}
     return subset("GID", {"MMM-RS_GID.json": options}, _loose(entries, "GID_dataset/", loose))
 
 
 def _nasc(loose: bool) -> Subset:
     entries = [
-        Entry(stem, f"NaSC-TG2_dataset/{stem}.jpg",
-              f"Satellite imagery, Ultra-low precision resolution, {stem[:-2]}, an image of {stem}, TG2, NaSC-TG2",
-              said=stem)
+        Entry(
+            stem,
+            f"NaSC-TG2_dataset/{stem}.jpg",
+            f"Satellite imagery, Ultra-low precision resolution, {stem[:-2]}, an image of {stem}, TG2, NaSC-TG2",
+            said=stem,
+        )
         for stem in ("airplane00", "forest10", "forest99")
-    ]  # fmt: skip
+    ]
     options = {"image_key": "name", "prompt_key": "description"}
     return subset("NaSC-TG2", {"MMM-RS_NaSC-TG2.json": options}, _loose(entries, "NaSC-TG2_dataset/", loose))
 
@@ -351,21 +394,28 @@ def _nasc(loose: bool) -> Subset:
 def _mrssc(loose: bool) -> Subset:
     stems = ["RGB_AnnualCrop_AnnualCrop_1", "RGB_Pasture_Pasture_300", "RGB_SeaLake_SeaLake_3000"]
     entries = [
-        Entry(stem, f"MRSSC2.0_dataset/{stem}.jpg",
-              f"Satellite imagery, Ultra-low precision resolution, {stem.split('_')[1]}, an image, TG2, MRSSC2.0",
-              fields={"category": stem.split("_")[1], "spatial_resolution": 100})
+        Entry(
+            stem,
+            f"MRSSC2.0_dataset/{stem}.jpg",
+            f"Satellite imagery, Ultra-low precision resolution, {stem.split('_')[1]}, an image, TG2, MRSSC2.0",
+            fields={"category": stem.split("_")[1], "spatial_resolution": 100},
+        )
         for stem in stems
-    ]  # fmt: skip
+    ]
     options = {"image_key": "path", "prompt_key": "text_prompt"}
     return subset("MRSSC2.0", {"MMM-RS_MRSSC2.0.json": options}, _loose(entries, "MRSSC2.0_dataset/", loose))
 
 
 def _hrsc(loose: bool) -> Subset:
     entries = [
-        Entry(f"10000000{n}", f"HRSC2016_dataset/10000000{n}.jpg",
-              f"Ordinary precision resolution, a harbour with {n} ships, Google Earth", said=f"10000000{n}.bmp")
+        Entry(
+            f"10000000{n}",
+            f"HRSC2016_dataset/10000000{n}.jpg",
+            f"Ordinary precision resolution, a harbour with {n} ships, Google Earth",
+            said=f"10000000{n}.bmp",
+        )
         for n in range(1, 4)
-    ]  # fmt: skip
+    ]
     options = {"image_key": "file", "prompt_key": "text", "encoding": "utf-16"}
     return subset("HRSC2016", {"MMM-RS_HRSC2016.json": options}, _loose(entries, "HRSC2016_dataset/", loose))
 
@@ -376,10 +426,13 @@ _BUILDERS = (_weather, _whu, _sen12, _inria, _fmow, _hrrsd, _gid, _nasc, _mrssc,
 def many(name: str = "fMoW", count: int = 1000) -> Subset:
     """A subset of one modality with `count` samples of one small image each: one JSON array, nothing unmatched."""
     entries = [
-        Entry(f"airport_{i}_0_rgb", f"{name}_dataset/airport_{i}_0_rgb.jpg",
-              f"High precision resolution, airport, a satellite image of airport {i}, {name}")
+        Entry(
+            f"airport_{i}_0_rgb",
+            f"{name}_dataset/airport_{i}_0_rgb.jpg",
+            f"High precision resolution, airport, a satellite image of airport {i}, {name}",
+        )
         for i in range(count)
-    ]  # fmt: skip
+    ]
     return subset(name, {f"MMM-RS_{name}.json": {}}, entries)
 
 
@@ -472,9 +525,16 @@ def raw_zip(entries: Sequence[RawEntry], prefix: bytes = b"", comment: bytes = b
         if payload is None:
             payload = _raw_deflate(entry.data) if entry.method == DEFLATED else entry.data
         fields = {
-            "method": entry.method, "flags": entry.flags, "crc": zlib.crc32(entry.data), "packed": len(payload),
-            "size": len(entry.data), "name": entry.name, "extra": b"", "offset": len(out), "attributes": 0o100644 << 16,
-        }  # fmt: skip
+            "method": entry.method,
+            "flags": entry.flags,
+            "crc": zlib.crc32(entry.data),
+            "packed": len(payload),
+            "size": len(entry.data),
+            "name": entry.name,
+            "extra": b"",
+            "offset": len(out),
+            "attributes": 0o100644 << 16,
+        }
         local, central = fields | entry.local, fields | entry.central
         out += _fixed(b"PK\3\4", (20,), local) + local["name"] + local["extra"] + payload
         directory += _fixed(b"PK\1\2", (0x314, 20), central)
@@ -489,9 +549,18 @@ def _fixed(signature: bytes, versions: tuple[int, ...], fields: dict) -> bytes:
     year, month, day, hour, minute, second = DATE
     time, date = hour << 11 | minute << 5 | second // 2, (year - 1980) << 9 | month << 5 | day
     return signature + struct.pack(
-        f"<{len(versions)}H4H3I2H", *versions, fields["flags"], fields["method"], time, date, fields["crc"],
-        fields["packed"], fields["size"], len(fields["name"]), len(fields["extra"]),
-    )  # fmt: skip
+        f"<{len(versions)}H4H3I2H",
+        *versions,
+        fields["flags"],
+        fields["method"],
+        time,
+        date,
+        fields["crc"],
+        fields["packed"],
+        fields["size"],
+        len(fields["name"]),
+        len(fields["extra"]),
+    )
 
 
 def _raw_deflate(data: bytes) -> bytes:
@@ -518,10 +587,13 @@ def with_junk(files: dict[str, bytes]) -> dict[str, bytes]:
     name = first.rpartition("/")[2]
     apple = b"\0\5\x16\7" + b"\0" * 60
     return files | {
-        f"{slash}Thumbs.db": b"\xd0\xcf\x11\xe0junk", f"{slash}.DS_Store": b"\0\0\0\1Bud1",
-        f"{slash}desktop.ini": b"[x]", f"{slash}._{name}": apple,
-        f"__MACOSX/{slash}._{name}": apple, f"__MACOSX/._{annotation}": apple,
-    }  # fmt: skip
+        f"{slash}Thumbs.db": b"\xd0\xcf\x11\xe0junk",
+        f"{slash}.DS_Store": b"\0\0\0\1Bud1",
+        f"{slash}desktop.ini": b"[x]",
+        f"{slash}._{name}": apple,
+        f"__MACOSX/{slash}._{name}": apple,
+        f"__MACOSX/._{annotation}": apple,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- forms
@@ -649,12 +721,27 @@ def mixed(subsets: Sequence[Subset], folder: Path) -> Path:
 FORMS: dict[str, Callable[[Sequence[Subset], Path], Path]] = {
     form.__name__: form
     for form in (
-        zips_stored, zips_deflated, zips_zip64, zips_to_pipe, zips_gbk, zips_backslashes, zips_with_junk,
-        zips_with_top_folder, zips_in_folders, one_zip_of_stored_zips, one_zip_of_stored_deflated_zips,
-        one_zip_of_deflated_zips, one_zip_of_folders, one_zip_in_a_folder, folders, folders_with_top_folder,
-        folders_with_junk, side_by_side, mixed,
+        zips_stored,
+        zips_deflated,
+        zips_zip64,
+        zips_to_pipe,
+        zips_gbk,
+        zips_backslashes,
+        zips_with_junk,
+        zips_with_top_folder,
+        zips_in_folders,
+        one_zip_of_stored_zips,
+        one_zip_of_stored_deflated_zips,
+        one_zip_of_deflated_zips,
+        one_zip_of_folders,
+        one_zip_in_a_folder,
+        folders,
+        folders_with_top_folder,
+        folders_with_junk,
+        side_by_side,
+        mixed,
     )
-}  # fmt: skip
+}
 
 
 def zips_beside_folders(subsets: Sequence[Subset], folder: Path) -> Path:

@@ -13,9 +13,13 @@ def places(subset, sources):
 
 
 def test_twins_differ_by_a_whole_token():
-    assert places("SEN1-2", ["SEN1-2_dataset/SEN1-2_RGB/ROIs1158_spring_s2_1_p1.jpg",
-                             "SEN1-2_dataset/SEN1-2_SAR/ROIs1158_spring_s1_1_p1.jpg"]) == [
-        ("ROIs1158_spring_1_p1", "rgb"), ("ROIs1158_spring_1_p1", "sar")]  # fmt: skip
+    assert places(
+        "SEN1-2",
+        [
+            "SEN1-2_dataset/SEN1-2_RGB/ROIs1158_spring_s2_1_p1.jpg",
+            "SEN1-2_dataset/SEN1-2_SAR/ROIs1158_spring_s1_1_p1.jpg",
+        ],
+    ) == [("ROIs1158_spring_1_p1", "rgb"), ("ROIs1158_spring_1_p1", "sar")]
 
 
 def test_the_modality_may_stand_at_the_end_and_in_any_case():
@@ -30,14 +34,22 @@ def test_the_modality_may_stand_at_the_end_and_in_any_case():
 
 
 def test_where_the_name_has_no_token_the_folder_tells_the_modality():
-    assert places("WHU-OPT-SAR", ["WHU-OPT-SAR_dataset/RGB_jpg/a_0_0.jpg", "WHU-OPT-SAR_dataset/sar_jpg/a_0_0.jpg",
-                                  "WHU-OPT-SAR_dataset/other/a_0_0.jpg"]) == [
-        ("a_0_0", "rgb"), ("a_0_0", "sar"), ("a_0_0", None)]  # fmt: skip
+    assert places(
+        "WHU-OPT-SAR",
+        [
+            "WHU-OPT-SAR_dataset/RGB_jpg/a_0_0.jpg",
+            "WHU-OPT-SAR_dataset/sar_jpg/a_0_0.jpg",
+            "WHU-OPT-SAR_dataset/other/a_0_0.jpg",
+        ],
+    ) == [("a_0_0", "rgb"), ("a_0_0", "sar"), ("a_0_0", None)]
 
 
 def test_other_subsets_keep_their_folders_and_dots():
     assert places("Inria", ["Inria_dataset/4096/a.b.jpg", "Inria_dataset/c.png", "d.jpg"]) == [
-        ("4096/a.b", "rgb"), ("c", "rgb"), ("d", "rgb")]  # fmt: skip
+        ("4096/a.b", "rgb"),
+        ("c", "rgb"),
+        ("d", "rgb"),
+    ]
     assert places("weather", ["fog/1.jpg", "night/1.jpg"]) == [("fog/1", "rgb"), ("night/1", "rgb")]
 
 

@@ -156,9 +156,20 @@ def test_of_a_broken_array_what_came_before_stays():
 
 @pytest.mark.parametrize(
     ("value", "gsd"),
-    [(0.3, 0.3), ("0.3", 0.3), ("0.3m", 0.3), ("10 m", 10.0), (0, None), (-1, None), ("high", None), (True, None),
-     (float("inf"), None), (float("nan"), None), ([1], None)],
-)  # fmt: skip
+    [
+        (0.3, 0.3),
+        ("0.3", 0.3),
+        ("0.3m", 0.3),
+        ("10 m", 10.0),
+        (0, None),
+        (-1, None),
+        ("high", None),
+        (True, None),
+        (float("inf"), None),
+        (float("nan"), None),
+        ([1], None),
+    ],
+)
 def test_the_gsd_is_a_finite_number_above_zero(value, gsd):
     assert read(json.dumps([{"image": "a.jpg", "prompt": "x", "spatial_resolution": value}]))[1][0].gsd == gsd
 
@@ -294,7 +305,9 @@ def test_records_are_found_where_they_are(kind, value):
 
 def test_a_table_may_be_keyed_by_stems():
     assert paths('{"NH49E001013_0_512_RGB": "a field", "NH49E001013_0_1024_RGB": {"prompt": "a lake"}}') == [
-        ("NH49E001013_0_512_RGB", "a field"), ("NH49E001013_0_1024_RGB", "a lake")]  # fmt: skip
+        ("NH49E001013_0_512_RGB", "a field"),
+        ("NH49E001013_0_1024_RGB", "a lake"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -380,9 +393,14 @@ def test_commas_too_many_or_too_few_do_no_harm():
 
 @pytest.mark.parametrize(
     ("inner", "problem"),
-    [('"' + "x" * 9000 + '"', "too_long"), ("[" * 9000 + "]" * 9000, "too_"), ('"' + '\\"]}' * 3000 + '"', "too_long"),
-     ("9" * 4000, None), ("-" + "9" * 2000, None)],
-)  # fmt: skip
+    [
+        ('"' + "x" * 9000 + '"', "too_long"),
+        ("[" * 9000 + "]" * 9000, "too_"),
+        ('"' + '\\"]}' * 3000 + '"', "too_long"),
+        ("9" * 4000, None),
+        ("-" + "9" * 2000, None),
+    ],
+)
 @pytest.mark.parametrize("form", ["array", "lines", "keyed"])
 def test_an_absurd_record_costs_itself_alone(inner, problem, form, monkeypatch):
     monkeypatch.setattr(annotations, "LONGEST", 5000)

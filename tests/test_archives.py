@@ -148,10 +148,16 @@ def test_a_zip_gives_what_zipfile_gives(tmp_path, method):
     with zipfile.ZipFile(archive.path) as reference:
         for row, info in zip(table.to_pylist(), reference.infolist(), strict=True):
             assert row == {
-                "name": info.filename, "file": None, "offset": info.header_offset, "packed": info.compress_size,
-                "size": info.file_size, "crc": info.CRC, "method": info.compress_type, "flags": info.flag_bits,
+                "name": info.filename,
+                "file": None,
+                "offset": info.header_offset,
+                "packed": info.compress_size,
+                "size": info.file_size,
+                "crc": info.CRC,
+                "method": info.compress_type,
+                "flags": info.flag_bits,
                 "problem": None,
-            }  # fmt: skip
+            }
     assert contents(archive) == streamed(archive) == FILES
 
 
@@ -351,8 +357,20 @@ def test_needless_dots_and_slashes_are_taken_out(tmp_path):
 
 
 def test_folders_and_junk_have_no_row(tmp_path):
-    junk = ["__MACOSX/a.jpg", "x/__MACOSX/._a.jpg", "x/._a.jpg", "._b", "Thumbs.db", "x/THUMBS.DB", ".DS_Store",
-            "x/.DS_Store", "desktop.ini", "x/Desktop.ini", "x/", "x/y/"]  # fmt: skip
+    junk = [
+        "__MACOSX/a.jpg",
+        "x/__MACOSX/._a.jpg",
+        "x/._a.jpg",
+        "._b",
+        "Thumbs.db",
+        "x/THUMBS.DB",
+        ".DS_Store",
+        "x/.DS_Store",
+        "desktop.ini",
+        "x/Desktop.ini",
+        "x/",
+        "x/y/",
+    ]
     kept = ["x/a.jpg", "a._b.jpg", "MyThumbs.db", "x/desktop.ini.jpg", "MACOSX/a.jpg", "DS_Store"]
     archive = on_disk(tmp_path, zipped({name: b"" if name.endswith("/") else b"x" for name in junk + kept}))
     assert list(contents(archive)) == kept
@@ -360,9 +378,20 @@ def test_folders_and_junk_have_no_row(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    [b"../a.jpg", b"x/../../a.jpg", b"x/..", b"..\\a.jpg", b"/etc/a.jpg", b"\\a.jpg", b"C:/a.jpg", b"c:a.jpg",
-     b"\\\\server\\a.jpg", b"a\0.jpg", b"a" * 4097 + b".jpg"],
-)  # fmt: skip
+    [
+        b"../a.jpg",
+        b"x/../../a.jpg",
+        b"x/..",
+        b"..\\a.jpg",
+        b"/etc/a.jpg",
+        b"\\a.jpg",
+        b"C:/a.jpg",
+        b"c:a.jpg",
+        b"\\\\server\\a.jpg",
+        b"a\0.jpg",
+        b"a" * 4097 + b".jpg",
+    ],
+)
 def test_names_that_lead_outside_are_marked(tmp_path, name):
     archive = on_disk(tmp_path, raw_named([name, b"a..b/good..jpg"]))
     assert [row["problem"] for row in rows(archive)] == ["unsafe_name", None]
@@ -1113,10 +1142,14 @@ any_names = st.text(characters, min_size=1, max_size=12).filter(
     lambda name: name.strip(".") and not name.startswith("._") and "\ufffd" not in name
 )
 plain_names = st.text("abc123", min_size=1, max_size=4)  # which `unzip` takes as they are
-mutations = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255), st.sampled_from(["set", "flip", "cut", "copy"])),
-                     min_size=1, max_size=4)  # fmt: skip
-SHORT = settings(max_examples=60, deadline=None, derandomize=True,
-                 suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+mutations = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 255), st.sampled_from(["set", "flip", "cut", "copy"])),
+    min_size=1,
+    max_size=4,
+)
+SHORT = settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @SHORT

@@ -281,22 +281,35 @@ class Cluster:
         log = (self.folder / f"{module}-{len(self.workers)}.log").open("w")
         return subprocess.Popen(
             [sys.executable, "-m", f"distributed.cli.{module}", *arguments, "--no-dashboard"],
-            cwd=self.folder, env=environment, stdout=log, stderr=log)  # fmt: skip
+            cwd=self.folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
 
     def start_scheduler(self, source: Path | None = ROOT) -> None:
         file = self.folder / "scheduler.json"
         file.unlink(missing_ok=True)
         self.scheduler = self.start(
-            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file),
-            source=source)  # fmt: skip
+            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file), source=source
+        )
         until(lambda: file.exists() and file.read_text().endswith("}"))
         self.address = json.loads(file.read_text())["address"]
 
     def add_worker(self, source: Path | None = ROOT) -> subprocess.Popen:
         folder = self.folder / f"worker-{len(self.workers)}"
         worker = self.start(
-            "dask_worker", self.address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny",
-            "--local-directory", str(folder), source=source)  # fmt: skip
+            "dask_worker",
+            self.address,
+            "--host",
+            "127.0.0.1",
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--local-directory",
+            str(folder),
+            source=source,
+        )
         self.workers.append(worker)
         return worker
 
@@ -340,15 +353,26 @@ def command(address: str, *arguments: object) -> list[str]:
 
 
 def run(address: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(address, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=100,
-                          env=os.environ | environment)  # fmt: skip
+    return subprocess.run(
+        command(address, *arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | environment,
+    )
 
 
 @contextlib.contextmanager
 def begun(address: str, release: Path, out: Path, shards: int):
     """A conversion in many shards, of which that many are there."""
-    process = subprocess.Popen(command(address, release, out, "--shard-size", "1"), cwd=ROOT,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        command(address, release, out, "--shard-size", "1"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         until(lambda: shards_in(out) >= shards or process.poll() is not None)
         assert process.poll() is None, process.communicate()
@@ -519,8 +543,12 @@ def code(language: str) -> list[str]:
 
 
 def with_paths(text: str, release: Path, out: Path) -> str:
-    for theirs, ours in (("/shared/MMM-RS-hub", out), ("./MMM-RS-hub", out), ("/shared/MMM-RS", release),
-                         ("~/Downloads/MMM-RS", release)):  # fmt: skip
+    for theirs, ours in (
+        ("/shared/MMM-RS-hub", out),
+        ("./MMM-RS-hub", out),
+        ("/shared/MMM-RS", release),
+        ("~/Downloads/MMM-RS", release),
+    ):
         text = re.sub(rf"{re.escape(theirs)}(?![\w/-])", str(ours), text)
     return text
 
@@ -545,8 +573,9 @@ def commands(tmp_path):
 def test_the_documented_command(dask, commands, release, expected, tmp_path):
     [line] = code("bash")
     line = with_paths(line, release.path, tmp_path / "out").replace("tcp://scheduler:8786", dask.address)
-    ended = subprocess.run(["bash", "-c", line], env=os.environ | {"PATH": f"{commands}:{os.environ['PATH']}"},
-                           capture_output=True)  # fmt: skip
+    ended = subprocess.run(
+        ["bash", "-c", line], env=os.environ | {"PATH": f"{commands}:{os.environ['PATH']}"}, capture_output=True
+    )
     assert ended.returncode == 3, ended.stderr
     assert tree(tmp_path / "out") == expected
 
@@ -557,8 +586,9 @@ def test_the_documented_job_of_slurm(commands, release, expected, tmp_path):
     script = with_paths(script, release.path, tmp_path / "out")
     script = script.replace("/shared/mmm-rs/.venv", str(commands.parent)).replace(" /tmp ", f" {tmp_path} ")
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_CPUS_PER_TASK": "1"}
-    ended = subprocess.run(["bash", "-c", script], env=os.environ | job, cwd=tmp_path, capture_output=True, text=True,
-                           timeout=90)  # fmt: skip
+    ended = subprocess.run(
+        ["bash", "-c", script], env=os.environ | job, cwd=tmp_path, capture_output=True, text=True, timeout=90
+    )
     assert ended.returncode == 0, ended.stderr
     assert "out: complete" in ended.stdout
     assert tree(tmp_path / "out") == expected

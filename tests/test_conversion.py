@@ -30,8 +30,9 @@ def tree(out: Path) -> dict[str, str]:
     """Every file of a folder with its sha256."""
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(out.rglob("*")) if path.is_file()
-    }  # fmt: skip
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
 
 
 def members(out: Path) -> dict[str, bytes]:
@@ -77,7 +78,8 @@ def test_every_pair_is_published_with_the_bytes_and_the_prompt_of_the_release(re
     texts = {name: data for name, data in found.items() if not name.endswith(".json")}
     assert texts == expected_members(release.subsets)
     assert {name[:-5] for name in found if name.endswith(".json")} == {
-        key for subset in release.subsets for key in subset.samples}  # fmt: skip
+        key for subset in release.subsets for key in subset.samples
+    }
 
 
 def test_what_does_not_match_is_reported_by_name_and_reason(release, converted):
@@ -102,7 +104,10 @@ def test_the_reckoning_balances(release, converted):
             "reported": len(subset.unmatched_images),
         }
         assert totals["records"] == {
-            "released": subset.records, "used": published, "reported": len(subset.unmatched_records)}  # fmt: skip
+            "released": subset.records,
+            "used": published,
+            "reported": len(subset.unmatched_records),
+        }
 
 
 def test_members_of_a_sample_stand_together_in_order_with_fixed_metadata(converted):
@@ -396,8 +401,9 @@ def whu(records):
     """WHU-OPT-SAR with two places of three images each and these records."""
     images = {
         f"WHU-OPT-SAR_dataset/{folder}/NH49E001013_{x}_0_{token}.jpg": releases.picture(f"{token}{x}")
-        for token, folder in (("RGB", "RGB_jpg"), ("NIR", "NIR_jpg"), ("SAR", "sar_jpg")) for x in (0, 512)
-    }  # fmt: skip
+        for token, folder in (("RGB", "RGB_jpg"), ("NIR", "NIR_jpg"), ("SAR", "sar_jpg"))
+        for x in (0, 512)
+    }
     return releases.Subset("WHU-OPT-SAR", {"a.json": json.dumps(records).encode()} | images, {})
 
 
@@ -552,7 +558,10 @@ def test_what_is_not_read_is_named(clean_release, tmp_path):
     zipfile.ZipFile(release / "HRSC2016 (1).zip", "w").close()
     sources = convert(release, tmp_path / "out").summary["sources"]
     assert {Path(source["path"]).name: source["problem"] for source in sources} == {
-        "extra.rar": "other_archive", "GID-2": "link", "HRSC2016 (1).zip": "empty_archive"}  # fmt: skip
+        "extra.rar": "other_archive",
+        "GID-2": "link",
+        "HRSC2016 (1).zip": "empty_archive",
+    }
 
 
 def test_a_report_that_no_conversion_stands_behind_is_not_carried_on(clean_release, tmp_path):
@@ -568,8 +577,10 @@ def test_a_report_that_no_conversion_stands_behind_is_not_carried_on(clean_relea
 def test_a_colon_in_a_name_is_no_drive(tmp_path):
     jpeg = releases.picture("a"), releases.picture("b")
     records = [{"image": "a:b.jpg", "prompt": "first"}, {"image": "b.jpg", "prompt": "second"}]
-    releases.put(tmp_path / "MMM-RS/GID", {"GID_dataset/a:b.jpg": jpeg[0], "GID_dataset/b.jpg": jpeg[1],
-                                           "MMM-RS_GID.json": json.dumps(records).encode()})  # fmt: skip
+    releases.put(
+        tmp_path / "MMM-RS/GID",
+        {"GID_dataset/a:b.jpg": jpeg[0], "GID_dataset/b.jpg": jpeg[1], "MMM-RS_GID.json": json.dumps(records).encode()},
+    )
     convert(tmp_path / "MMM-RS", tmp_path / "out")
     found = members(tmp_path / "out")
     assert (found["GID/a_b.txt"], found["GID/b.txt"]) == (b"first", b"second")
@@ -629,9 +640,16 @@ def small_output(clean_release, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "croissant.json", "mmm_rs.py", "index/GID.parquet", "report/summary.json",
-     "report/unpublished.parquet", "assets/pairs.png"],
-)  # fmt: skip
+    [
+        "README.md",
+        "croissant.json",
+        "mmm_rs.py",
+        "index/GID.parquet",
+        "report/summary.json",
+        "report/unpublished.parquet",
+        "assets/pairs.png",
+    ],
+)
 def test_a_product_that_was_removed_is_missed(name, clean_release, small_output, tmp_path):
     out = shutil.copytree(small_output, tmp_path / "out")
     (out / name).unlink()
@@ -658,10 +676,13 @@ def test_a_card_without_the_table_of_what_was_left_out(small_output, tmp_path):
 def test_a_part_of_a_subset_that_comes_later_is_noticed(clean_release, tmp_path):
     subset = clean_release["GID"]
     half = set(sorted(subset.images)[::2])
-    path = releases.put(tmp_path / "release", {
-        "GID.zip": releases.zipped({name: data for name, data in subset.files.items() if name not in half}),
-        "GID (1).zip": releases.zipped({name: subset.files[name] for name in half}),
-    })  # fmt: skip
+    path = releases.put(
+        tmp_path / "release",
+        {
+            "GID.zip": releases.zipped({name: data for name, data in subset.files.items() if name not in half}),
+            "GID (1).zip": releases.zipped({name: subset.files[name] for name in half}),
+        },
+    )
     whole = (path / "GID (1).zip").read_bytes()
     releases.truncate(path / "GID (1).zip")
     out = tmp_path / "out"

@@ -49,8 +49,11 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(out: Path, cache: Path, *record_sets: str) -> tuple[dict, list, str]:
     done = subprocess.run(
         [sys.executable, "-c", READER, str(out / "croissant.json"), *record_sets],
-        env={**os.environ, "CROISSANT_CACHE": str(cache)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, "CROISSANT_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return (lines[0] if lines else {}), lines[1:], done.stderr
 
@@ -119,8 +122,11 @@ def test_geocroissant_has_the_resolution_and_the_bands(out):
     assert record_sets["SEN1-2"]["geocr:spatialResolution"] == metres
     assert record_sets["all"]["geocr:spatialResolution"] == "0.3 m to 10 m"
     assert "geocr:spatialResolution" not in record_sets["weather"]
-    bands = {field["name"]: field["geocr:bandConfiguration"]["geocr:bandNameList"]
-             for field in record_sets["WHU-OPT-SAR"]["field"] if "geocr:bandConfiguration" in field}  # fmt: skip
+    bands = {
+        field["name"]: field["geocr:bandConfiguration"]["geocr:bandNameList"]
+        for field in record_sets["WHU-OPT-SAR"]["field"]
+        if "geocr:bandConfiguration" in field
+    }
     assert bands == {"rgb": ["Red", "Green", "Blue"], "nir": ["NIR"] * 3, "sar": ["SAR"] * 3}
 
 

@@ -140,9 +140,11 @@ def test_damage_in_a_compressed_archive_in_an_archive_costs_an_image_and_is_told
     """No checksum but that of the archive covers its names, so the archive itself is named too."""
     names = [*GOOD, VICTIM]
     inner = releases.raw_zip(
-        [RawEntry(b"MMM-RS_GID.json", annotation(names)),
-         *(RawEntry(name.encode(), data) for name, data in (GOOD | {VICTIM: VICTIM_DATA}).items())]
-    )  # fmt: skip
+        [
+            RawEntry(b"MMM-RS_GID.json", annotation(names)),
+            *(RawEntry(name.encode(), data) for name, data in (GOOD | {VICTIM: VICTIM_DATA}).items()),
+        ]
+    )
     damaged = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     at = inner.index(VICTIM_DATA) + 500
     payload = damaged.compress(inner[:at] + bytes([inner[at] ^ 1]) + inner[at + 1 :]) + damaged.flush()
@@ -162,9 +164,17 @@ SIZE = len(VICTIM_DATA)
 @pytest.mark.parametrize("which", ["local", "central"])
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("size", SIZE - 1), ("size", SIZE + 1), ("size", 2**31), ("packed", 10), ("packed", 2**31), ("crc", 1),
-     ("method", "the other"), ("name", b"GID_dataset/other.jpg")],
-)  # fmt: skip
+    [
+        ("size", SIZE - 1),
+        ("size", SIZE + 1),
+        ("size", 2**31),
+        ("packed", 10),
+        ("packed", 2**31),
+        ("crc", 1),
+        ("method", "the other"),
+        ("name", b"GID_dataset/other.jpg"),
+    ],
+)
 def test_wrong_fields_in_headers(method, which, field, value, tmp_path):
     fields = {field: STORED + DEFLATED - method if value == "the other" else value}
     published, reported = of_zip(tmp_path, victim(method=method, **{which: fields}))
@@ -222,10 +232,18 @@ def test_a_bomb(stated, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../victim.jpg", "GID_dataset/../../victim.jpg", "..\\victim.jpg", "/etc/victim.jpg", "C:/victim.jpg",
-     "C:victim.jpg", "GID_dataset/vic\0tim.jpg", "GID_dataset/" + "x/" * 3000 + "victim.jpg",
-     "GID_dataset/" + "x" * 60_000 + ".jpg"],
-)  # fmt: skip
+    [
+        "../victim.jpg",
+        "GID_dataset/../../victim.jpg",
+        "..\\victim.jpg",
+        "/etc/victim.jpg",
+        "C:/victim.jpg",
+        "C:victim.jpg",
+        "GID_dataset/vic\0tim.jpg",
+        "GID_dataset/" + "x/" * 3000 + "victim.jpg",
+        "GID_dataset/" + "x" * 60_000 + ".jpg",
+    ],
+)
 def test_names_that_lead_outside_or_cannot_be(name, tmp_path):
     published, reported = of_zip(tmp_path, [RawEntry(name.encode(), VICTIM_DATA)])
     assert (published, reported) == (good_and(), {name.replace("\\", "/"): "unsafe_name"})
@@ -256,8 +274,14 @@ def test_names_that_stand_twice_for_different_images(tmp_path):
 
 # --- what is called an image -----------------------------------------------------------------------------------------
 
-REASONS = {"empty": "empty", "text": "not_an_image", "zeroed": "not_an_image", "no_end_marker": "no_end_marker",
-           "cut_in_half": "no_end_marker", "too_many_pixels": "too_many_pixels"}  # fmt: skip
+REASONS = {
+    "empty": "empty",
+    "text": "not_an_image",
+    "zeroed": "not_an_image",
+    "no_end_marker": "no_end_marker",
+    "cut_in_half": "no_end_marker",
+    "too_many_pixels": "too_many_pixels",
+}
 
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
@@ -296,8 +320,10 @@ def test_links_pipes_and_odd_files_in_a_folder(tmp_path):
     odd = releases.odd_images()
     names = ["link", "outside", "pipe", "empty", "text"]
     paths = [f"GID_dataset/{name}.jpg" for name in names]
-    release = releases.put(tmp_path / "MMM-RS", {"GID/MMM-RS_GID.json": annotation([*GOOD, *paths]),
-                                                 **{f"GID/{name}": data for name, data in GOOD.items()}})  # fmt: skip
+    release = releases.put(
+        tmp_path / "MMM-RS",
+        {"GID/MMM-RS_GID.json": annotation([*GOOD, *paths]), **{f"GID/{name}": data for name, data in GOOD.items()}},
+    )
     folder = release / "GID/GID_dataset"
     (tmp_path / "secret.jpg").write_bytes(VICTIM_DATA)
     (folder / "link.jpg").symlink_to("a.jpg")

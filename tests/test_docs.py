@@ -136,13 +136,22 @@ def test_every_block_runs(place, tmp_path, monkeypatch, torch):
     mine = [block for block in blocks() if ("import torch" in block.code) == torch]
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the hub of the tests knows LFS only
     with Hub() as hub:
-        upload(place / "MMM-RS-hub", "org/MMM-RS", yes=True, api=HfApi(endpoint=hub.url, token=TOKEN),
-               say=lambda line: None)  # fmt: skip
+        upload(
+            place / "MMM-RS-hub",
+            "org/MMM-RS",
+            yes=True,
+            api=HfApi(endpoint=hub.url, token=TOKEN),
+            say=lambda line: None,
+        )
         done = subprocess.run(
-            [sys.executable, "-c", RUN], capture_output=True, text=True, check=False, cwd=place,
+            [sys.executable, "-c", RUN],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=place,
             input=json.dumps([(*block, CHECKS[block.name], SAMPLES) for block in mine]),
             env={**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == [block.name for block in mine]
 

@@ -116,10 +116,13 @@ def rows_of_the_index(out: Path, config: str, split: str = "train") -> list[dict
 def plain(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with images as their pixels, without the shard's address."""
     return [
-        {name: pixels(value) if isinstance(value, PIL.Image.Image) else value for name, value in row.items()
-         if name != "__url__"}
+        {
+            name: pixels(value) if isinstance(value, PIL.Image.Image) else value
+            for name, value in row.items()
+            if name != "__url__"
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def without_code(out: Path, config: str, streaming: bool, split: str = "train") -> list[dict[str, Any]]:

@@ -46,17 +46,21 @@ def examples(count: int) -> settings:
 
     `deadline`: milliseconds for one example; bounded input takes bounded time, even on a busy machine.
     """
-    return settings(max_examples=count * TIMES, deadline=20_000, derandomize=TIMES == 1,
-                    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow,
-                                           HealthCheck.data_too_large])  # fmt: skip
+    return settings(
+        max_examples=count * TIMES,
+        deadline=20_000,
+        derandomize=TIMES == 1,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
 
 
 # --- damage of any bytes ---------------------------------------------------------------------------------------------
 
 CHANGES = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 255), st.sampled_from(["set", "flip", "cut", "copy", "zero", "end"])),
-    min_size=1, max_size=5,
-)  # fmt: skip
+    min_size=1,
+    max_size=5,
+)
 
 
 def changed(data: bytes, changes) -> bytes:
@@ -81,9 +85,17 @@ def changed(data: bytes, changes) -> bytes:
 U16 = st.sampled_from([0, 1, 8, 9, 20, 45, 0x800, 0x2000, 0xFFFF]) | st.integers(0, 0xFFFF)
 U32 = st.sampled_from([0, 1, 30, 0xFFFFFFFE, 0xFFFFFFFF]) | st.integers(0, 600) | st.integers(0, 0xFFFFFFFF)
 EXTRA = st.sampled_from(
-    [b"", b"\1\0\0\0", b"\1\0\x08\0" + bytes(8), b"\1\0\x10\0" + b"\5" + bytes(15), b"\1\0\x18\0" + b"\xff" * 24,
-     b"\x75\x70\5\0\1abcd", b"\x0d\0\xff\xff", b"\1"]
-) | st.binary(max_size=40)  # fmt: skip
+    [
+        b"",
+        b"\1\0\0\0",
+        b"\1\0\x08\0" + bytes(8),
+        b"\1\0\x10\0" + b"\5" + bytes(15),
+        b"\1\0\x18\0" + b"\xff" * 24,
+        b"\x75\x70\5\0\1abcd",
+        b"\x0d\0\xff\xff",
+        b"\1",
+    ]
+) | st.binary(max_size=40)
 FIELDS = {"method": U16, "flags": U16, "crc": U32, "packed": U32, "size": U32, "extra": EXTRA}
 ENTRIES = st.builds(
     RawEntry,
@@ -94,8 +106,9 @@ ENTRIES = st.builds(
     local=st.fixed_dictionaries({}, optional=FIELDS),
     central=st.fixed_dictionaries({}, optional=FIELDS | {"offset": U32, "attributes": U32}),
 )
-WHOLE = st.builds(RawEntry, name=plain_names.map(str.encode), data=st.binary(max_size=200),
-                  method=st.sampled_from([STORED, DEFLATED]))  # fmt: skip
+WHOLE = st.builds(
+    RawEntry, name=plain_names.map(str.encode), data=st.binary(max_size=200), method=st.sampled_from([STORED, DEFLATED])
+)
 ZIPS = st.builds(
     releases.raw_zip,
     st.lists(WHOLE | ENTRIES, max_size=5),
@@ -171,8 +184,9 @@ RECORDS = st.lists(
         {"image": TEXT.map(lambda name: f"p/{name}.jpg"), "prompt": TEXT.map(lambda text: "a" + text)},
         optional={"category": VALUES, "gsd": VALUES, "cloud_cover": VALUES, "x": VALUES},
     ),
-    min_size=1, max_size=6,
-)  # fmt: skip
+    min_size=1,
+    max_size=6,
+)
 STYLES = st.sampled_from([{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}])
 
 
@@ -249,10 +263,35 @@ def test_keyed_tables(prompts, nested, style, changes):
 
 
 @examples(100)
-@given(st.lists(st.sampled_from([b"[", b"]", b"{", b"}", b'"', b":", b",", b"\\", b"\n", b" ", b'"image":',
-                                 b'"prompt":', b'"a.jpg"', b"1e999", b"-", b"null", b"\xff", b"\x00", b"\xef\xbb\xbf",
-                                 b"\\ud800"]))
-       .map(b"".join), st.integers(1, 300))  # fmt: skip
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"[",
+                b"]",
+                b"{",
+                b"}",
+                b'"',
+                b":",
+                b",",
+                b"\\",
+                b"\n",
+                b" ",
+                b'"image":',
+                b'"prompt":',
+                b'"a.jpg"',
+                b"1e999",
+                b"-",
+                b"null",
+                b"\xff",
+                b"\x00",
+                b"\xef\xbb\xbf",
+                b"\\ud800",
+            ]
+        )
+    ).map(b"".join),
+    st.integers(1, 300),
+)
 def test_tokens_of_json_in_any_order(data, times):
     agrees(data)
     agrees(data * times)
@@ -344,8 +383,15 @@ def test_damaged_images(data, changes):
 # --- all of it -------------------------------------------------------------------------------------------------------
 
 GID = next(subset for subset in releases.small(unmatched=False) if subset.name == "GID")
-FORMS = (releases.zips_stored, releases.zips_deflated, releases.zips_gbk, releases.zips_zip64, releases.zips_to_pipe,
-         releases.one_zip_of_stored_zips, releases.one_zip_of_deflated_zips)  # fmt: skip
+FORMS = (
+    releases.zips_stored,
+    releases.zips_deflated,
+    releases.zips_gbk,
+    releases.zips_zip64,
+    releases.zips_to_pipe,
+    releases.one_zip_of_stored_zips,
+    releases.one_zip_of_deflated_zips,
+)
 
 
 @examples(10)

@@ -123,8 +123,14 @@ def test_all_samples_of_a_scene_are_known_as_one(subset, places, scene):
 
 @pytest.mark.parametrize(
     ("name", "gsd"),
-    [("resize_512_from_4096_a.jpg", 2.4), ("x/resize_512_from_2048_a.jpg", 1.2), ("resize_512_from_1024_a.jpg", 0.6),
-     ("crop_512_0_0_a.jpg", 0.3), ("crop_512_center_a.jpg", 0.3), ("other.jpg", None)],
-)  # fmt: skip
+    [
+        ("resize_512_from_4096_a.jpg", 2.4),
+        ("x/resize_512_from_2048_a.jpg", 1.2),
+        ("resize_512_from_1024_a.jpg", 0.6),
+        ("crop_512_0_0_a.jpg", 0.3),
+        ("crop_512_center_a.jpg", 0.3),
+        ("other.jpg", None),
+    ],
+)
 def test_inria_names_tell_the_gsd(name, gsd):
     assert names.inria_gsd(name) == gsd

@@ -190,13 +190,17 @@ def test_the_data_part_of_a_text_to_image_training_script(out, subset, streaming
     assert sorted(rows[0]) == sorted(columns) and len(rows) == len(expected)
     batch = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in columns}  # the script's `collate_fn`
     assert batch["pixel_values"].shape == (len(expected), 3, 16, 16) and abs(batch["pixel_values"]).max() <= 1
-    pairs = {(row.tobytes(), tuple(ids)) for row, ids in zip(batch["pixel_values"].astype(np.float32),
-                                                             batch["input_ids"].tolist(), strict=True)}  # fmt: skip
+    pairs = {
+        (row.tobytes(), tuple(ids))
+        for row, ids in zip(batch["pixel_values"].astype(np.float32), batch["input_ids"].tolist(), strict=True)
+    }
     assert pairs == {
-        (to_pixel_values(PIL.Image.open(io.BytesIO(one["jpg"])).convert("RGB")).tobytes(),
-         tuple(words([one["txt"].decode()])[0].tolist()))
+        (
+            to_pixel_values(PIL.Image.open(io.BytesIO(one["jpg"])).convert("RGB")).tobytes(),
+            tuple(words([one["txt"].decode()])[0].tolist()),
+        )
         for one in expected.values()
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("subset", ["fMoW", "SEN1-2", "WHU-OPT-SAR"])
@@ -224,10 +228,13 @@ def test_the_pipeline_of_a_clip_training(out, subset):
         assert images.shape[1:] == (3, 16, 16) and texts.shape == (len(images), 12)
         found.update((image.tobytes(), tuple(text.tolist())) for image, text in zip(images, texts, strict=True))
     assert found == Counter(
-        (to_pixel_values(PIL.Image.open(io.BytesIO(one["jpg"])).convert("RGB")).tobytes(),
-         tuple(words([one["txt"].decode()])[0].tolist()))
-        for one in stored(out, subset).values() if "jpg" in one and "txt" in one
-    )  # fmt: skip
+        (
+            to_pixel_values(PIL.Image.open(io.BytesIO(one["jpg"])).convert("RGB")).tobytes(),
+            tuple(words([one["txt"].decode()])[0].tolist()),
+        )
+        for one in stored(out, subset).values()
+        if "jpg" in one and "txt" in one
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- energon
@@ -238,19 +245,31 @@ def test_megatron_energon_prepares_and_reads_it(out, tmp_path):
     energon = pytest.importorskip("megatron.energon")
     copy = Path(shutil.copytree(out, tmp_path / "MMM-RS"))
     command = [
-        str(Path(sys.executable).with_name("energon")), "prepare", str(copy), "--non-interactive", "--no-progress",
-        "--split-parts", r"train:data/fMoW/train-.*\.tar", "--sample-type", "CaptioningSample",
-        "--field-map", '{"image": "jpg", "caption": "txt"}',
-    ]  # fmt: skip
+        str(Path(sys.executable).with_name("energon")),
+        "prepare",
+        str(copy),
+        "--non-interactive",
+        "--no-progress",
+        "--split-parts",
+        r"train:data/fMoW/train-.*\.tar",
+        "--sample-type",
+        "CaptioningSample",
+        "--field-map",
+        '{"image": "jpg", "caption": "txt"}',
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr[-3000:]
     for shard in shards(out, "fMoW"):
         assert Path(shard).read_bytes() == (copy / Path(shard).relative_to(out)).read_bytes()
 
     samples = energon.get_train_dataset(
-        copy, worker_config=energon.WorkerConfig.default_worker_config(0), batch_size=1, shuffle_buffer_size=None,
-        max_samples_per_sequence=None, repeat=False,
-    )  # fmt: skip
+        copy,
+        worker_config=energon.WorkerConfig.default_worker_config(0),
+        batch_size=1,
+        shuffle_buffer_size=None,
+        max_samples_per_sequence=None,
+        repeat=False,
+    )
     found = {}
     for batch in energon.get_loader(samples):
         image = (batch.image[0].numpy() * 255).round().astype(np.uint8)

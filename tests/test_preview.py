@@ -74,8 +74,15 @@ class Page(HTMLParser):
 
 def made() -> list[converted.Sample]:
     """The usual small dataset, and a sample whose texts want to be more than text."""
-    hostile = converted.Sample("GID/hostile_" + "k" * 70, {"rgb": f"fog, {HOSTILE}, {LONG_WORD}"}, HOSTILE, HOSTILE,
-                               satellite=HOSTILE, gsd_level=None, derived=None)  # fmt: skip
+    hostile = converted.Sample(
+        "GID/hostile_" + "k" * 70,
+        {"rgb": f"fog, {HOSTILE}, {LONG_WORD}"},
+        HOSTILE,
+        HOSTILE,
+        satellite=HOSTILE,
+        gsd_level=None,
+        derived=None,
+    )
     hostile.images["rgb"] = converted.picture("x", 1, 600)
     usual = converted.samples()
     for number, sample in enumerate(usual):  # no two images of one colour
@@ -101,9 +108,14 @@ def test_parts_of_a_prompt_are_marked_as_what_they_are(tmp_path):
     prompt = "Satellite imagery, Ultra-high precision resolution, night ,built-up,a city, lit, GF2,   GID"
     sample = converted.Sample("GID/a", {"rgb": prompt}, "a city, lit", images={"rgb": converted.picture("x", 1)})
     assert page_of([sample], tmp_path).parts == [
-        ("image kind", "Satellite imagery"), ("GSD level", "Ultra-high precision resolution"), ("weather", "night"),
-        ("category", "built-up"), ("caption", "a city, lit"), ("satellite", "GF2"), ("dataset", "GID"),
-    ]  # fmt: skip
+        ("image kind", "Satellite imagery"),
+        ("GSD level", "Ultra-high precision resolution"),
+        ("weather", "night"),
+        ("category", "built-up"),
+        ("caption", "a city, lit"),
+        ("satellite", "GF2"),
+        ("dataset", "GID"),
+    ]
 
 
 def test_text_of_the_dataset_is_never_markup(tmp_path):
@@ -159,8 +171,10 @@ def noise() -> bytes:
 
 def test_the_page_stays_below_ten_megabytes_and_shows_an_even_share(tmp_path):
     prompt = "a town, " * 500
-    many = [converted.Sample(f"WHU-OPT-SAR/A_{i}_0", dict.fromkeys(converted.MODALITIES, f"{prompt}{i}"), prompt)
-            for i in range(150)]  # fmt: skip
+    many = [
+        converted.Sample(f"WHU-OPT-SAR/A_{i}_0", dict.fromkeys(converted.MODALITIES, f"{prompt}{i}"), prompt)
+        for i in range(150)
+    ]
     for number, sample in enumerate(many):
         data = noise() if number % 15 == 0 else converted.picture("x", number)
         sample.images.update(dict.fromkeys(converted.MODALITIES, data))
@@ -326,8 +340,14 @@ def test_choices_are_those_that_samples_have_with_their_number(chromium, page):
     chromium.open(page)
     options = "Array.from(document.querySelector('[name=%s]').options, o => o.text)"
     assert chromium.run(options % "subset") == [
-        "all", "weather (6)", "WHU-OPT-SAR (4)", "SEN1-2 (5)", "Inria (3)", "GID (1)", "MRSSC2.0 (2)"
-    ]  # fmt: skip
+        "all",
+        "weather (6)",
+        "WHU-OPT-SAR (4)",
+        "SEN1-2 (5)",
+        "Inria (3)",
+        "GID (1)",
+        "MRSSC2.0 (2)",
+    ]
     assert chromium.run(options % "weather") == ["all", "fog (2)", "night (2)", "snow (2)", "none stated (15)"]
     assert "high, 0.5-1 m (" not in "".join(chromium.run(options % "level"))
 

@@ -107,10 +107,21 @@ def test_any_text_is_split_and_the_caption_is_a_piece_of_it(prompt):
 def test_a_prompt_is_marked_where_its_parts_stand():
     prompt = "Satellite imagery,  High precision resolution, night ,built-up,a city, seen at night, GF2,   GID."
     assert marked(prompt) == [
-        ("image_kind", "Satellite imagery"), (None, ",  "), ("gsd_level", "High precision resolution"), (None, ", "),
-        ("weather", "night"), (None, " ,"), ("category", "built-up"), (None, ","), ("caption", "a city, seen at night"),
-        (None, ", "), ("satellite", "GF2"), (None, ",   "), ("dataset", "GID"), (None, "."),
-    ]  # fmt: skip
+        ("image_kind", "Satellite imagery"),
+        (None, ",  "),
+        ("gsd_level", "High precision resolution"),
+        (None, ", "),
+        ("weather", "night"),
+        (None, " ,"),
+        ("category", "built-up"),
+        (None, ","),
+        ("caption", "a city, seen at night"),
+        (None, ", "),
+        ("satellite", "GF2"),
+        (None, ",   "),
+        ("dataset", "GID"),
+        (None, "."),
+    ]
     assert marked("snow, rocks and ice") == [("caption", "snow, rocks and ice")]
 
 

@@ -275,11 +275,21 @@ HANGS_UP: dict = {}
 @pytest.mark.parametrize(
     ("route", "how"),
     [
-        ("whoami", GONE), ("tree", PAUSE), ("create", HANGS_UP), ("preupload", GONE), ("lfs_batch", HANGS_UP),
-        ("lfs_put", PAUSE), ("lfs_put", HANGS_UP), ("lfs_verify", GONE), ("commit", GONE), ("commit", HANGS_UP),
-        ("resolve", GONE), ("resolve", HANGS_UP), ("info", GONE),
+        ("whoami", GONE),
+        ("tree", PAUSE),
+        ("create", HANGS_UP),
+        ("preupload", GONE),
+        ("lfs_batch", HANGS_UP),
+        ("lfs_put", PAUSE),
+        ("lfs_put", HANGS_UP),
+        ("lfs_verify", GONE),
+        ("commit", GONE),
+        ("commit", HANGS_UP),
+        ("resolve", GONE),
+        ("resolve", HANGS_UP),
+        ("info", GONE),
     ],
-)  # fmt: skip
+)
 def test_trouble_that_passes_is_waited_out(hub, run, expected, route, how):
     hub.fail(route, **how)
     run(keep=8)
@@ -300,12 +310,16 @@ def test_a_commit_whose_answer_was_lost_is_known_to_have_landed(hub, run, expect
 @pytest.mark.parametrize(
     ("route", "how", "remedy"),
     [
-        ("whoami", {"status": 401}, "hf auth login"), ("create", {"status": 403}, "write access"),
-        ("lfs_put", {"status": 500, "skip": 3}, "trouble of its own"), ("lfs_put", {"skip": 7}, "check the network"),
-        ("commit", {"status": 429, "skip": 1}, "Wait five minutes"), ("commit", {"status": 503}, "trouble of its own"),
-        ("resolve", {"status": 503}, "trouble of its own"), ("tree", {"status": 503, "skip": 2}, "trouble of its own"),
+        ("whoami", {"status": 401}, "hf auth login"),
+        ("create", {"status": 403}, "write access"),
+        ("lfs_put", {"status": 500, "skip": 3}, "trouble of its own"),
+        ("lfs_put", {"skip": 7}, "check the network"),
+        ("commit", {"status": 429, "skip": 1}, "Wait five minutes"),
+        ("commit", {"status": 503}, "trouble of its own"),
+        ("resolve", {"status": 503}, "trouble of its own"),
+        ("tree", {"status": 503, "skip": 2}, "trouble of its own"),
     ],
-)  # fmt: skip
+)
 def test_trouble_that_stays_ends_in_one_line_and_the_same_command_goes_on(
     route, how, remedy, hub, run, expected, tmp_path
 ):
@@ -381,8 +395,18 @@ def command(release, tmp_path):
     """Run `mmm-rs publish` in a process of its own."""
 
     def publish_there(hub: Hub, staging: Path, signal_number: int = 0, moment: int = 0, kill=None) -> stopping.Run:
-        arguments = ["publish", str(release), REPO, "--staging", str(staging), "--keep", str(KEEP), "--yes",
-                     "--workers", "2"]  # fmt: skip
+        arguments = [
+            "publish",
+            str(release),
+            REPO,
+            "--staging",
+            str(staging),
+            "--keep",
+            str(KEEP),
+            "--yes",
+            "--workers",
+            "2",
+        ]
         prepare = functools.partial(connect, hub.url, kill)
         return stopping.run(arguments, tmp_path / "notes", signal_number, moment, prepare)
 
@@ -415,9 +439,15 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(command, expected
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("call", "number"),
-    [("preupload_lfs_files", 1), ("preupload_lfs_files", 4), ("create_commit", 1), ("create_commit", 3),
-     ("upload_folder", 1), ("upload_folder", 2)],
-)  # fmt: skip
+    [
+        ("preupload_lfs_files", 1),
+        ("preupload_lfs_files", 4),
+        ("create_commit", 1),
+        ("create_commit", 3),
+        ("upload_folder", 1),
+        ("upload_folder", 2),
+    ],
+)
 def test_killed_between_two_steps_on_the_hub(call, number, after, command, expected, tmp_path):
     with Hub() as hub:
         assert command(hub, tmp_path / "staging", kill=(call, number, after)).code == -signal.SIGKILL
@@ -449,9 +479,12 @@ def test_a_signal_ends_a_transfer_that_takes_long(release, tmp_path):
         hub.fail("lfs_put", skip=3, seconds=30)
         arguments = ["publish", str(release), REPO, "--staging", str(tmp_path / "staging"), "--yes"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "mmm_rs_cli.cli", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "mmm_rs_cli.cli", *arguments],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
             env={**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home")},
-        )  # fmt: skip
+        )
         while hub.requests["lfs_put"] < 4:
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
@@ -481,8 +514,14 @@ def test_the_commands_of_the_manual(release, hub, expected, tmp_path):
     tool.parent.mkdir()
     tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mmm_rs_cli.cli "$@"\n')
     tool.chmod(0o755)
-    environment = {**os.environ, **hub.environment, "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "home"),
-                   "PYTHONPATH": str(ROOT), "PATH": f"{tool.parent}:{os.environ['PATH']}"}  # fmt: skip
+    environment = {
+        **os.environ,
+        **hub.environment,
+        "HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{tool.parent}:{os.environ['PATH']}",
+    }
     ended = subprocess.run(["bash", "-ec", commands], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert hub.files(REPO) == expected

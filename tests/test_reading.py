@@ -31,8 +31,14 @@ from tests import converted
 PROMPTS = {"rgb": "prompt", "nir": "nir_prompt", "sar": "sar_prompt"}
 LEVELS = ["ultra_high", "high", "ordinary", "low", "ultra_low"]
 WEATHERS = ["fog", "night", "snow"]
-HAVING = {"weather": ["rgb"], "WHU-OPT-SAR": ["rgb", "nir", "sar"], "SEN1-2": ["rgb", "sar"], "Inria": ["rgb"],
-          "MRSSC2.0": ["rgb"], "all": ["rgb", "nir", "sar"]}  # fmt: skip
+HAVING = {
+    "weather": ["rgb"],
+    "WHU-OPT-SAR": ["rgb", "nir", "sar"],
+    "SEN1-2": ["rgb", "sar"],
+    "Inria": ["rgb"],
+    "MRSSC2.0": ["rgb"],
+    "all": ["rgb", "nir", "sar"],
+}
 
 
 # ------------------------------------------------------------------------------------------- what there is to be read
@@ -97,9 +103,14 @@ def many(out: Path, count: int, held_out: int = 0, shards: int = 3) -> Path:
         if number % 4 == 3:
             del prompts["sar"]
         sample = converted.Sample(
-            f"SEN1-2/place_{number:03}", prompts, f"field {number}", category=f"c{number % 3}", gsd=number / 2,
-            gsd_level=LEVELS[number % 5], split="train" if number < count else "validation",
-        )  # fmt: skip
+            f"SEN1-2/place_{number:03}",
+            prompts,
+            f"field {number}",
+            category=f"c{number % 3}",
+            gsd=number / 2,
+            gsd_level=LEVELS[number % 5],
+            split="train" if number < count else "validation",
+        )
         sample.images.update({m: converted.picture(f"{m}{number}", number, 24) for m in prompts})
         made.append(sample)
     converted.write(out, made, shards)
@@ -293,18 +304,26 @@ def level(row) -> str:
 
 
 FILTERS = {
-    "all of a list": ([("gsd_level", "in", ["low", "high"]), ("gsd", ">", 6)],
-                      lambda row: level(row) in ("low", "high") and row["gsd"] > 6),
-    "one of several lists": ([[("category", "==", "c1"), ("gsd", "<", 4)], [("gsd_level", "==", "ordinary")]],
-                             lambda row: (row["category"] == "c1" and row["gsd"] < 4) or level(row) == "ordinary"),
-    "an expression": ((pc.field("category") == "c2") & ~pc.field("sar_size").is_null(),
-                      lambda row: row["category"] == "c2" and row["sar"] is not None),
-    "a column that is not a row's": ([("rgb_width", "==", 24), ("key", "in", ["SEN1-2/place_008", "SEN1-2/none"])],
-                                     lambda row: row["key"] == "SEN1-2/place_008"),
+    "all of a list": (
+        [("gsd_level", "in", ["low", "high"]), ("gsd", ">", 6)],
+        lambda row: level(row) in ("low", "high") and row["gsd"] > 6,
+    ),
+    "one of several lists": (
+        [[("category", "==", "c1"), ("gsd", "<", 4)], [("gsd_level", "==", "ordinary")]],
+        lambda row: (row["category"] == "c1" and row["gsd"] < 4) or level(row) == "ordinary",
+    ),
+    "an expression": (
+        (pc.field("category") == "c2") & ~pc.field("sar_size").is_null(),
+        lambda row: row["category"] == "c2" and row["sar"] is not None,
+    ),
+    "a column that is not a row's": (
+        [("rgb_width", "==", 24), ("key", "in", ["SEN1-2/place_008", "SEN1-2/none"])],
+        lambda row: row["key"] == "SEN1-2/place_008",
+    ),
     "everything": ([("gsd", ">=", 0)], lambda row: True),
     "nothing asked": ([], lambda row: True),
     "nothing matches": ([("category", "==", "c9")], lambda row: False),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -318,10 +337,15 @@ def test_filters(sen12, name, streaming):
         assert len(rows) == rows.info.splits["train"].num_examples == len(expected)
 
 
-@pytest.mark.parametrize("contains, options", [
-    ("FIELD 1", {}), (["field 1", "radar"], {}), (["field 1", "sentinel"], {"modalities": ["sar"]}),
-    ("field 2", {"filters": [("category", "==", "c0")]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "contains, options",
+    [
+        ("FIELD 1", {}),
+        (["field 1", "radar"], {}),
+        (["field 1", "sentinel"], {"modalities": ["sar"]}),
+        ("field 2", {"filters": [("category", "==", "c0")]}),
+    ],
+)
 @either_way
 def test_contains_looks_into_the_prompts_of_the_chosen_modalities(sen12, contains, options, streaming):
     texts = [contains] if isinstance(contains, str) else contains
@@ -427,28 +451,45 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda out: shard(out).unlink(), rf"{SHARD}: not found; the manifest says \d+ bytes"),
     "another conversion's": (other_conversion, rf"{SHARD}: has \d+ bytes, the manifest says"),
     "a flipped bit": (flipped, rf"{SHARD}: the \w+ image of SEN1-2/place_\d+: its CRC is not 0x\w{{8}}"),
-    "an index row off": (lambda out: rewrite_index(out, lambda rows: moved(rows, 15, 512)),
-                         rf"{SHARD}: the rgb image of SEN1-2/place_015: its CRC is not"),
-    "an index row far off": (lambda out: rewrite_index(out, lambda rows: moved(rows, 15, 1 << 40)),
-                             rf"{SHARD}: by the index the rgb image of SEN1-2/place_015 has \d+ bytes at \d+"),
-    "a negative place": (lambda out: rewrite_index(out, lambda rows: moved(rows, 15, -(1 << 40))),
-                         rf"{SHARD}: by the index the rgb image of SEN1-2/place_015 has \d+ bytes at -\d+"),
-    "a row of the index less": (lambda out: rewrite_index(out, lambda rows: rows.slice(1)),
-                                rf"{INDEX}: has 46 rows, the manifest says 47"),
-    "rows in another order": (lambda out: rewrite_index(out, lambda rows: rows.take(list(range(46, -1, -1)))),
-                              rf"{INDEX}: rows 0 to 13 are not the 13 samples that the manifest has in .*00000-of"),
-    "a strange label": (lambda out: rewrite_index(out, lambda rows: replaced(rows, "gsd_level", 15, "huge")),
-                        r"column gsd_level: \['huge'\] are none of"),
+    "an index row off": (
+        lambda out: rewrite_index(out, lambda rows: moved(rows, 15, 512)),
+        rf"{SHARD}: the rgb image of SEN1-2/place_015: its CRC is not",
+    ),
+    "an index row far off": (
+        lambda out: rewrite_index(out, lambda rows: moved(rows, 15, 1 << 40)),
+        rf"{SHARD}: by the index the rgb image of SEN1-2/place_015 has \d+ bytes at \d+",
+    ),
+    "a negative place": (
+        lambda out: rewrite_index(out, lambda rows: moved(rows, 15, -(1 << 40))),
+        rf"{SHARD}: by the index the rgb image of SEN1-2/place_015 has \d+ bytes at -\d+",
+    ),
+    "a row of the index less": (
+        lambda out: rewrite_index(out, lambda rows: rows.slice(1)),
+        rf"{INDEX}: has 46 rows, the manifest says 47",
+    ),
+    "rows in another order": (
+        lambda out: rewrite_index(out, lambda rows: rows.take(list(range(46, -1, -1)))),
+        rf"{INDEX}: rows 0 to 13 are not the 13 samples that the manifest has in .*00000-of",
+    ),
+    "a strange label": (
+        lambda out: rewrite_index(out, lambda rows: replaced(rows, "gsd_level", 15, "huge")),
+        r"column gsd_level: \['huge'\] are none of",
+    ),
     "no index": (lambda out: (out / "index" / "SEN1-2.parquet").unlink(), rf"{INDEX}: cannot be read"),
-    "an index cut short": (lambda out: os.truncate(out / "index" / "SEN1-2.parquet", 5000),
-                           rf"{INDEX}: cannot be read"),
+    "an index cut short": (
+        lambda out: os.truncate(out / "index" / "SEN1-2.parquet", 5000),
+        rf"{INDEX}: cannot be read",
+    ),
     "the manifest edited": (edit_manifest, r"manifest\.json: was edited or damaged: its digest should be"),
     "the manifest cut short": (lambda out: os.truncate(out / "manifest.json", 200), r"manifest\.json: cannot be read"),
     "the manifest a list": (lambda out: (out / "manifest.json").write_text("[]"), r"manifest\.json: cannot be read"),
-    "a format to come": (lambda out: converted.write_manifest(out, json.loads((out / "manifest.json").read_text())
-                                                              | {"format_version": "2.0"}),
-                         r"manifest\.json: format 2\.0, this module reads 1\.0"),
-}  # fmt: skip
+    "a format to come": (
+        lambda out: converted.write_manifest(
+            out, json.loads((out / "manifest.json").read_text()) | {"format_version": "2.0"}
+        ),
+        r"manifest\.json: format 2\.0, this module reads 1\.0",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -519,8 +560,10 @@ def remove(out: Path) -> set[str]:
 
 
 SKIPPED: dict[str, Callable[[Path], set[str]]] = {
-    "a flipped bit": lambda out: {flipped(out)}, "cut short": cut_inside, "missing": remove,
-}  # fmt: skip
+    "a flipped bit": lambda out: {flipped(out)},
+    "cut short": cut_inside,
+    "missing": remove,
+}
 
 
 @pytest.fixture
@@ -723,11 +766,14 @@ def test_shards_of_nodes_are_equal_to_within_a_sample_and_together_everything(se
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-@pytest.mark.parametrize("twin", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))],
-                         ids=["deepcopy", "pickle"])  # fmt: skip
-@pytest.mark.parametrize("options", [
-    {}, {"decode": False}, {"filters": pc.field("gsd") > 3}, {"on_error": "skip", "contains": "field"}
-], ids=["plain", "undecoded", "filtered", "skipping"])  # fmt: skip
+@pytest.mark.parametrize(
+    "twin", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))], ids=["deepcopy", "pickle"]
+)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"decode": False}, {"filters": pc.field("gsd") > 3}, {"on_error": "skip", "contains": "field"}],
+    ids=["plain", "undecoded", "filtered", "skipping"],
+)
 def test_copies_give_the_same_rows(sen12, small_pieces, twin, options):
     made = builder(sen12, **options)
     expected = [value(row) for row in made.as_streaming_dataset(split="train")]

@@ -509,9 +509,13 @@ DAMAGE = {
     "no index": (lambda out: (out / "index" / "SEN1-2.parquet").unlink(), r"index/SEN1-2\.parquet: cannot be read"),
     "index cut": (lambda out: os.truncate(out / "index" / "SEN1-2.parquet", 5000), r"index/SEN1-2\.parquet: cannot be"),
     "no manifest": (lambda out: (out / "manifest.json").unlink(), r"no manifest\.json there\. Check the address"),
-    "manifest edited": (lambda out: (out / "manifest.json").write_text((out / "manifest.json").read_text().replace(
-        '"samples": 13', '"samples": 12')), r"manifest\.json: was edited or damaged"),
-}  # fmt: skip
+    "manifest edited": (
+        lambda out: (out / "manifest.json").write_text(
+            (out / "manifest.json").read_text().replace('"samples": 13', '"samples": 12')
+        ),
+        r"manifest\.json: was edited or damaged",
+    ),
+}
 
 
 @doors
@@ -581,8 +585,9 @@ def test_offline_mode_is_not_waited_for():
     read = "import mmm_rs; mmm_rs.load_dataset('SEN1-2', 'hf://datasets/org/MMM-RS', streaming=True)"
     words = {"read": ["-c", read], "verify": ["-m", "mmm_rs_cli.cli", "verify", "hf://datasets/org/MMM-RS"]}
     for name, arguments in words.items():
-        run = subprocess.run([sys.executable, *arguments], env=os.environ | {"HF_HUB_OFFLINE": "1"},
-                             capture_output=True, text=True)  # fmt: skip
+        run = subprocess.run(
+            [sys.executable, *arguments], env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
+        )
         last = run.stderr.splitlines()[-1]
         assert run.returncode == {"read": 1, "verify": 5}[name]
         assert "HF_HUB_OFFLINE" in last and "tries" not in last and "trying again" not in run.stderr

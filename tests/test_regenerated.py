@@ -70,12 +70,16 @@ def test_inrias_folders_are_part_of_its_keys(from_zips, beside):
     _, out = beside
     keys = {row["key"] for row in rows(out, "Inria")}
     assert keys == {
-        "Inria/4096/resize_512_from_4096_vienna1", "Inria/2048/resize_512_from_2048_vienna1",
-        "Inria/1024/resize_512_from_1024_vienna1", "Inria/512/crop_512_0_0_vienna1",
-        "Inria/512/crop_512_center_vienna1"}  # fmt: skip
+        "Inria/4096/resize_512_from_4096_vienna1",
+        "Inria/2048/resize_512_from_2048_vienna1",
+        "Inria/1024/resize_512_from_1024_vienna1",
+        "Inria/512/crop_512_0_0_vienna1",
+        "Inria/512/crop_512_center_vienna1",
+    }
     told = {row["key"].rsplit("/")[-1]: (row["prompt"], row["gsd"], row["rgb_crc32"]) for row in rows(out, "Inria")}
-    assert told == {row["key"].rsplit("/")[-1]: (row["prompt"], row["gsd"], row["rgb_crc32"])
-                    for row in rows(from_zips, "Inria")}  # fmt: skip
+    assert told == {
+        row["key"].rsplit("/")[-1]: (row["prompt"], row["gsd"], row["rgb_crc32"]) for row in rows(from_zips, "Inria")
+    }
 
 
 def test_a_zip_with_the_same_folders_gives_inria_the_same_keys(clean_release, tmp_path):
@@ -107,8 +111,10 @@ def flat(subsets, folder: Path) -> Path:
 
 
 def in_subfolders(subsets, folder: Path) -> Path:
-    return releases.put(folder, {f"annotations/{name}/{path}": data
-                                 for name, files in said(subsets).items() for path, data in files.items()})  # fmt: skip
+    return releases.put(
+        folder,
+        {f"annotations/{name}/{path}": data for name, files in said(subsets).items() for path, data in files.items()},
+    )
 
 
 def in_a_zip(subsets, folder: Path) -> Path:
@@ -177,9 +183,13 @@ def test_subsets_and_modalities_that_were_not_regenerated(clean_release, from_zi
     assert "fMoW" not in result.manifest["subsets"]
     assert [source["subset"] for source in result.summary["sources"]] == ["fMoW"]  # annotations without any image
     assert {row["key"] for row in rows(result.out, "Inria")} == {
-        "Inria/512/crop_512_0_0_vienna1", "Inria/512/crop_512_center_vienna1"}  # fmt: skip
-    whole = [{**row, **dict.fromkeys(("sar_prompt", "sar_size", "sar_crc32", "sar_width", "sar_height"))}
-             for row in rows(from_zips, "WHU-OPT-SAR")]  # fmt: skip
+        "Inria/512/crop_512_0_0_vienna1",
+        "Inria/512/crop_512_center_vienna1",
+    }
+    whole = [
+        {**row, **dict.fromkeys(("sar_prompt", "sar_size", "sar_crc32", "sar_width", "sar_height"))}
+        for row in rows(from_zips, "WHU-OPT-SAR")
+    ]
     assert rows(result.out, "WHU-OPT-SAR") == whole
     left_out = [row for row in unpublished(result.out) if row["kind"] == "record"]
     missing = {"WHU-OPT-SAR": sum("sar" in s for s in clean_release["WHU-OPT-SAR"].samples.values()), "Inria": 3}

@@ -41,10 +41,17 @@ def test_a_sample_is_printed_with_its_labels_prompts_and_places(out, run):
     found = blocks(printed)
     assert list(found) == [WHU, "rgb", "nir", "sar"]
     assert found[WHU] == {
-        "subset": "WHU-OPT-SAR", "split": "train", "caption": "a rgb view of a river 1", "category": "-",
-        "weather": "-", "satellite": "-", "gsd": "5.0 metres a pixel", "gsd_level": "low", "gsd_level_derived": "True",
+        "subset": "WHU-OPT-SAR",
+        "split": "train",
+        "caption": "a rgb view of a river 1",
+        "category": "-",
+        "weather": "-",
+        "satellite": "-",
+        "gsd": "5.0 metres a pixel",
+        "gsd_level": "low",
+        "gsd_level_derived": "True",
         "cloud_cover": "-",
-    }  # fmt: skip
+    }
     for modality, data in expected.images.items():
         image = found[modality]
         with tarfile.open(out / image["shard"]) as tar:
@@ -79,8 +86,11 @@ def test_saved_files_are_byte_for_byte_the_shards_and_are_called_by_their_conten
 
     code, _, errors = run("show", tmp_path / "out", WHU, "--save", tmp_path / "saved")
     assert code == 0
-    expected = {f"{WHU}.jpg": made[1].images["rgb"], f"{WHU}.nir.png": buffer.getvalue(),
-                f"{WHU}.sar.jpg": made[1].images["sar"]}  # fmt: skip
+    expected = {
+        f"{WHU}.jpg": made[1].images["rgb"],
+        f"{WHU}.nir.png": buffer.getvalue(),
+        f"{WHU}.sar.jpg": made[1].images["sar"],
+    }
     expected |= {f"{WHU}.{converted.SUFFIXES[m]}txt": prompt.encode() for m, prompt in made[1].prompts.items()}
     files = [path for path in (tmp_path / "saved").rglob("*") if path.is_file()]
     assert {path.relative_to(tmp_path / "saved").as_posix(): path.read_bytes() for path in files} == expected
@@ -144,8 +154,11 @@ def flip(shard: Path, at: int) -> None:
     shard.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [flip, lambda shard, at: shard.write_bytes(shard.read_bytes()[:at]),
-                                    lambda shard, at: shard.unlink()], ids=["flipped", "cut", "gone"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [flip, lambda shard, at: shard.write_bytes(shard.read_bytes()[:at]), lambda shard, at: shard.unlink()],
+    ids=["flipped", "cut", "gone"],
+)
 def test_a_damaged_image_is_not_saved(out, tmp_path, damage):
     found = sample.find(out, WHU)
     image = found.images[1]

@@ -40,7 +40,8 @@ def scenes(count: int) -> dict[str, dict[str, list[str]]]:
         "Inria": {f"{city}{n}": inria_places(f"{city}{n}") for city in cities for n in range(count // 4)},
         "fMoW": {
             f"{category}_{n}": [f"{category}_{n}_{date}_{kind}" for date in (0, 11) for kind in FMOW]
-            for category in categories for n in range(count // 3)
+            for category in categories
+            for n in range(count // 3)
         },
         "GID": {
             f"GF2_PMS1__L1A{n:010d}-MSS1": [f"GF2_PMS1__L1A{n:010d}-MSS1_{x}_{y}" for x in (0, 512) for y in (0, 6144)]
@@ -48,7 +49,7 @@ def scenes(count: int) -> dict[str, dict[str, list[str]]]:
         },
         "weather": {f"{n:05d}": [f"{sky}/{n:05d}" for sky in ("fog", "night", "snowy")] for n in range(count)},
         "MRSSC2.0": {f"RGB_farm_farm_{n}": [f"RGB_farm_farm_{n}"] for n in range(count)},
-    }  # fmt: skip
+    }
 
 
 def made(name: str, by_scene: dict[str, list[str]]) -> releases.Subset:
@@ -57,8 +58,10 @@ def made(name: str, by_scene: dict[str, list[str]]) -> releases.Subset:
     for place in (place for places in by_scene.values() for place in places):
         if name == "SEN1-2":
             season, scene, patch = place.rsplit("_", 2)
-            paths = {m: f"{folder}/{season}_{token}_{scene}_{patch}.jpg"
-                     for m, token, folder in (("rgb", "s2", "SEN1-2_RGB"), ("sar", "s1", "SEN1-2_SAR"))}  # fmt: skip
+            paths = {
+                m: f"{folder}/{season}_{token}_{scene}_{patch}.jpg"
+                for m, token, folder in (("rgb", "s2", "SEN1-2_RGB"), ("sar", "s1", "SEN1-2_SAR"))
+            }
         elif name == "WHU-OPT-SAR":
             paths = {m: f"{m.upper()}_jpg/{place}_{m.upper()}.jpg" for m in ("rgb", "nir")}
         elif name == "weather":
@@ -203,8 +206,10 @@ def card_yaml(out: Path) -> dict:
 
 def test_the_card_lists_both_splits_with_their_counts(out, described):
     card = card_yaml(out)
-    info = {one["config_name"]: {split["name"]: split["num_examples"] for split in one["splits"]}
-            for one in card["dataset_info"]}  # fmt: skip
+    info = {
+        one["config_name"]: {split["name"]: split["num_examples"] for split in one["splits"]}
+        for one in card["dataset_info"]
+    }
     files = {one["config_name"]: [split["split"] for split in one["data_files"]] for one in card["configs"]}
     total = {"train": 0, "validation": 0}
     for subset in [*described, "HRSC2016"]:

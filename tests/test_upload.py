@@ -246,11 +246,22 @@ HANGS_UP: dict = {}
 @pytest.mark.parametrize(
     ("route", "how"),
     [
-        ("whoami", GONE), ("tree", PAUSE), ("create", GONE), ("create", PAUSE), ("create", HANGS_UP),
-        ("preupload", GONE), ("lfs_batch", HANGS_UP), ("lfs_put", PAUSE), ("lfs_put", HANGS_UP),
-        ("lfs_verify", GONE), ("commit", GONE), ("commit", PAUSE), ("commit", HANGS_UP), ("info", GONE),
+        ("whoami", GONE),
+        ("tree", PAUSE),
+        ("create", GONE),
+        ("create", PAUSE),
+        ("create", HANGS_UP),
+        ("preupload", GONE),
+        ("lfs_batch", HANGS_UP),
+        ("lfs_put", PAUSE),
+        ("lfs_put", HANGS_UP),
+        ("lfs_verify", GONE),
+        ("commit", GONE),
+        ("commit", PAUSE),
+        ("commit", HANGS_UP),
+        ("info", GONE),
     ],
-)  # fmt: skip
+)
 def test_trouble_that_passes_is_waited_out(out, hub, api, route, how):
     hub.fail(route, **how)
     upload(out, REPO, yes=True, api=api, say=lambda line: None)
@@ -271,11 +282,16 @@ def test_a_commit_whose_answer_was_lost_is_known_to_have_landed(out, hub, api, s
 @pytest.mark.parametrize(
     ("route", "status", "remedy"),
     [
-        ("whoami", 401, "hf auth login"), ("create", 403, "write access"), ("preupload", 404, "Check the name"),
-        ("lfs_batch", 403, "write access"), ("lfs_put", 500, "trouble of its own"), ("commit", 413, "--shard-size"),
-        ("commit", 429, "Wait five minutes"), ("commit", 503, "trouble of its own"),
+        ("whoami", 401, "hf auth login"),
+        ("create", 403, "write access"),
+        ("preupload", 404, "Check the name"),
+        ("lfs_batch", 403, "write access"),
+        ("lfs_put", 500, "trouble of its own"),
+        ("commit", 413, "--shard-size"),
+        ("commit", 429, "Wait five minutes"),
+        ("commit", 503, "trouble of its own"),
     ],
-)  # fmt: skip
+)
 def test_trouble_that_stays_ends_in_one_line_and_the_same_command_completes(out, hub, api, route, status, remedy):
     hub.fail(route, status=status, times=1000)
     with pytest.raises(OutputError) as error:
@@ -404,9 +420,13 @@ def test_a_repository_or_revision_that_is_not_there(published, api):
 def run(code: str, hub: Hub, home: Path) -> str:
     """Run Python in a process whose clients talk to the hub; returns what it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=home.parent,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=home.parent,
         env={**os.environ, **hub.environment, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -414,10 +434,14 @@ def run(code: str, hub: Hub, home: Path) -> str:
 def test_the_commands(out, hub, tmp_path):
     def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
         done = subprocess.run(
-            [sys.executable, "-m", "mmm_rs_cli.cli", *arguments], capture_output=True, text=True, check=False, cwd=ROOT,
+            [sys.executable, "-m", "mmm_rs_cli.cli", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home"), **environment},
-        )  # fmt: skip
+        )
         assert "Traceback" not in done.stderr
         return done.returncode, done.stdout, done.stderr
 

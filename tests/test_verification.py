@@ -155,7 +155,7 @@ CHANGED_MEMBERS = {
     "a member too many": lambda members: [*members, ("SEN1-2/stray.cls", b"7")],
     "another order": lambda members: members[::-1],
     "a member twice": lambda members: [*members, members[-1]],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", CHANGED_MEMBERS)

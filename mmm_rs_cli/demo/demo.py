@@ -50,16 +50,22 @@ def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
     """
     out, mark = folder / "MMM-RS-hub", folder / MARK
     if not mark.exists() and ((folder / "MMM-RS").exists() or out.exists()):
-        raise UsageError(f"{folder}: holds MMM-RS or MMM-RS-hub, which the demo did not make and would write over. "
-                         "Give another folder")  # fmt: skip
+        raise UsageError(
+            f"{folder}: holds MMM-RS or MMM-RS-hub, which the demo did not make and would write over. "
+            "Give another folder"
+        )
     with replacing(mark) as fd:
         write_all(fd, b"What lies here was made by `mmm-rs demo`, which writes over it when it is run again.\n")
     say("drawing a synthetic release in upstream's layout")
     made = write_release(folder)
     say(f"converting {made.path} to {out}")
     result = convert(made.path, out, overwrite=out.exists())
-    write_own(out, "about", "> **Everything in this copy is synthetic**: drawn scenes in the layout of MMM-RS, made by "
-              "`mmm-rs demo`. It holds no image of the Earth.")  # fmt: skip
+    write_own(
+        out,
+        "about",
+        "> **Everything in this copy is synthetic**: drawn scenes in the layout of MMM-RS, made by "
+        "`mmm-rs demo`. It holds no image of the Earth.",
+    )
     say("loading every config: through load_dataset with no code of ours, then through the builder")
     doors = {subset: _load(out, subset) for subset in result.manifest["subsets"]}
     for subset, both in doors.items():
@@ -112,8 +118,14 @@ def table(demo: Demo) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
     head = ("subset", "samples", *(f"{m} pairs" for m in MODALITIES), "shards", "size", "no code /s", "builder /s")
     rows = [
-        (name, str(one["samples"]), *(str(one["pairs"][m]) for m in MODALITIES), str(one["shards"]), size(one["bytes"]),
-         *(f"{door.rate:.0f}" for door in demo.doors[name]))
+        (
+            name,
+            str(one["samples"]),
+            *(str(one["pairs"][m]) for m in MODALITIES),
+            str(one["shards"]),
+            size(one["bytes"]),
+            *(f"{door.rate:.0f}" for door in demo.doors[name]),
+        )
         for name, one in demo.result.manifest["subsets"].items()
-    ]  # fmt: skip
+    ]
     return head, rows

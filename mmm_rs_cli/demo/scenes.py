@@ -122,8 +122,13 @@ class Ground:
 
     def turn(self) -> None:
         """Turn the map by a quarter or more, or not: places that are drawn upright need not lie so."""
-        ways = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270,
-                Image.Transpose.FLIP_LEFT_RIGHT)  # fmt: skip
+        ways = (
+            None,
+            Image.Transpose.ROTATE_90,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.FLIP_LEFT_RIGHT,
+        )
         way = ways[self.rng.integers(len(ways))]
         if way is not None:
             self.take(self.image.transpose(way))
@@ -308,8 +313,12 @@ def coast(ground: Ground) -> None:
 
 
 def lake(ground: Ground) -> None:
-    terrain(ground, ((0.5, "deep_water"), (0.6, "water"), (0.63, "shallow"), (0.8, "grass"), (1, "forest")),
-            ground.size / 2, 8)  # fmt: skip
+    terrain(
+        ground,
+        ((0.5, "deep_water"), (0.6, "water"), (0.63, "shallow"), (0.8, "grass"), (1, "forest")),
+        ground.size / 2,
+        8,
+    )
 
 
 def town(ground: Ground, block: float) -> None:
@@ -373,8 +382,13 @@ def harbour(ground: Ground, length: float) -> None:
     for x in (first, first + size * 0.42):
         ground.box((x, shore + size * 0.17), size * 0.05, size * 0.36, 0, "concrete")
         for side in (-1, 1):
-            ship(ground, (x + side * (size * 0.03 + length * 0.1), shore + size * 0.19), length * rng.uniform(0.8, 1.1),
-                 math.pi / 2, moving=False)  # fmt: skip
+            ship(
+                ground,
+                (x + side * (size * 0.03 + length * 0.1), shore + size * 0.19),
+                length * rng.uniform(0.8, 1.1),
+                math.pi / 2,
+                moving=False,
+            )
     for x, y in ((0.28, 0.86), (0.78, 0.9)):
         at = (size * (x + rng.uniform(-0.06, 0.06)), size * (y + rng.uniform(-0.04, 0.03)))
         ship(ground, at, length * rng.uniform(0.5, 0.8), rng.uniform(-0.3, 0.3), moving=True)

@@ -92,8 +92,16 @@ class _Draft:
     def record(self, path: str, prompt: str, fields: dict | None = None, file: str | None = None) -> None:
         self.records.setdefault(file or self.annotation, []).append((path, prompt, fields or {}))
 
-    def pair(self, place: str, path: str, pixels: np.ndarray, prompt: str, fields: dict | None = None,
-             modality: str = "rgb", file: str | None = None) -> None:  # fmt: skip
+    def pair(
+        self,
+        place: str,
+        path: str,
+        pixels: np.ndarray,
+        prompt: str,
+        fields: dict | None = None,
+        modality: str = "rgb",
+        file: str | None = None,
+    ) -> None:
         """An image and its record."""
         self.image(path, pixels)
         self.record(path, prompt, fields, file)
@@ -120,9 +128,13 @@ class _Draft:
             for path, data in self.files.items():
                 _add(archive, path, data, method)
         return SyntheticSubset(
-            self.name, tuple(self.files), sum(map(len, self.records.values())), self.samples,
-            tuple(self.unmatched_images), tuple(self.unmatched_records),
-        )  # fmt: skip
+            self.name,
+            tuple(self.files),
+            sum(map(len, self.records.values())),
+            self.samples,
+            tuple(self.unmatched_images),
+            tuple(self.unmatched_records),
+        )
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, method: int) -> None:
@@ -243,8 +255,10 @@ def _whu_opt_sar(seed: int, scenes: int, size: int) -> _Draft:
                     pixels = getattr(view, modality)
                     fields = {"category": theme.category, "spatial_resolution": 5.0}
                     draft.pair(f"{name}_{x}_{y}", path, pixels, prompt, fields, modality)
-    draft.lone_record(f"WHU-OPT-SAR_dataset/sar_jpg/NH50E001001_0_0_SAR{SUFFIX}",
-                      f"SAR imagery,  {_level(5)}, a satellite image of a city, GF1,  WHU-OPT-SAR")  # fmt: skip
+    draft.lone_record(
+        f"WHU-OPT-SAR_dataset/sar_jpg/NH50E001001_0_0_SAR{SUFFIX}",
+        f"SAR imagery,  {_level(5)}, a satellite image of a city, GF1,  WHU-OPT-SAR",
+    )
     return draft
 
 
@@ -324,8 +338,16 @@ def _fmow(seed: int, scenes: int, size: int) -> _Draft:
     return draft
 
 
-def _single(seed: int, name: str, scenes: int, size: int, themes: Sequence[_Theme], stem: Callable[[str, int], str],
-            prompt: Callable[[_Theme], str], fields: Callable[[_Theme], dict]) -> _Draft:  # fmt: skip
+def _single(
+    seed: int,
+    name: str,
+    scenes: int,
+    size: int,
+    themes: Sequence[_Theme],
+    stem: Callable[[str, int], str],
+    prompt: Callable[[_Theme], str],
+    fields: Callable[[_Theme], dict],
+) -> _Draft:
     """A subset of single RGB images in `<name>_dataset/`, the themes in turn."""
     draft = _Draft(name, seed)
     for number in range(scenes):
@@ -343,9 +365,16 @@ def _tgrs_hrrsd(seed: int, scenes: int, size: int) -> _Draft:
         _Theme("crossroad", lambda g: city(g, size / 2.4), "a street intersection with houses"),
         _Theme("harbor", lambda g: harbour(g, size * 0.3), "ships docked in a harbour"),
     ]
-    draft = _single(seed, "TGRS-HRRSD", scenes, size, themes, lambda _, n: f"{n + 1:05d}",
-                    lambda t: f"{_level(0.6)}, {t.category},an aerial view of {t.caption}, Google Earth, TGRS-HRRSD",
-                    lambda t: {"category": t.category, "spatial_resolution": 0.6})  # fmt: skip
+    draft = _single(
+        seed,
+        "TGRS-HRRSD",
+        scenes,
+        size,
+        themes,
+        lambda _, n: f"{n + 1:05d}",
+        lambda t: f"{_level(0.6)}, {t.category},an aerial view of {t.caption}, Google Earth, TGRS-HRRSD",
+        lambda t: {"category": t.category, "spatial_resolution": 0.6},
+    )
     lone = f"TGRS-HRRSD_dataset/99999{SUFFIX}"
     draft.lone_record(lone, f"{_level(0.6)}, bridge,an aerial view, Google Earth, TGRS-HRRSD")
     return draft
@@ -358,9 +387,16 @@ def _gid(seed: int, scenes: int, size: int) -> _Draft:
         _Theme("water", lambda g: valley(g, size / 7), "a river with fields on both sides"),
         _Theme("forest", forest, "a dense green forest"),
     ]
-    return _single(seed, "GID", scenes, size, themes, lambda _, n: f"GF2_PMS1_{n // 4 + 1}_{n % 4}",
-                   lambda t: f"Satellite imagery,  {_level(4)}, {t.category},an image of {t.caption}, GF2,   GID",
-                   lambda t: {"category": t.category, "spatial_resolution": 4})  # fmt: skip
+    return _single(
+        seed,
+        "GID",
+        scenes,
+        size,
+        themes,
+        lambda _, n: f"GF2_PMS1_{n // 4 + 1}_{n % 4}",
+        lambda t: f"Satellite imagery,  {_level(4)}, {t.category},an image of {t.caption}, GF2,   GID",
+        lambda t: {"category": t.category, "spatial_resolution": 4},
+    )
 
 
 def _nasc_tg2(seed: int, scenes: int, size: int) -> _Draft:
@@ -370,9 +406,16 @@ def _nasc_tg2(seed: int, scenes: int, size: int) -> _Draft:
         _Theme("desert", desert, "a dry desert with dunes"),
         _Theme("farmland", lambda g: farmland(g, size / 28), "a patchwork of fields"),
     ]
-    draft = _single(seed, "NaSC-TG2", scenes, size, themes, lambda c, n: f"{c}{n:02d}",
-                    lambda t: f"Satellite imagery, {_level(100)}, {t.category}, an image of {t.caption}, TG2, NaSC-TG2",
-                    lambda t: {"category": t.category, "spatial_resolution": 100})  # fmt: skip
+    draft = _single(
+        seed,
+        "NaSC-TG2",
+        scenes,
+        size,
+        themes,
+        lambda c, n: f"{c}{n:02d}",
+        lambda t: f"Satellite imagery, {_level(100)}, {t.category}, an image of {t.caption}, TG2, NaSC-TG2",
+        lambda t: {"category": t.category, "spatial_resolution": 100},
+    )
     view = scene(size, draft.rng(scenes), forest, aligned=False)
     draft.lone_image(f"NaSC-TG2_dataset/forest{scenes:02d}{SUFFIX}", view.rgb)
     return draft
@@ -385,9 +428,16 @@ def _mrssc2(seed: int, scenes: int, size: int) -> _Draft:
         _Theme("SeaLake", lake, "a lake seen from above"),
         _Theme("Forest", forest, "a dark green forest"),
     ]
-    return _single(seed, "MRSSC2.0", scenes, size, themes, lambda c, n: f"RGB_{c}_{c}_{n + 1}",
-                   lambda t: f"Satellite imagery, {_level(100)}, {t.category}, an image of {t.caption}, TG2, MRSSC2.0",
-                   lambda t: {"category": t.category, "spatial_resolution": 100})  # fmt: skip
+    return _single(
+        seed,
+        "MRSSC2.0",
+        scenes,
+        size,
+        themes,
+        lambda c, n: f"RGB_{c}_{c}_{n + 1}",
+        lambda t: f"Satellite imagery, {_level(100)}, {t.category}, an image of {t.caption}, TG2, MRSSC2.0",
+        lambda t: {"category": t.category, "spatial_resolution": 100},
+    )
 
 
 def _hrsc2016(seed: int, scenes: int, size: int) -> _Draft:
@@ -395,9 +445,16 @@ def _hrsc2016(seed: int, scenes: int, size: int) -> _Draft:
         _Theme("ship", lambda g: harbour(g, size * 0.34), "several ships docked at a pier"),
         _Theme("ship", lambda g: harbour(g, size * 0.24), "a harbour with ships and storehouses"),
     ]
-    draft = _single(seed, "HRSC2016", scenes, size, themes, lambda _, n: f"{100000001 + n}",
-                    lambda t: f"{_level(1.1)}, an aerial view of {t.caption}, Google Earth, HRSC2016",
-                    lambda t: {"spatial_resolution": 1.07})  # fmt: skip
+    draft = _single(
+        seed,
+        "HRSC2016",
+        scenes,
+        size,
+        themes,
+        lambda _, n: f"{100000001 + n}",
+        lambda t: f"{_level(1.1)}, an aerial view of {t.caption}, Google Earth, HRSC2016",
+        lambda t: {"spatial_resolution": 1.07},
+    )
     lone = f"HRSC2016_dataset/100009999{SUFFIX}"
     draft.lone_record(lone, f"{_level(1.1)}, an aerial view of a ship, Google Earth, HRSC2016")
     return draft
