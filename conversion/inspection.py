@@ -59,7 +59,6 @@ def _subset(files: SubsetFiles, made: SubsetPlan) -> dict[str, Any]:
         "form": files.form,
         "archives": [part.archive.label for part in files.parts],
         "images": {m: made.images_by_modality[m] for m in modalities},
-        "upstream_images": {m: SUBSETS[files.name].images for m in modalities},
         "released": {"images": made.images_released, "records": made.records_released},
         "samples": made.samples,
         "pairs": {m: made.pairs[m] for m in modalities},
@@ -82,7 +81,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield f"{name}  ({subset['form']}: {', '.join(subset['archives'])})"
         for modality, count in subset["images"].items():
-            yield f"  {modality:<4}{count:>10,} images   upstream's README: {subset['upstream_images'][modality]:,}"
+            upstream = subset.get("upstream_images", {}).get(modality)
+            yield f"  {modality:<4}{count:>10,} images" + (f"   upstream's README: {upstream:,}" if upstream else "")
         for one in subset["annotations"]:
             known = "no keys"
             if one["records"]:

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 import mmm_rs
 from conversion.report import UNPUBLISHED
+from dataset_card.provenance import PAPER, PROVENANCE, Provenance
 from dataset_card.statistics import Converted, Statistics, opened_parquet
-from mmm_rs import FIELDS, HOMEPAGE, MEMBERS, MODALITIES, PAPER, PROMPT_COLUMNS, SUBSETS
+from mmm_rs import FIELDS, HOMEPAGE, MEMBERS, MODALITIES, PROMPT_COLUMNS, SUBSETS
 
 # Upstream's badge names no version of the licence, and each source adds its own terms, so none of the hub's own
 # identifiers would be true.
@@ -72,12 +73,12 @@ def subsets(converted: Converted) -> str:
     rows = []
     for name, numbers in counts(converted).items():
         about = ["", "", "", ""]
-        if subset := SUBSETS.get(name):
+        if origin := PROVENANCE.get(name):
             about = [
-                _gsd(converted.statistics[name], subset),
-                subset.sensor,
-                f"[{subset.source}]({subset.homepage})",
-                subset.source_licence,
+                _gsd(converted.statistics[name], origin),
+                origin.sensor,
+                f"[{origin.source}]({origin.homepage})",
+                origin.licence,
             ]
         rows.append([f"`{name}`", *numbers, *about])
     lines = [
@@ -126,10 +127,10 @@ def validation(converted: Converted, held_out: dict[str, int]) -> str:
     )
 
 
-def _gsd(counted: Statistics, subset: Any) -> str:
+def _gsd(counted: Statistics, origin: Provenance) -> str:
     """Metres a pixel as the index has them, else as the source says."""
     if counted.gsd is None:
-        return subset.gsd
+        return origin.gsd
     low, high = counted.gsd
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
@@ -425,9 +426,9 @@ def limits(converted: Converted) -> str:
 
 def licences(converted: Converted) -> str:
     rows = [
-        (f"`{name}`", f"[{subset.source}]({subset.homepage})", subset.source_licence)
+        (f"`{name}`", f"[{origin.source}]({origin.homepage})", origin.licence)
         for name in converted.subsets
-        if (subset := SUBSETS[name])
+        if (origin := PROVENANCE[name])
     ]
     return "\n".join(
         [
@@ -442,7 +443,7 @@ def licences(converted: Converted) -> str:
 
 
 def citation(converted: Converted) -> str:
-    entries = [mmm_rs.CITATION, *dict.fromkeys(SUBSETS[name].citation for name in converted.subsets)]
+    entries = [mmm_rs.CITATION, *dict.fromkeys(PROVENANCE[name].citation for name in converted.subsets)]
     return "\n".join(
         [
             "## Citation",

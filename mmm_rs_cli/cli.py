@@ -403,8 +403,11 @@ def _progress(quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from conversion.inspection import inspect, lines
+    from dataset_card.provenance import PROVENANCE
 
     found = inspect(arguments.release, _options(arguments), arguments.annotations)
+    for name, subset in found["subsets"].items():
+        subset["upstream_images"] = dict.fromkeys(subset["images"], PROVENANCE[name].images)
     if arguments.json:
         _print(json.dumps(found, indent=2, ensure_ascii=False))
     else:

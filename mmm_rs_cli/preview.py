@@ -25,6 +25,7 @@ from conversion.errors import UsageError
 from conversion.prompts import marked
 from conversion.shards import replacing, write_all
 from dataset_card.figures import LEVELS
+from dataset_card.provenance import PROVENANCE
 from dataset_card.statistics import read_manifest
 from mmm_rs import ALL, MODALITIES, SUBSETS, WEATHERS, subset_names
 from mmm_rs_cli.show import PlacedImage, Sample, check_outside, read, spread
@@ -142,12 +143,12 @@ def _options(names: Mapping[Any, str], counted: Counter) -> str:
 
 
 def _section(out: Path, made: dict[str, Any], name: str, samples: Sequence[Sample]) -> str:
-    subset = SUBSETS[name]
+    origin = PROVENANCE[name]
     modalities = [m for m in MODALITIES if any(image.modality == m for sample in samples for image in sample.images)]
     return f"""<section aria-labelledby="{escape(name)}" class="across-{len(modalities)}">
 <h2 id="{escape(name)}">{escape(name)}</h2>
-<p class="about">{escape(subset.scenes[0].upper() + subset.scenes[1:])}. Sensor: {escape(subset.sensor)}. \
-GSD of the source in metres: {escape(subset.gsd)}.</p>
+<p class="about">{escape(origin.scenes[0].upper() + origin.scenes[1:])}. Sensor: {escape(origin.sensor)}. \
+GSD of the source in metres: {escape(origin.gsd)}.</p>
 <p class="about"><span class="here">{len(samples):,} of {len(samples):,} shown</span>; \
 {made["subsets"][name]["samples"]:,} in the dataset</p>
 <div class="samples">

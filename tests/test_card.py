@@ -17,6 +17,7 @@ from PIL import Image
 import mmm_rs
 from conversion.errors import OutputError, UsageError, VerificationError
 from dataset_card.card import faults, named_repository, size_category, write_card, write_own
+from dataset_card.provenance import PROVENANCE
 from dataset_card.statistics import read_converted
 from tests import converted
 
@@ -180,9 +181,9 @@ def test_every_field_is_documented_and_every_source_is_cited(out):
         assert f"| `{name}` |" in text
     assert mmm_rs.CITATION.strip() in text
     for name in CONFIGS[:-1]:
-        assert mmm_rs.SUBSETS[name].citation.strip() in text
-        assert mmm_rs.SUBSETS[name].source_licence in text
-    assert mmm_rs.SUBSETS["fMoW"].citation.strip() not in text
+        assert PROVENANCE[name].citation.strip() in text
+        assert PROVENANCE[name].licence in text
+    assert PROVENANCE["fMoW"].citation.strip() not in text
 
 
 def test_every_picture_of_the_text_is_there_and_has_words_for_those_who_do_not_see_it(out):
