@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conversion import annotations
-from conversion.annotations import AnnotationError
+from conversion.annotations import AnnotationError, parser
 
 
 def read(data, **options):
@@ -403,7 +403,7 @@ def test_commas_too_many_or_too_few_do_no_harm():
 )
 @pytest.mark.parametrize("form", ["array", "lines", "keyed"])
 def test_an_absurd_record_costs_itself_alone(inner, problem, form, monkeypatch):
-    monkeypatch.setattr(annotations, "LONGEST", 5000)
+    monkeypatch.setattr(parser, "LONGEST", 5000)
     rows = [f'"prompt": "x", "gsd": {inner if at == 1 else 2}' for at in range(3)]
     if form == "keyed":
         text = "{" + ", ".join(f'"{at}.jpg": {{{row}}}' for at, row in enumerate(rows)) + "}"
@@ -418,8 +418,8 @@ def test_an_absurd_record_costs_itself_alone(inner, problem, form, monkeypatch):
 
 
 def test_a_wrapper_with_much_beside_its_records(monkeypatch):
-    monkeypatch.setattr(annotations, "LONGEST", 5000)
-    monkeypatch.setattr(annotations, "WINDOW", 1000)
+    monkeypatch.setattr(parser, "LONGEST", 5000)
+    monkeypatch.setattr(parser, "WINDOW", 1000)
     beside = {
         "images": [{"id": at, "width": 512} for at in range(1000)],
         "text": "x" * 9000,
@@ -445,9 +445,9 @@ def test_a_file_of_broken_lines_ends_in_good_time(line):
 def test_it_makes_no_difference_how_much_is_read_at_a_time(name, monkeypatch):
     text = FORMS[name][1] + ("\nrubbish\n" + FORMS[name][1] if "lines" in name else "")
     whole = read(text)
-    monkeypatch.setattr(annotations, "GLANCE", 1)
+    monkeypatch.setattr(parser, "GLANCE", 1)
     for window in range(4, 120):
-        monkeypatch.setattr(annotations, "WINDOW", window)
+        monkeypatch.setattr(parser, "WINDOW", window)
         form, records = read(text)
         assert (form.kind, records) == (whole[0].kind, whole[1]), window
 
@@ -467,11 +467,11 @@ def test_nor_does_it_for_broken_text(text, window):
             return None
 
     whole = outcome()
-    before, annotations.WINDOW = annotations.WINDOW, window
+    before, parser.WINDOW = parser.WINDOW, window
     try:
         assert outcome() == whole
     finally:
-        annotations.WINDOW = before
+        parser.WINDOW = before
 
 
 def test_fifty_megabytes_take_a_few():
