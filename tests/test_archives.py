@@ -51,8 +51,8 @@ FILES = {
 def _inflate_with(request, monkeypatch):
     """With and without the `deflate` package."""
     if request.param == "zlib":
-        monkeypatch.setattr(archives, "deflate_decompress", None)
-        monkeypatch.setattr(archives, "crc32", zlib.crc32)
+        monkeypatch.setattr(archives.sources, "deflate_decompress", None)
+        monkeypatch.setattr(archives.sources, "crc32", zlib.crc32)
 
 
 with_either_inflate = pytest.mark.usefixtures("_inflate_with")
@@ -239,7 +239,7 @@ def test_a_zip_without_entries(tmp_path):
 
 
 def test_a_directory_longer_than_a_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "BLOCK", 1 << 18)
+    monkeypatch.setattr(archives.directory, "BLOCK", 1 << 18)
     files = {f"{'folder' * 20}/{number:06d}.jpg": b"%d" % number for number in range(4000)}
     archive = on_disk(tmp_path, zipped(files))
     assert contents(archive) == files
@@ -648,7 +648,7 @@ def test_a_folder_that_header_and_directory_name_differently_is_damage(tmp_path)
 
 @with_either_inflate
 def test_a_bomb_is_not_inflated(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST_ENTRY", 10_000)
+    monkeypatch.setattr(archives.reader, "LARGEST_ENTRY", 10_000)
     archive = on_disk(tmp_path, zipped({"a.jpg": bytes(10_001), "b.jpg": bytes(10_000)}, DEFLATED))
     first, second = rows(archive)
     with Reader(archive) as reader:
@@ -674,7 +674,7 @@ def test_damage_in_a_stream_never_looks_like_its_end(tmp_path):
 
 
 def test_a_stream_takes_little_memory_and_checks_the_crc_before_its_last_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "CHUNK", 1000)
+    monkeypatch.setattr(archives.sources, "CHUNK", 1000)
     data = zipped(FILES)
     archive = on_disk(tmp_path, patched(data, payload(data, "MMM-RS_Inria.json") + 9_999, "B", 1))
     received = b""
@@ -691,7 +691,7 @@ def test_a_disk_error_is_damage_of_the_entry(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(archives, "_preadv", fail)
+    monkeypatch.setattr(archives.sources, "preadv", fail)
     assert damage(archive, row) == "read_error"
 
 
@@ -783,7 +783,7 @@ def test_an_encrypted_directory_is_refused(tmp_path):
 
 
 def test_a_directory_over_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST_DIRECTORY", 100)
+    monkeypatch.setattr(archives.directory, "LARGEST_DIRECTORY", 100)
     assert "more than the 100 that are read" in refused(on_disk(tmp_path, zipped(FILES)))
 
 
@@ -834,7 +834,7 @@ def test_a_deflated_inner_zip_is_read_without_a_file_of_its_own(tmp_path, inner)
 
 
 def test_a_deflated_inner_zip_is_read_in_any_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "CHUNK", 1000)
+    monkeypatch.setattr(archives.sources, "CHUNK", 1000)
     files = {f"{number}.jpg": random.Random(number).randbytes(3000) for number in range(50)}
     archive = nested(tmp_path, DEFLATED, STORED, files)
     order = rows(archive)
@@ -924,8 +924,8 @@ def test_damage_that_renames_an_entry_in_a_deflated_inner_zip_is_told(tmp_path):
 
 
 def test_a_directory_too_large_for_the_window_is_refused_with_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "TAIL", 80_000)
-    monkeypatch.setattr(archives, "CHUNK", 1000)
+    monkeypatch.setattr(archives.inner, "TAIL", 80_000)
+    monkeypatch.setattr(archives.sources, "CHUNK", 1000)
     archive = nested(tmp_path, DEFLATED, STORED, {f"{number:0100d}.jpg": b"" for number in range(1000)})
     assert refused(archive).endswith(". Unzip the outer zip first")
     assert "truncated" in refused(nested_bytes(tmp_path, zipped({"a.jpg": bytes(190_000)})[:180_000]))

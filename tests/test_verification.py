@@ -327,7 +327,7 @@ def test_an_inner_zip_is_inflated_once_and_its_images_are_read_forward(tmp_path,
     path = releases.one_zip_of_deflated_zips([releases.many("GID", 60)], tmp_path / "release")
     convert(path, tmp_path / "out")
     inflated, read = [], {}
-    chunks, entry = archives._inner_chunks, archives.Reader.read
+    chunks, entry = archives.inner.inner_chunks, archives.Reader.read
 
     def counted(source, inner):
         inflated.append(inner)
@@ -339,7 +339,7 @@ def test_an_inner_zip_is_inflated_once_and_its_images_are_read_forward(tmp_path,
 
     found = release.find(path, exclude=tmp_path / "out")
     monkeypatch.setattr(release, "find", lambda *_, **__: found)  # which inflates too, to read the directory
-    monkeypatch.setattr(archives, "_inner_chunks", counted)
+    monkeypatch.setattr(archives.inner, "inner_chunks", counted)
     monkeypatch.setattr(archives.Reader, "read", noted)
     before = {path.name for path in (tmp_path / "out").iterdir()}
     assert verify(tmp_path / "out", path).compared == 60

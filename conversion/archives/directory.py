@@ -1,0 +1,360 @@
+"""The central directory of a zip, read into columns: no Python object for an entry."""
+
+from __future__ import annotations
+
+import re
+import struct
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from conversion.archives.entry_names import checked_names, decode
+from conversion.archives.headers import (
+    ENCRYPTED,
+    FULL,
+    LOCAL,
+    LOCAL_SIGNATURE,
+    MASKED,
+    PATCHED,
+    STRONGLY_ENCRYPTED,
+    unicode_path,
+)
+from conversion.archives.model import (
+    AGAIN,
+    DEFLATED,
+    PROBLEM_NUMBER,
+    SCHEMA,
+    STORED,
+    Archive,
+    ArchiveError,
+    Block,
+    MiB,
+    problem_column,
+)
+from conversion.archives.sources import DEFLATE_RATIO, Source, read_at
+
+LATEST_VERSION = 63  # of the format, in tenths: the last that APPNOTE.TXT defines
+LARGEST_DIRECTORY = 512 * MiB  # about five million entries
+BLOCK = 4 * MiB  # of a directory, read at once; an entry in it takes at most 0.2 MB
+_END = struct.Struct("<4s4H2IH")
+_LOCATOR = struct.Struct("<4sIQI")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_CENTRAL = np.dtype(
+    [
+        ("signature", "S4"),
+        ("made_by", "<u2"),
+        ("needed", "u1"),
+        ("needs", "u1"),
+        ("flags", "<u2"),
+        ("method", "<u2"),
+        ("time", "<u4"),
+        ("crc", "<u4"),
+        ("packed", "<u4"),
+        ("size", "<u4"),
+        ("name", "<u2"),
+        ("extra", "<u2"),
+        ("comment", "<u2"),
+        ("disk", "<u2"),
+        ("internal", "<u2"),
+        ("external", "<u4"),
+        ("offset", "<u4"),
+    ]
+)
+_CENTRAL_SIGNATURE = b"PK\1\2"
+_PART = re.compile(r"\.(z\d\d|zip\.\d{2,3}|part\d+)$", re.IGNORECASE)
+_DOWNLOADING = re.compile(r"\.(downloading|crdownload|part|partial|aria2|quark|tmp|download)$", re.IGNORECASE)
+_OTHER_FORMATS = {
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\x1f\x8b": "a gzip file",
+    b"\xfd7zXZ": "an xz file",
+    b"BZh": "a bzip2 file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"%PDF": "a PDF",
+    b"<": "a web page",
+}
+_JOIN = "Get all its parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01, `cat X.zip.* > X.zip` for .001"
+
+
+@dataclass(frozen=True)
+class Directory:
+    at: int  # of the first byte, in the source
+    size: int  # bytes
+    count: int  # of entries, as the end record states it
+    wide: bool  # zip64: the count is exact, else modulo 65,536
+    base: int  # what the offsets of entries are counted from, in the source
+
+
+def find_directory(source: Source, archive: Archive, first: int, last: int) -> Directory:
+    """Read the records at the end of the zip in bytes [first, last). The rules are those of `zipfile`."""
+    label = archive.label
+    tail_at = max(first, last - _END.size - 0xFFFF - _LOCATOR.size - _END64.size)
+    tail = read_at(source, tail_at, max(last - tail_at, 0))
+    at = len(tail) - _END.size
+    if not (at >= 0 and tail[at:].startswith(b"PK\5\6") and tail.endswith(b"\0\0")):
+        at = tail.rfind(b"PK\5\6", max(0, len(tail) - _END.size - 0xFFFF))
+        if at < 0 or at + _END.size > len(tail):
+            raise _no_end(source, label, first, last)
+    _, disk, start_disk, here, count, size, offset, _ = _END.unpack_from(tail, at)
+    parts = _PART.search(label) is not None
+    multi_part = ArchiveError(label, "it is one part of a zip in several parts", _JOIN)
+    end_at, wide = tail_at + at, False
+    if at >= _LOCATOR.size and tail[at - _LOCATOR.size :].startswith(b"PK\6\7"):
+        _, _, end64, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        if disks > 1:
+            raise multi_part
+        # The record stands where the locator says, or, with other bytes before the zip, just before the locator.
+        beside = end_at - _LOCATOR.size - _END64.size
+        for where in (first + end64, beside):
+            if not first <= where <= beside:
+                continue
+            record = bytes(read_at(source, where, _END64.size))
+            if record.startswith(b"PK\6\6"):
+                narrow = (disk, start_disk, here, count, size, offset)
+                _, _, _, _, *fields = _END64.unpack(record)
+                if any(
+                    a not in (b, limit) for a, b, limit in zip(narrow, fields, (0xFFFF,) * 4 + (FULL,) * 2, strict=True)
+                ):
+                    raise ArchiveError(label, "its two end records contradict each other", AGAIN)
+                disk, start_disk, here, count, size, offset = fields
+                end_at, wide = where, True
+                break
+        else:
+            raise ArchiveError(label, "its zip64 end record is missing, so it is damaged", AGAIN)
+    if disk or start_disk or here != count:
+        raise multi_part
+    directory_at = end_at - size
+    base = directory_at - offset
+    if directory_at < first or base < first:
+        if parts:
+            raise multi_part
+        raise ArchiveError(
+            label,
+            f"{first - min(base, directory_at)} bytes are missing in it: its directory is not "
+            "where its end record says",
+            AGAIN,
+        )
+    if size > LARGEST_DIRECTORY:
+        raise ArchiveError(
+            label,
+            f"its directory takes {size} bytes, more than the {LARGEST_DIRECTORY} that are read",
+            "Unzip it and give the folder",
+        )
+    return Directory(directory_at, size, count, wide, base)
+
+
+def _no_end(source: Source, label: str, first: int, last: int) -> ArchiveError:
+    """Why there is no end record."""
+    head = bytes(read_at(source, first, min(max(last - first, 0), 64)))
+    if _DOWNLOADING.search(label):
+        return ArchiveError(label, "its download is not finished", "Let it finish or download it again")
+    if _PART.search(label) or head.startswith((b"PK\7\x08PK\3\4", b"PK00PK\3\4")):
+        return ArchiveError(label, "it is one part of a zip in several parts", _JOIN)
+    if not head:
+        return ArchiveError(label, "it is empty", AGAIN)
+    if head.startswith(b"PK\3\4"):
+        return ArchiveError(label, "it is truncated: the directory at its end is missing", AGAIN)
+    if not head.strip(b"\0"):
+        return ArchiveError(label, "it starts with zeros and has no directory: its download is not finished", AGAIN)
+    for start, what in _OTHER_FORMATS.items():
+        if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(start):
+            remedy = f"{AGAIN}; the site sent a page instead" if start == b"<" else "Unpack it and give the folder"
+            return ArchiveError(label, f"it is not a zip but {what}", remedy)
+    return ArchiveError(label, "it is not a zip", AGAIN)
+
+
+def read_blocks(source: Source, directory: Directory, label: str) -> Iterator[Block]:
+    """Read the directory block by block into one buffer, so that memory stays small and in the processor's cache."""
+    buffer = bytearray(min(BLOCK, directory.size))
+    view, at, end, held, intact = memoryview(buffer), directory.at, directory.at + directory.size, 0, 0
+    while at < end or held:
+        filled = held + source.into(view[held : held + min(end - at, len(buffer) - held)], at)
+        at += filled - held
+        starts, used = _walk_directory(buffer, filled)
+        fields = _gather(np.frombuffer(buffer, np.uint8), starts, _CENTRAL.itemsize).view(_CENTRAL).reshape(-1)
+        bad = np.flatnonzero(fields["signature"] != _CENTRAL_SIGNATURE)
+        if (not intact and buffer.startswith(b"PK\6\x08")) or np.any(fields["flags"] & MASKED):
+            remedy = "Unzip it with its password and give the folder"
+            raise ArchiveError(label, "its directory is encrypted", remedy)
+        intact += int(bad[0]) if len(bad) else len(starts)
+        if len(bad) or not used:
+            raise ArchiveError(label, f"its directory is damaged after {intact} entries", AGAIN)
+        yield _block(buffer, starts, fields, directory.base)
+        held = filled - used
+        buffer[:held] = buffer[used:filled]
+
+
+def _walk_directory(raw: bytearray, end: int) -> tuple[np.ndarray, int]:
+    """Where each whole entry begins in `raw[:end]`, int64, and where the last one ends."""
+    # All signatures at once. Where each entry's lengths lead to the next signature, that is what the walk would find.
+    data = np.frombuffer(raw, np.uint8, end)
+    at = np.flatnonzero(data[: max(end - 45, 0)] == 0x50)
+    at = at[(data[at + 1] == 0x4B) & (data[at + 2] == 1) & (data[at + 3] == 2)]
+    if len(at) and at[0] == 0:
+        following = at + 46 + _gather(data, at + 28, 6).view("<u2").sum(axis=1, dtype=np.int64)
+        if np.array_equal(following[:-1], at[1:]):
+            return (at, int(following[-1])) if following[-1] <= end else (at[:-1], int(at[-1]))
+    starts = array("q")
+    append, lengths = starts.append, struct.Struct("<3H").unpack_from
+    here, last = 0, end - _CENTRAL.itemsize
+    while here <= last:
+        n, m, k = lengths(raw, here + 28)
+        if here + 46 + n + m + k > end:
+            break
+        append(here)
+        here += 46 + n + m + k
+    return np.array(starts, np.int64), here
+
+
+def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) -> Block:
+    data = np.frombuffer(raw, np.uint8)
+    name_at = starts + _CENTRAL.itemsize
+    name_end = name_at + fields["name"]
+    extra_end = name_end + fields["extra"]
+    packed, size, offset = (fields[column].astype(np.int64) for column in ("packed", "size", "offset"))
+    wide_at, wide_length, unicode, overrun = _extra_fields(data, name_end, extra_end)
+    contradicts = _widen(data, (size, packed, offset), wide_at, wide_length) | overrun
+    offset += base
+    kind = fields["external"] >> np.uint32(28)
+    on_unix = np.isin(fields["made_by"] >> 8, (3, 19))  # Unix and macOS write the file's type
+    method, compressed = fields["method"], fields["method"] == DEFLATED
+    possible = np.where(compressed, packed * DEFLATE_RATIO + DEFLATE_RATIO >= size, packed == size)
+    problem = np.full(len(starts), -1, np.int8)
+    for code, holds in (
+        ("size_mismatch", ~possible),
+        ("bad_directory_entry", contradicts | (fields["flags"] & PATCHED != 0)),  # a patch of what is nowhere
+        ("unsupported_compression", ~compressed & (method != STORED)),
+        ("unsupported_version", fields["needed"] > LATEST_VERSION),
+        ("encrypted", fields["flags"] & (ENCRYPTED | STRONGLY_ENCRYPTED) != 0),
+        ("not_a_file", on_unix & ~np.isin(kind, (0, 4, 8, 10))),
+        ("link", kind == 10),
+    ):
+        problem[holds] = PROBLEM_NUMBER[code]
+    paths = {}
+    for row in np.flatnonzero(unicode).tolist():
+        raw_name, extra = raw[name_at[row] : name_end[row]], raw[name_end[row] : extra_end[row]]
+        if (path := unicode_path(bytes(raw_name), bytes(extra))) is not None:
+            paths[row] = path
+    columns = {
+        "offset": offset,
+        "packed": packed,
+        "size": size,
+        "crc": fields["crc"].copy(),
+        "method": method.copy(),
+        "flags": fields["flags"].copy(),
+        "ends": offset + LOCAL.size + fields["name"] + packed,
+        "problem": problem,
+        "folder": on_unix & (kind == 4),
+    }
+    return Block(_slices(raw, name_at, name_end), columns, paths)
+
+
+def entry_table(blocks: list[Block], directory: Directory, label: str, source: Source | None) -> pa.Table:
+    count = sum(len(block.names) for block in blocks)
+    if count != directory.count if directory.wide else (count - directory.count) % 65536:
+        raise ArchiveError(label, f"its directory lists {count} entries, its end record says {directory.count}", AGAIN)
+    if not count:
+        return SCHEMA.empty_table()
+    keeps, unsafes, texts = zip(*(checked_names(text) for text in decode(blocks)), strict=True)
+    # Taken out of the blocks, so that a column is not held twice.
+    columns = {name: np.concatenate([block.columns.pop(name) for block in blocks]) for name in list(blocks[0].columns)}
+    problem = columns["problem"]
+    for code, rows in _conflicts(columns["offset"], columns["ends"], directory.at, source):
+        problem[rows[problem[rows] < 0]] = PROBLEM_NUMBER[code]
+    problem[np.concatenate(unsafes)] = PROBLEM_NUMBER["unsafe_name"]
+    keep = np.concatenate(keeps) & ~columns["folder"]
+    table = pa.Table.from_arrays(
+        [
+            pa.chunked_array(texts),
+            pa.nulls(count, pa.binary()),
+            *(pa.array(columns[name]) for name in ("offset", "packed", "size", "crc", "method", "flags")),
+            problem_column(problem),
+        ],
+        schema=SCHEMA,
+    )
+    return table if keep.all() else table.filter(pa.array(keep))
+
+
+def _gather(data: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
+    """Rows of `width` bytes at `starts`, without an index for every byte."""
+    if not len(starts):
+        return np.empty((0, width), np.uint8)
+    return np.lib.stride_tricks.sliding_window_view(data, width)[starts]
+
+
+def _slices(raw: bytearray, begins: np.ndarray, ends: np.ndarray) -> pa.Array:
+    """Slices of a buffer as a binary array: the buffer is read as slice, gap, slice, gap..., the slices are taken."""
+    offsets = np.stack([begins, ends], axis=1).reshape(-1).astype(np.int32)
+    alternating = pa.Array.from_buffers(
+        pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(raw)], null_count=0
+    )
+    return alternating.take(pa.array(np.arange(0, len(offsets) - 1, 2)))
+
+
+def _extra_fields(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Walk the extra fields of all entries at once, one field a round.
+
+    Returns where each entry's zip64 values begin (-1: none) and their length in bytes; and masks: which entries have a
+    Unicode path, and which a field that is longer than what holds it.
+    """
+    wide_at, wide_length = np.full(len(begins), -1, np.int64), np.zeros(len(begins), np.int64)
+    unicode, overrun = np.zeros(len(begins), bool), np.zeros(len(begins), bool)
+    rows = np.flatnonzero(begins + 4 <= ends)
+    at = begins[rows]
+    while len(rows):
+        head = _gather(data, at, 4).view("<u2")
+        kind, length = head[:, 0], head[:, 1].astype(np.int64)
+        unicode[rows[kind == 0x7075]] = True
+        wide = (kind == 1) & (wide_at[rows] < 0)
+        wide_at[rows[wide]] = at[wide] + 4
+        wide_length[rows[wide]] = np.minimum(length[wide], ends[rows[wide]] - at[wide] - 4)
+        at = at + 4 + length
+        overrun[rows[at > ends[rows]]] = True
+        going = at + 4 <= ends[rows]
+        rows, at = rows[going], at[going]
+    return wide_at, wide_length, unicode, overrun
+
+
+def _widen(data: np.ndarray, columns: tuple[np.ndarray, ...], at: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Put zip64 values in the place of full 32-bit fields, in place. Returns a mask: entries that lack them."""
+    bad = np.zeros(len(at), bool)
+    at, left = at.copy(), length.copy()
+    for column in columns:
+        full = (column == FULL) & (at >= 0)
+        bad |= full & (left < 8)
+        rows = np.flatnonzero(full & (left >= 8))
+        values = _gather(data, at[rows], 8).view("<u8").reshape(-1)
+        huge = values >= 1 << 62
+        bad[rows[huge]] = True
+        column[rows] = np.where(huge, 0, values).astype(np.int64)
+        at[rows] += 8
+        left[rows] -= 8
+    return bad
+
+
+def _conflicts(
+    offset: np.ndarray, ends: np.ndarray, limit: int, source: Source | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Rows that claim bytes of others, by problem. The rest share no byte: the work of reading all is bounded.
+
+    A damaged offset often points into a whole entry: where no local header stands, nothing is overlapped.
+    """
+    order = np.argsort(offset, kind="stable")
+    first, second = _overlapping(offset, ends, limit, order)
+    if source and len(first):
+        rows = np.unique(np.concatenate([first, second]))
+        real = [0 <= offset[row] < limit and read_at(source, int(offset[row]), 4) == LOCAL_SIGNATURE for row in rows]
+        unreal = rows[~np.array(real)]
+        yield "bad_local_header", unreal
+        first, _ = _overlapping(offset, ends, limit, order[~np.isin(order, unreal)])
+    yield "overlap", first
+
+
+def _overlapping(offset: np.ndarray, ends: np.ndarray, limit: int, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the rows in `order`, by offset: those that reach into the next one or past `limit`, and these next ones."""
+    following = np.minimum(np.append(offset[order[1:]], limit), limit)
+    at = np.flatnonzero(ends[order] > following)
+    return order[at], order[at[at + 1 < len(order)] + 1]

@@ -1,0 +1,166 @@
+"""What an archive, an entry's problem and the errors are, for all modules of the reader."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from conversion.errors import ReleaseError
+
+MiB = 1 << 20
+STORED, DEFLATED = 0, 8
+METHODS = {
+    1: "shrink",
+    2: "reduce",
+    3: "reduce",
+    4: "reduce",
+    5: "reduce",
+    6: "implode",
+    9: "deflate64",
+    10: "PKWARE implode",
+    12: "bzip2",
+    14: "lzma",
+    16: "CMPSC",
+    18: "terse",
+    19: "LZ77",
+    20: "zstd (old)",
+    93: "zstd",
+    94: "mp3",
+    95: "xz",
+    96: "jpeg",
+    97: "wavpack",
+    98: "ppmd",
+    99: "AES encryption",
+}
+# What the directory alone shows to be wrong, by falling weight: the first that holds is an entry's `problem`.
+PROBLEMS = {
+    "unsafe_name": "its name is absolute, leads outside, is empty, unreadable or too long, or holds a NUL",
+    "link": "it is a symbolic link, which is not followed",
+    "not_a_file": "it is a device, a pipe or a socket",
+    "encrypted": "it is encrypted",
+    "unsupported_version": "it asks for a reader of a later version of the format than 6.3",
+    "unsupported_compression": "it is compressed by a method that is not read",
+    "bad_directory_entry": "its fields in the directory contradict each other",
+    "size_mismatch": "its stated size is not possible for its compressed size",
+    "bad_local_header": "there is no entry where the directory says",
+    "overlap": "its bytes reach into the next entry or out of the archive",
+    "unreadable_folder": "it is a folder that may not be read",
+}
+PROBLEM_NUMBER = {code: number for number, code in enumerate(PROBLEMS)}
+
+SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("file", pa.binary()),
+        ("offset", pa.int64()),
+        ("packed", pa.int64()),
+        ("size", pa.int64()),
+        ("crc", pa.uint32()),
+        ("method", pa.uint16()),
+        ("flags", pa.uint16()),
+        ("problem", pa.string()),
+    ]
+)
+# Key in a table's metadata: what is wrong with the archive as a whole, where it is read all the same.
+DAMAGE = b"damage"
+
+AGAIN = "Download it again"
+
+
+class ArchiveError(ReleaseError):
+    """A whole archive cannot be read. Its text is `<label>: <detail>. <remedy>`, one line."""
+
+    def __init__(self, label: str, detail: str, remedy: str) -> None:
+        super().__init__(label, detail, remedy)
+        self.label, self.detail, self.remedy = label, detail, remedy
+
+    def __str__(self) -> str:
+        return f"{self.label}: {self.detail}. {self.remedy}"
+
+
+class DamagedEntry(ReleaseError):
+    """One entry cannot be read whole.
+
+    `reason` is one of crc_mismatch, truncated, bad_local_header, size_mismatch, inflate_error, too_large, missing_file,
+    read_error; `detail` says it for people. Callers make a row of the report of it.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The deflated entry that holds an inner zip, as the directory of the zip around it states it. Bytes."""
+
+    offset: int
+    packed: int
+    size: int
+    crc: int
+    method: int
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where one container's bytes are. Picklable.
+
+    path: zip file or folder on disk. label: what messages call it, e.g. "MMM-RS.zip/MMM-RS/Inria.zip". start, length:
+    the bytes of the zip within `path`, where it is stored in another. inside: a deflated inner zip, which must be
+    inflated to be read; offsets of its entries count from its own first byte.
+    """
+
+    path: str
+    label: str
+    kind: Literal["zip", "folder"]
+    start: int = 0
+    length: int | None = None
+    inside: Inner | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some entries of a directory, as columns."""
+
+    names: pa.Array  # raw, binary
+    columns: dict[str, np.ndarray]  # offset, packed, size, crc, method, flags, as in SCHEMA, and what follows
+    # ends: of the data, at the least; problem: index into PROBLEMS or -1; folder: mask, by the file's type
+    unicode: dict[int, str]  # row -> its Unicode path, where it has one
+
+
+def explain(problem: str, method: int) -> str:
+    """A `problem` of the table as a sentence, with the compression's name where that is the problem."""
+    if problem == "unsupported_compression":
+        return f"it is compressed with {METHODS.get(method, 'an unknown method')} (method {method}), which is not read"
+    return PROBLEMS[problem]
+
+
+def unreadable(label: str, error: OSError) -> ArchiveError:
+    detail = f"it cannot be read ({error.strerror or error})"
+    if error.filename is not None:
+        detail = f"it cannot be read ({os.fsdecode(error.filename)}: {error.strerror})"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ArchiveError(label, detail, "Give yourself the permission to read it")
+    if error.errno == errno.ENOENT:
+        return ArchiveError(label, detail, "Put it back")
+    return ArchiveError(label, detail, "Copy it to another disk or download it again")
+
+
+def crc_mismatch(found: int, crc: int) -> DamagedEntry:
+    return DamagedEntry("crc_mismatch", f"the CRC32 of its bytes is {found:08x}, the directory says {crc:08x}")
+
+
+def problem_column(problem: np.ndarray) -> pa.Array:
+    return pa.array(list(PROBLEMS), pa.string()).take(pa.array(problem, mask=problem < 0))
+
+
+def as_mask(values: pa.Array) -> np.ndarray:
+    return values.to_numpy(zero_copy_only=False)

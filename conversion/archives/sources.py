@@ -1,0 +1,140 @@
+"""Bytes, wherever they are: random access to a file, pieces, inflating, and the check of what came out.
+
+Other modules use `CHUNK`, `crc32` and `preadv` through this module, so that they have one value everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from conversion.archives.model import DamagedEntry, MiB, crc_mismatch
+
+try:  # several times as fast as zlib, for both
+    from deflate import DeflateError, crc32, deflate_decompress
+except ImportError:
+    from zlib import crc32  # type: ignore[assignment]
+
+    deflate_decompress = None  # type: ignore[assignment]
+
+CHUNK = 1 * MiB  # of a stream; blocks of 0.5 to 1 MB are the fastest to copy
+DEFLATE_RATIO = 1032  # the most that deflate can expand: 258 bytes from two bits (zlib's technical notes)
+
+
+class Source(Protocol):
+    """Random access to the bytes that an archive's offsets point into."""
+
+    def into(self, view: memoryview, offset: int) -> int:
+        """Fill the view from `offset` and return the number of bytes; fewer only at the end."""
+
+    def close(self) -> None: ...
+
+
+class File:
+    """A regular file. Raises OSError."""
+
+    def __init__(self, path: str | bytes, folder: int | None = None, follow: bool = True) -> None:
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        self.fd = os.open(path, flags, dir_fd=folder)
+        status = os.fstat(self.fd)
+        self.size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise OSError(errno.EINVAL, "it is not a regular file")
+
+    def into(self, view: memoryview, offset: int) -> int:
+        got = preadv(self.fd, (view,), offset)
+        while got < len(view):
+            more = preadv(self.fd, (view[got:],), offset + got)
+            if not more:
+                break
+            got += more
+        return got
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _preadv_by_pread(fd: int, views: tuple[memoryview], offset: int) -> int:
+    data = os.pread(fd, len(views[0]), offset)
+    views[0][: len(data)] = data
+    return len(data)
+
+
+preadv = getattr(os, "preadv", _preadv_by_pread)  # macOS before 11 has only pread
+
+
+def read_at(source: Source, offset: int, length: int) -> bytearray:
+    data = bytearray(length)
+    got = source.into(memoryview(data), offset)
+    del data[got:]
+    return data
+
+
+def read_pieces(source: Source, offset: int, length: int) -> Iterator[bytes]:
+    while length:
+        data = bytes(read_at(source, offset, min(length, CHUNK)))
+        if not data:
+            raise DamagedEntry("truncated", f"the file ends {length} bytes before this entry does")
+        yield data
+        offset, length = offset + len(data), length - len(data)
+
+
+def inflated(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Inflate to exactly `size` bytes, in chunks of at most CHUNK."""
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    total = 0
+    for piece in pieces:
+        more = True
+        while more and not engine.eof:
+            try:
+                data = engine.decompress(piece, CHUNK)
+            except zlib.error as error:
+                raise DamagedEntry("inflate_error", f"the compressed data is damaged ({error})") from None
+            piece = engine.unconsumed_tail
+            total += len(data)
+            if total > size:
+                raise DamagedEntry("size_mismatch", f"it inflates to more than the stated {size} bytes")
+            if data:
+                yield data
+            more = bool(piece) or len(data) == CHUNK  # a full chunk: the engine may hold more
+        if engine.eof:
+            break
+    if not engine.eof:
+        raise DamagedEntry("inflate_error", "the compressed data ends early")
+    if total < size:
+        raise DamagedEntry("size_mismatch", f"it inflates to {total} bytes, {size} are stated")
+
+
+def checked(chunks: Iterable[bytes], crc: int) -> Iterator[bytes]:
+    """The chunks; the last one only after the CRC32 of all was found right."""
+    found, last = 0, b""
+    for chunk in chunks:
+        if last:
+            yield last
+        found, last = crc32(chunk, found), chunk
+    if found != crc:
+        raise crc_mismatch(found, crc)
+    yield last
+
+
+def inflate(data: memoryview, size: int) -> memoryview:
+    """Inflate to exactly `size` bytes."""
+    if size > len(data) * DEFLATE_RATIO + DEFLATE_RATIO:
+        raise DamagedEntry("size_mismatch", f"{len(data)} bytes cannot inflate to the stated {size}")
+    if deflate_decompress is not None and size:  # it takes a size of 0 as "nothing to do" and checks nothing
+        with contextlib.suppress(DeflateError):
+            result = deflate_decompress(data, size)
+            if len(result) == size:
+                return memoryview(result)
+    # Says what is wrong. In pieces, because the engine copies what it has not used of each.
+    pieces = (bytes(data[at : at + CHUNK]) for at in range(0, len(data), CHUNK))
+    return memoryview(b"".join(inflated(pieces, size)))
