@@ -423,7 +423,7 @@ def test_an_interruption_ends_soon_with_a_line_and_leaves_no_half_file(number, d
         stdout, stderr = process.communicate(timeout=5)
     assert process.returncode == 128 + number
     said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
-    assert (stdout, stderr) == ("", f"mmm-rs: {said}. The same command goes on where it stopped\n")
+    assert (stdout, stderr) == ("", f"mmm-rs: {said}. Run the same command again to continue\n")
     assert not list(out.rglob("*.tmp")) and not list(out.glob(f"{WORK}/run-*"))
     kept, count = complete(out), shards_in(out)
     time.sleep(1)

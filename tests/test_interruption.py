@@ -89,7 +89,7 @@ def test_a_conversion_that_is_asked_to_stop_does_so_with_one_line(form, number, 
         assert run.code == 128 + number
         assert run.seconds < 2
         said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
-        assert run.output == f"mmm-rs: {said}. The same command goes on where it stopped\n"
+        assert run.output == f"mmm-rs: {said}. Run the same command again to continue\n"
         assert not list(out.rglob("*.tmp"))
     assert conversion.run(out).code == REPORTED
     assert tree(out) == conversion.expected

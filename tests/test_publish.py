@@ -469,7 +469,7 @@ def test_asked_to_stop_it_does_so_with_one_line(number, command, expected, tmp_p
             assert ended.seconds < 2
             said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
             lines = [line for line in ended.output.splitlines() if line.startswith(("mmm-rs", "Traceback"))]
-            assert lines == [f"mmm-rs: {said}. The same command goes on where it stopped"]
+            assert lines == [f"mmm-rs: {said}. Run the same command again to continue"]
         assert command(hub, tmp_path / "staging").code == REPORTED
         assert hub.files(REPO) == expected
 

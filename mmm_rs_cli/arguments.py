@@ -1,0 +1,314 @@
+"""The words of the command line: every command, its options and an example of each."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conversion import __version__
+from mmm_rs_cli import commands
+
+EXIT_CODES = """exit codes:
+  0 complete    1 an internal error    2 bad usage    3 complete, but something was left out: see the report
+  4 the release cannot be used    5 the output or the hub cannot be written    6 verification failed
+  130, 143 interrupted: run the same command again"""
+
+RELEASE = "folder of zips, MMM-RS.zip, or extracted folders"
+CONVERTED = "the converted folder"
+REPOSITORY = "the dataset repository, for example org/MMM-RS; created if it does not exist"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `mmm-rs`. Parsed arguments have `run`, the function of the command, and `resumes`: whether the same
+    command continues after an interruption."""
+    top = argparse.ArgumentParser(
+        prog="mmm-rs",
+        description="MMM-RS from the zip release to a streamable Hugging Face dataset.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"mmm-rs {__version__}")
+    subparsers = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_inspect, _convert, _verify, _card, _preview, _show, _upload, _publish, _demo):
+        add(subparsers)
+    return top
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def _command(
+    subparsers: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    help: str,
+    example: str,
+    resumes: bool = False,
+) -> argparse.ArgumentParser:
+    command = subparsers.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run, resumes=resumes)
+    return command
+
+
+def _inspect(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "inspect",
+        commands.inspect,
+        "show what a release holds and what would be made of it",
+        "mmm-rs inspect ~/Downloads/MMM-RS",
+    )
+    command.add_argument("release", type=_path, help=RELEASE)
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    _add_plan_options(command)
+
+
+def _convert(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "convert",
+        commands.convert,
+        "write shards, index, manifest, report and card",
+        "mmm-rs convert ~/Downloads/MMM-RS ./MMM-RS-hub --workers 4",
+        resumes=True,
+    )
+    command.add_argument("release", type=_path, help=RELEASE)
+    command.add_argument("out", type=_folder, help="the folder to write; run again to continue after an interruption")
+    command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)")
+    place = command.add_mutually_exclusive_group()
+    place.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
+    place.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="write the shards on the workers of this Dask scheduler, for example tcp://host:8786",
+    )
+    command.add_argument("--overwrite", action="store_true", help="remove an earlier output and start again")
+    command.add_argument("--strict", action="store_true", help="fail if anything is left out")
+    command.add_argument("--quiet", action="store_true", help="no progress, only the summary")
+    _add_plan_options(command)
+
+
+def _verify(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "verify",
+        commands.verify,
+        "check a converted folder, or its copy on the hub",
+        "mmm-rs verify ./MMM-RS-hub --release ~/Downloads/MMM-RS",
+    )
+    command.add_argument("out", type=_address, help="the converted folder, or hf://datasets/org/MMM-RS[@revision]")
+    command.add_argument("--release", type=_path, help="compare every image with this release, byte by byte")
+    command.add_argument("--deep", action="store_true", help="on the hub: download and read every shard too")
+    command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
+
+
+def _card(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "card",
+        commands.card,
+        "write the card, its pictures and Croissant again",
+        "mmm-rs card ./MMM-RS-hub",
+    )
+    command.add_argument("out", type=_folder, help=CONVERTED)
+
+
+def _preview(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "preview",
+        commands.preview,
+        "write one web page to look through a converted folder",
+        "mmm-rs preview ./MMM-RS-hub --config SEN1-2",
+    )
+    command.add_argument("out", type=_folder, help=CONVERTED)
+    command.add_argument(
+        "--config", action="append", metavar="NAME", help="only this config (repeatable; default: all)"
+    )
+    command.add_argument(
+        "--output",
+        type=_path,
+        metavar="FILE.html",
+        help="the page; outside the converted folder (default: OUT-preview.html)",
+    )
+
+
+def _show(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "show",
+        commands.show,
+        "print everything about one sample, and where its bytes are",
+        "mmm-rs show ./MMM-RS-hub SEN1-2/ROIs1158_spring_1_p1 --save ./sample",
+    )
+    command.add_argument("out", type=_folder, help=CONVERTED)
+    command.add_argument("key", help="the sample's key: <Subset>/<path>")
+    command.add_argument("--save", type=_path, metavar="DIR", help="also write its images and prompts to this folder")
+
+
+def _upload(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "upload",
+        commands.upload,
+        "send a converted folder to the hub and prove what is there",
+        "mmm-rs upload ./MMM-RS-hub org/MMM-RS --private",
+        resumes=True,
+    )
+    command.add_argument("out", type=_folder, help=CONVERTED)
+    command.add_argument("repo", help=REPOSITORY)
+    _add_hub_options(command)
+    command.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
+
+
+def _publish(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "publish",
+        commands.publish,
+        "convert and upload at once, with only a few shards on the disk at a time",
+        "mmm-rs publish ~/Downloads/MMM-RS org/MMM-RS --staging ./staging --private",
+        resumes=True,
+    )
+    command.add_argument("release", type=_path, help=RELEASE)
+    command.add_argument("repo", help=REPOSITORY)
+    command.add_argument(
+        "--staging",
+        type=_folder,
+        required=True,
+        metavar="DIR",
+        help="a folder for shards on their way; run again to continue after an interruption",
+    )
+    command.add_argument(
+        "--keep",
+        type=_positive,
+        default=8,
+        metavar="N",
+        help="shards in the staging folder at a time (default: 8, at most 4 GB)",
+    )
+    command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)")
+    command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
+    command.add_argument("--overwrite", action="store_true", help="forget what an earlier run did and start again")
+    _add_hub_options(command)
+    _add_plan_options(command)
+
+
+def _demo(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "demo",
+        commands.demo,
+        "convert and load a small synthetic release, and draw a picture of it",
+        "mmm-rs demo ./mmm-rs-demo",
+    )
+    command.add_argument(
+        "folder",
+        nargs="?",
+        type=_folder,
+        default=Path("mmm-rs-demo"),
+        metavar="DIR",
+        help="where everything is written (default: ./mmm-rs-demo)",
+    )
+
+
+def _add_hub_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--private", action="store_true", help="create a private repository")
+    command.add_argument("--revision", metavar="BRANCH", help="the branch (default: main)")
+    command.add_argument("--tag", metavar="TAG", help="tag the proved commit")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_plan_options(command: argparse.ArgumentParser) -> None:
+    """The options that shape the output; `inspect` takes them too, to show the plan that `convert` would follow."""
+    command.add_argument(
+        "--annotations",
+        type=_path,
+        metavar="DIR",
+        help="folder or zip with the annotation files, if they are not beside the images",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the order of the samples (default: 0)")
+    command.add_argument(
+        "--shard-size", type=_bytes, metavar="SIZE", help="largest size of a shard, for example 256MB (default: 512MB)"
+    )
+    command.add_argument(
+        "--image-key", type=_text, metavar="KEY", help="the annotations' key of the image path, if not recognised"
+    )
+    command.add_argument(
+        "--prompt-key", type=_text, metavar="KEY", help="the annotations' key of the prompt, if not recognised"
+    )
+    command.add_argument("--keep-unprompted", action="store_true", help="also publish images without a record")
+    command.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="hold out this share of the scenes as a validation split (default: none)",
+    )
+    command.add_argument(
+        "--decode",
+        choices=("structure", "full"),
+        default="structure",
+        help="full: decode every image, which also finds damage inside pictures",
+    )
+
+
+# --- types of arguments ----------------------------------------------------------------------------------------------
+
+
+def _path(text: str) -> Path:
+    """A path that the system can look up, whether or not anything is there."""
+    try:
+        whole = os.path.abspath(text)
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError("the current folder was removed. Change to another") from None
+    try:
+        os.stat(whole)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Choose another path") from None
+    return Path(text)
+
+
+def _folder(text: str) -> Path:
+    """A folder that pyarrow reads or writes; it opens only names that are UTF-8."""
+    return _path(_text(text))
+
+
+def _address(text: str) -> str:
+    """A converted folder or its address on the hub."""
+    return text if "://" in text else str(_folder(text))
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8. Choose another") from None
+    return text
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("give a number of at least 1")
+    return value
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size. Give one such as 256MB")
+    if len(match[1]) > 15:
+        raise argparse.ArgumentTypeError("give a smaller size")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kMGT".index(match[2].replace("K", "k") or " "))

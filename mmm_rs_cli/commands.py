@@ -1,0 +1,220 @@
+"""What each command does: it takes the parsed arguments, calls one function and prints the outcome.
+
+Modules that take seconds to import are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from conversion.errors import REPORTED, UsageError, VerificationError
+from mmm_rs_cli.terminal import Progress, note, result, silent, table
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from conversion.job import Result
+    from conversion.plan import Options
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    from conversion.inspection import inspect, lines
+
+    inspection = inspect(arguments.release, _options(arguments), arguments.annotations)
+    if arguments.json:
+        result(json.dumps(inspection, indent=2, ensure_ascii=False))
+    else:
+        for line in lines(inspection):
+            result(line)
+    return 0
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    from conversion import convert
+
+    with _cluster(arguments.dask) as executor, Progress(arguments.quiet) as progress:
+        converted = convert(
+            arguments.release,
+            arguments.out,
+            subsets=arguments.subset,
+            options=_options(arguments),
+            workers=arguments.workers,
+            executor=executor,
+            annotations=arguments.annotations,
+            overwrite=arguments.overwrite,
+            progress=progress,
+            say=silent if arguments.quiet else note,
+        )
+    _print_summary(converted)
+    if not converted.reported:
+        return 0
+    if arguments.strict:
+        raise VerificationError(
+            f"{converted.out}: complete, but something was left out and --strict was given; see "
+            f"{converted.out}/report/summary.json"
+        )
+    return REPORTED
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Executor | None]:
+    if address is None:
+        yield None
+        return
+    from conversion.cluster import connected
+
+    with connected(address) as executor:
+        yield executor
+
+
+def _print_summary(converted: Result) -> None:
+    from mmm_rs_cli import summary
+
+    for line in summary.lines(converted):
+        result(line)
+    for source in converted.summary["sources"]:
+        note(f"mmm-rs: {source['path']}: {source['detail']}. {source['remedy']}")
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    from conversion import verify
+
+    if "://" in arguments.out:
+        return _verify_hub(arguments)
+    if arguments.deep:
+        raise UsageError("--deep is for a copy on the hub; a folder is always read")
+    with Progress() as progress:
+        verified = verify(arguments.out, arguments.release, workers=arguments.workers, progress=progress)
+    result(
+        f"{arguments.out} is OK: {verified.shards} shards, {verified.samples:,} samples, {verified.images:,} images"
+        + (f"; {verified.compared:,} images are byte for byte the release's" if arguments.release else "")
+    )
+    return 0
+
+
+def _verify_hub(arguments: argparse.Namespace) -> int:
+    from mmm_rs_hub.proof import verify_hub
+
+    if arguments.release:
+        raise UsageError("--release compares a local folder; verify the folder that was uploaded")
+    for line in verify_hub(arguments.out, arguments.deep, say=note).lines():
+        result(line)
+    return 0
+
+
+def card(arguments: argparse.Namespace) -> int:
+    from dataset_card.card import write_card
+
+    write_card(arguments.out)
+    result(f"{arguments.out / 'README.md'}: written, with its pictures and croissant.json")
+    return 0
+
+
+def preview(arguments: argparse.Namespace) -> int:
+    from conversion.inspection import size
+    from mmm_rs_cli.preview import write_preview
+
+    page = write_preview(arguments.out, arguments.config, arguments.output)
+    subsets = f"{page.subsets} subset{'s' * (page.subsets != 1)}"
+    result(f"{page.path}: {page.samples:,} samples of {subsets}, {size(page.size)}. Open it in a browser")
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    from mmm_rs_cli import show
+
+    sample = show.find(arguments.out, arguments.key)
+    for line in show.lines(sample):
+        result(line)
+    if arguments.save:
+        for path in show.save(arguments.out, sample, arguments.save):
+            note(f"{path}: written")
+    return 0
+
+
+def upload(arguments: argparse.Namespace) -> int:
+    from mmm_rs_hub.upload import upload
+
+    upload(
+        arguments.out,
+        arguments.repo,
+        private=arguments.private,
+        revision=arguments.revision,
+        dry_run=arguments.dry_run,
+        tag=arguments.tag,
+        yes=arguments.yes,
+    )
+    return 0
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    from mmm_rs_hub.publish import publish
+
+    converted, proof = publish(
+        arguments.release,
+        arguments.repo,
+        arguments.staging,
+        keep=arguments.keep,
+        subsets=arguments.subset,
+        options=_options(arguments),
+        workers=arguments.workers,
+        annotations=arguments.annotations,
+        overwrite=arguments.overwrite,
+        private=arguments.private,
+        revision=arguments.revision,
+        tag=arguments.tag,
+        yes=arguments.yes,
+        say=note,
+    )
+    _print_summary(converted)
+    for line in proof.lines():
+        result(line)
+    result(
+        f"{converted.out}: holds everything except the shards. It may be removed; if you keep it, the same command has "
+        "less to do"
+    )
+    return REPORTED if converted.reported else 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    from mmm_rs_cli.demo import demo
+
+    finished = demo.run(arguments.folder, say=note)
+    out, total = finished.result.out, finished.result.summary["total"]
+    result("\nAll of this is synthetic: drawn scenes in upstream's layout, not images of the Earth.\n")
+    for line in table(*demo.table(finished)):
+        result(line)
+    result(
+        f"\nOf {total['images']['released']} images {total['images']['published']} were published and "
+        f"{total['images']['reported']} reported; of {total['records']['released']} records {total['records']['used']} "
+        f"were used and {total['records']['reported']} reported: the release holds some that match nothing."
+    )
+    result(f"""
+the release    {finished.release}
+the dataset    {out}
+the report     {out / "report"}
+look at        {finished.sheet}
+
+load it:
+  from datasets import load_dataset
+  load_dataset("{out}", "WHU-OPT-SAR", split="train", streaming=True)""")
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    """The options that shape the output."""
+    from conversion.plan import SHARD_SIZE, Options
+
+    return Options(
+        arguments.seed,
+        SHARD_SIZE if arguments.shard_size is None else arguments.shard_size,
+        arguments.image_key,
+        arguments.prompt_key,
+        arguments.keep_unprompted,
+        arguments.validation,
+        arguments.decode,
+    )
