@@ -133,6 +133,15 @@ FIELDS = {
 }
 
 
+SHARD_NAME = re.compile(rf"data/({'|'.join(map(re.escape, SUBSETS))})/(train|validation)-\d{{5,}}-of-\d{{5,}}\.tar")
+"""The name of a shard, which is its path in the folder. A manifest that names another path is not to be followed."""
+
+
+def index_name(subset: str) -> str:
+    """The name of a subset's index file, which is its path in the folder."""
+    return f"index/{subset}.parquet"
+
+
 def subset_names(config: str | None) -> tuple[str, ...]:
     """The subsets of a config: itself, or all ten for `all`. Raises ValueError for an unknown name."""
     if config == ALL:
@@ -794,7 +803,7 @@ class _Converted:
             if row["subset"] == subset:
                 start += row["samples"]
         count = self.shards[shard]["samples"]
-        name = f"index/{subset}.parquet"
+        name = index_name(subset)
         wanted = [*dict.fromkeys(["shard", *columns])]
         with self._lock:
             index, bounds = self._index(subset)
@@ -819,7 +828,7 @@ class _Converted:
         subset = next((name for name in self.subsets if re.sub(r"[^A-Za-z0-9_-]", "_", name) == folder), None)
         if subset is None:
             return None
-        name = f"index/{subset}.parquet"
+        name = index_name(subset)
         index, bounds = self._index(subset)
         mine = [shard for shard in self.shards.values() if shard["subset"] == subset]
         # The samples of a split are sorted by a hash of their key, so it lies in about this row of each.
@@ -850,7 +859,7 @@ class _Converted:
 
     def _index(self, subset: str) -> tuple[pq.ParquetFile, np.ndarray]:
         if subset not in self._indexes:
-            name, expected = f"index/{subset}.parquet", self.manifest["subsets"][subset]["samples"]
+            name, expected = index_name(subset), self.manifest["subsets"][subset]["samples"]
             try:
                 # Columns that lie together are fetched together: fewer requests.
                 file = pq.ParquetFile(self.files.open(name), pre_buffer=self.files.remote)
@@ -888,7 +897,7 @@ class _Converted:
         rows = rows.slice(segment.first, segment.last - segment.first)
         if rows.num_rows != segment.last - segment.first:
             raise ReadError(
-                f"{self.files}/index/{segment.subset}.parquet: {rows.num_rows} rows of {segment.shard} match, "
+                f"{self.files}/{index_name(segment.subset)}: {rows.num_rows} rows of {segment.shard} match, "
                 f"{segment.last - segment.first} did before: it was changed meanwhile"
             )
         if skipped is None:

@@ -8,8 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from conversion import plan, release
-from conversion.job import disk_needed
-from conversion.plan import Options, SubsetPlan
+from conversion.disk import disk_needed
+from conversion.display import size
+from conversion.findings import count_reasons
+from conversion.options import Options
+from conversion.plan import SubsetPlan
 from conversion.release import SubsetFiles
 from mmm_rs import SUBSETS
 
@@ -48,7 +51,7 @@ def inspect(
 
 
 def _subset(files: SubsetFiles, made: SubsetPlan) -> dict[str, Any]:
-    counts = plan.reasons(made.reported)
+    counts = count_reasons(made.reported)
     examples: dict[tuple[str, str], list[str]] = {}
     for row in made.reported:
         shown = examples.setdefault((row.kind, row.reason), [])
@@ -114,12 +117,3 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 def _short(text: str, limit: int = 160) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def size(count: float) -> str:
-    """Bytes for a person, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"

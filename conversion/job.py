@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,19 +22,19 @@ from typing import Any
 import filelock
 
 import mmm_rs
-from conversion import manifest, release, report, shards
+from conversion import layout, manifest, release, report
 from conversion.archives import Archive, content_id, extracted
+from conversion.disk import TEMPORARY, disk_needed, output_error, sync_path, write_json, writing
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, ended, local, program
-from conversion.plan import Options, PlanFile, make, release_memory
-from conversion.release import IMAGE, PRODUCTS, Problem, Release, SubsetFiles
+from conversion.findings import Problem
+from conversion.options import Options
+from conversion.plan import PlanFile, make, release_memory
+from conversion.release import IMAGE, Release, SubsetFiles
 from conversion.shards import Task, finished, read_marker, write_shard
 from dataset_card import card
 from dataset_card.card import check_card, write_card
 
-WORK = ".mmm-rs"
-BEGUN = "options.json"  # in the work folder, as long as the conversion is unfinished
-RESERVE = 64_000_000  # bytes for index, report and card, beside a tenth of the shards' JSON
 RECORDS = "records.bin"  # the records' text, beside a subset's plan
 STATE = 3  # bytes of markers and index for each of the records' text; measured: 2.3
 
@@ -198,22 +198,22 @@ def opened(
         wanted = _wanted(found, subsets, release_path)
         if not _known(out, work):
             _check_foreign(out)
-        elif overwrite and _begun(work) != _state(options, True):
+        elif overwrite and _begun(out) != _state(options, True):
             check_card(out)
             _remove(out, work)
-            manifest.write_json(work / BEGUN, _state(options, True))
+            write_json(out / layout.BEGUN, _state(options, True))
         earlier = _earlier(out, work, options)
         new = [name for name in wanted if earlier is None or name not in earlier["subsets"]]
         _check_same(out, found, [name for name in wanted if name not in new])
-        if earlier and not new and not _begun(work):
-            _clear(work)
+        if earlier and not new and not _begun(out):
+            _clear(out)
             yield Job(out, work, options, found, (), earlier, True, done, pool)
             return
         if executor:
             _try(executor, work, [str(Path(release_path).absolute())])
         check_card(out)
-        if not _begun(work):
-            manifest.write_json(work / BEGUN, _state(options, overwrite))
+        if not _begun(out):
+            write_json(out / layout.BEGUN, _state(options, overwrite))
         _sweep(out)
         _check_begun(out, work, found, {*wanted, *(earlier or {"subsets": ()})["subsets"]}, overwrite)
         planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
@@ -241,8 +241,8 @@ def check_called(what: str | Path, name: str) -> None:
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[Path]:
     """The work folder, with its lock held. The system drops the lock of a process that was killed."""
-    work, made = out / WORK, not out.exists()
-    with _writing(work):
+    work, made = out / layout.WORK, not out.exists()
+    with writing(work):
         work.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(work / "lock")
     try:
@@ -252,7 +252,7 @@ def _locked(out: Path) -> Iterator[Path]:
             f"{out}: another conversion into this folder is running. Wait for it, or choose another folder"
         ) from None
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-        raise shards.output_error(work / "lock", error) from None
+        raise output_error(work / "lock", error) from None
     try:
         yield work
     finally:
@@ -265,19 +265,10 @@ def _locked(out: Path) -> Iterator[Path]:
         lock.release()
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Say it in one line where the file system refuses."""
-    try:
-        yield
-    except OSError as error:
-        raise shards.output_error(Path(error.filename or path), error) from None
-
-
-def _begun(work: Path) -> dict[str, Any] | None:
+def _begun(out: Path) -> dict[str, Any] | None:
     """Options and program of the unfinished conversion here, and whether it began with --overwrite; None for none."""
     try:
-        return json.loads((work / BEGUN).read_bytes())
+        return json.loads((out / layout.BEGUN).read_bytes())
     except FileNotFoundError:
         return None
 
@@ -287,23 +278,23 @@ def _state(options: Options, overwrite: bool) -> dict[str, Any]:
     return {"options": asdict(options), "overwrite": overwrite, "program": program()}
 
 
-def _clear(work: Path) -> None:
+def _clear(out: Path) -> None:
     """Remove the state of a conversion that is complete. What says that one is unfinished goes first, so that a kill in
     between leaves nothing but files to be removed."""
-    (work / BEGUN).unlink(missing_ok=True)
-    for path in work.iterdir():
+    (out / layout.BEGUN).unlink(missing_ok=True)
+    for path in (out / layout.WORK).iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _known(out: Path, work: Path) -> bool:
     """Whether a conversion wrote into this folder. One that could publish nothing left its report alone."""
-    return any(path.exists() for path in (out / manifest.NAME, work / BEGUN, out / report.SUMMARY))
+    return any(path.exists() for path in (out / layout.MANIFEST, out / layout.BEGUN, out / layout.SUMMARY))
 
 
 def _check_foreign(out: Path) -> None:
     """Raises UsageError where files that no conversion wrote lie in its way: they would be replaced."""
-    for name in PRODUCTS:
+    for name in layout.PRODUCTS:
         for path in (out / name, *(out / name).rglob("*")):
             if path.is_file():
                 raise UsageError(
@@ -314,17 +305,15 @@ def _check_foreign(out: Path) -> None:
 
 def _remove(out: Path, work: Path) -> None:
     """Remove what an earlier conversion wrote, but for the card, whose own text the next one takes over."""
-    from dataset_card.figures import NAMES
-
-    kept = (card.NAME, "assets")
-    with _writing(out):
+    kept = (layout.CARD, layout.ASSETS)
+    with writing(out):
         # Of no program, so that nothing but --overwrite goes on where this is cut short.
-        manifest.write_json(work / BEGUN, {"options": {}, "overwrite": True, "program": None})
+        write_json(out / layout.BEGUN, {"options": {}, "overwrite": True, "program": None})
         for path in [
-            out / manifest.NAME,
-            *(out / name for name in PRODUCTS if name not in kept),
-            *(out / "assets" / name for name in NAMES),
-            *(path for path in work.iterdir() if path.name not in ("lock", BEGUN)),
+            out / layout.MANIFEST,
+            *(out / name for name in layout.PRODUCTS if name not in kept),
+            *(out / name for name in layout.FIGURES),
+            *(path for path in work.iterdir() if path.name != "lock" and path != out / layout.BEGUN),
         ]:
             if path.is_dir():
                 shutil.rmtree(path)
@@ -334,17 +323,17 @@ def _remove(out: Path, work: Path) -> None:
 
 def _forget(out: Path, work: Path) -> None:
     """Remove what this unfinished conversion wrote of the subset whose state lies in `work`."""
-    with _writing(out):
-        for path in (work, out / "data" / work.name):
+    with writing(out):
+        for path in (work, out / layout.DATA / work.name):
             if path.exists():
                 shutil.rmtree(path)
-        (out / "index" / f"{work.name}.parquet").unlink(missing_ok=True)
+        (out / layout.index_name(work.name)).unlink(missing_ok=True)
 
 
 def _earlier(out: Path, work: Path, options: Options) -> dict[str, Any] | None:
     """The manifest of an earlier conversion into `out`, after a look whether its options are these."""
     earlier = manifest.read(out)
-    begun = _begun(work)
+    begun = _begun(out)
     if begun and begun.get("program") != program():
         raise UsageError(
             f"{out}: what lies here unfinished was begun by another version of mmm-rs, or an --overwrite "
@@ -427,8 +416,8 @@ def _check_whole(job: Job) -> None:
             raise OutputError(
                 f"{path}: is missing or has another size than the manifest says. Convert again with --overwrite"
             )
-    indexes = [f"index/{subset}.parquet" for subset in made["subsets"]]
-    for name in (*indexes, report.SUMMARY, report.UNPUBLISHED):
+    indexes = [layout.index_name(subset) for subset in made["subsets"]]
+    for name in (*indexes, layout.SUMMARY, layout.UNPUBLISHED):
         if not (job.out / name).is_file():
             raise OutputError(f"{job.out / name}: is missing. Convert again with --overwrite")
     for name in card.written():
@@ -438,9 +427,9 @@ def _check_whole(job: Job) -> None:
 
 def _sweep(out: Path) -> None:
     """Remove temporary files of a conversion that was killed."""
-    with _writing(out):
-        for folder in ("", "data", "index", "report", "assets", WORK):
-            for path in (out / folder).glob(shards.TEMPORARY if not folder else f"**/{shards.TEMPORARY}"):
+    with writing(out):
+        for folder in ("", *layout.FOLDERS, layout.WORK):
+            for path in (out / folder).glob(TEMPORARY if not folder else f"**/{TEMPORARY}"):
                 path.unlink(missing_ok=True)
 
 
@@ -464,28 +453,20 @@ def _plan(
                 "anew, or put the earlier files back"
             )
         _forget(out, work)
-    with _writing(work):
+    with writing(work):
         work.mkdir(parents=True, exist_ok=True)
         plan = make(files, options, work / RECORDS)
         plan.write(work / "plan.arrow")
         for name in (RECORDS, "plan.arrow"):  # on disk before the file that says so
-            shards.sync_path(work / name)
-    manifest.write_json(state, {"content": identity, "problems": [asdict(problem) for problem in plan.problems]})
+            sync_path(work / name)
+    write_json(state, {"content": identity, "problems": [asdict(problem) for problem in plan.problems]})
     return _Subset(archives, work, PlanFile.open(work / "plan.arrow"), plan.problems)
-
-
-def disk_needed(sizes: Iterable[int], inner: Iterable[int]) -> int:
-    """Bytes that a conversion needs: its output and its compressed inner zips, one subset's at a time.
-
-    `inner`: their size by subset.
-    """
-    return sum(sizes) + max(inner, default=0) + RESERVE
 
 
 def _try(executor: Executor, work: Path, sources: list[str]) -> None:
     """One task that only looks whether it could work, before planning takes its minutes."""
     with (
-        _writing(work),
+        writing(work),
         announced(work) as run,
         completed(executor, functools.partial(check_place, run), [sources]) as results,
     ):
@@ -540,7 +521,7 @@ def write_shards(
             ]
             stack.callback(_gather, job.out, mine)
             # The run ends before the inflated archives go, or a task elsewhere would take them for damaged.
-            with _writing(job.work):
+            with writing(job.work):
                 run = stack.enter_context(announced(job.work))
             tasks = [
                 one.task(number, job.out, its, decode, run)
@@ -565,7 +546,7 @@ def _gather(out: Path, subsets: list[_Subset]) -> None:
     """After tasks in other processes: see what they wrote, and remove what a lost one left half written."""
     _sweep(out)
     for one in subsets:  # network file systems remember that a name was not there, until its folder is listed again
-        for folder in (one.work, one.work / "markers", out / "data", out / "data" / one.plan.subset):
+        for folder in (one.work, one.work / "markers", out / layout.DATA, out / layout.DATA / one.plan.subset):
             with contextlib.suppress(OSError):
                 os.listdir(folder)
 
@@ -582,17 +563,17 @@ def finish(job: Job, describe: Callable[[Path], None] = write_card) -> Result:
         reports.append(report.reckon(one.plan, markers))
         rows += [marker.row() for marker in markers if marker.name]
         if any(marker.name for marker in markers):
-            manifest.write_index(out / "index" / f"{one.plan.subset}.parquet", paths)
+            manifest.write_index(out / layout.index_name(one.plan.subset), paths)
     problems = [*job.found.problems, *(problem for one in job.planned for problem in one.problems)]
     summary = report.write(out, reports, problems, job.found.unknown)
     if not rows:
-        _clear(job.work)
+        _clear(out)
         raise ReleaseError(
-            f"{job.found.path}: none of its images can be published. {out / report.SUMMARY} says why; "
+            f"{job.found.path}: none of its images can be published. {out / layout.SUMMARY} says why; "
             "mend the release and run again"
         )
     made = manifest.build(rows, job.options)
     manifest.write(out, made)
     describe(out)
-    _clear(job.work)
+    _clear(out)
     return Result(out, made, summary, written=True)

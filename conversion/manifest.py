@@ -14,12 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conversion import layout
+from conversion.disk import BUFFER, replacing, write_json
 from conversion.errors import VerificationError
-from conversion.plan import BUFFER, Options
-from conversion.shards import Marker, marker_rows, replacing, write_all
+from conversion.options import Options
+from conversion.shards import Marker, marker_rows
 from mmm_rs import FORMAT_VERSION, MODALITIES, SUBSETS, index_schema, lines_digest, manifest_digest
 
-NAME = "manifest.json"
 REPEATED = ["split", "shard", "subset", "category", "weather", "satellite", "gsd_level"]  # columns with few values
 
 
@@ -76,12 +77,7 @@ def _sum(shards: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write(out: Path, manifest: dict[str, Any]) -> None:
-    write_json(out / NAME, manifest)
-
-
-def write_json(path: Path, data: Any) -> None:
-    with replacing(path) as fd:
-        write_all(fd, (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_json(out / layout.MANIFEST, manifest)
 
 
 def read(out: Path) -> dict[str, Any] | None:
@@ -89,7 +85,7 @@ def read(out: Path) -> dict[str, Any] | None:
 
     Raises VerificationError where it is not JSON or was edited.
     """
-    path = out / NAME
+    path = out / layout.MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -25,44 +25,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conversion import alignment, names
+from conversion import alignment, layout, names
 from conversion.alignment import CHUNK, text_hashes
 from conversion.annotations import AnnotationError, Form
 from conversion.annotations import read as read_annotations
 from conversion.archives import Archive, DamagedEntry, Reader
-from conversion.errors import UsageError
-from conversion.release import ANNOTATION, IMAGE, Problem, SubsetFiles
+from conversion.disk import BUFFER
+from conversion.findings import Problem, Reported
+from conversion.options import Options
+from conversion.release import ANNOTATION, IMAGE, SubsetFiles
 from mmm_rs import MODALITIES, SUBSETS, key_hash
 
 SHARDS = 16  # and multiples: divides evenly over the usual numbers of nodes and workers
-SHARD_SIZE = 512_000_000  # bytes at the most; streams well and is retried cheaply
 BLOCK = 512  # bytes; the unit of a tar
-BUFFER = 1 << 20  # bytes gathered of a file that is written in many small pieces
 OTHERS = 3  # images named beside one that claims their place
 
 IMAGE_COLUMNS = ("source", "file", "offset", "packed", "size", "crc", "method", "part")
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options that shape the output; the manifest records them."""
-
-    seed: int = 0
-    shard_size: int = SHARD_SIZE  # bytes
-    image_key: str | None = None
-    prompt_key: str | None = None
-    keep_unprompted: bool = False
-    validation: float = 0.0  # share of the scenes
-    decode: str = "structure"  # or "full"
-
-    def __post_init__(self) -> None:
-        """Raises UsageError."""
-        if not 0 <= self.validation < 1:
-            raise UsageError(f"--validation {self.validation}: give a share of the scenes from 0 to below 1")
-        if self.shard_size < 1:
-            raise UsageError(f"--shard-size {self.shard_size}: give a size above zero")
-        if not -(10**63) < self.seed < 10**64:  # its digits are a key of blake2b
-            raise UsageError("--seed: give a number of 64 characters at the most")
 
 
 class StoredRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -95,17 +73,6 @@ class PlannedShard:
     start: int  # into the plan's order
     stop: int
     bytes: int  # at the most: sizes of records are bounds
-
-
-@dataclass(frozen=True)
-class Reported:
-    """A row of the report: an image or a record that is not published."""
-
-    kind: str
-    path: str
-    position: int | None
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -627,7 +594,7 @@ def _shards(
         before = sum(len(part) for part in result)
         result.append(mine)
         for number, (start, stop, size, count) in enumerate(_cut(sizes[mine], options.shard_size)):
-            name = f"data/{subset}/{split}-{number:05d}-of-{count:05d}.tar"
+            name = layout.shard_name(subset, split, number, count)
             shards.append(PlannedShard(name, split, before + start, before + stop, size + 2 * BLOCK))
     return np.concatenate(result), shards
 
@@ -654,8 +621,3 @@ def _cut(sizes: np.ndarray, limit: int) -> list[tuple[int, int, int, int]]:
             spans = itertools.pairwise(bounds.tolist())
             return [(start, stop, int(total[stop] - total[start]), count) for start, stop in spans]
         count += SHARDS
-
-
-def reasons(rows: Iterable[Reported]) -> Counter[tuple[str, str]]:
-    """How many rows of the report there are of each kind and reason."""
-    return Counter((row.kind, row.reason) for row in rows)

@@ -16,32 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conversion import names
+from conversion import layout, names
 from conversion.archives import DAMAGE, Archive, ArchiveError, inner_archive, read_entries
 from conversion.errors import ReleaseError, UsageError
+from conversion.findings import Problem
 from mmm_rs import SUBSETS
 
 DEPTH = 3  # archives within archives: MMM-RS.zip, its subset zips, and one more
 PARTIAL = (".baiduyun.p.downloading", ".downloading", ".crdownload", ".part", ".partial", ".aria2", ".quark", ".tmp")
 OTHER_ARCHIVES = ("rar", "7z", "tar", "tgz", "gz", "bz2", "xz")  # suffixes
-# What a conversion writes, which is no part of a release; and the files by which such a folder is known.
-PRODUCTS = ("data", "index", "report", "assets", "README.md", "croissant.json", "mmm_rs.py", "manifest.json")
-CONVERTED = PRODUCTS[-2:]
 IMAGE, ANNOTATION, OTHER = "image", "annotation", "other"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something of the release that is not used as a whole. `subset` is None where the name does not tell."""
-
-    path: str
-    code: str
-    detail: str
-    remedy: str
-    subset: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.detail}. {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -171,10 +155,10 @@ def _converted(entries: pa.Table) -> list[str]:
     folders = set.intersection(
         *(
             {name.removesuffix(last) for name in every.filter(pc.ends_with(every, last)).to_pylist()}
-            for last in CONVERTED
+            for last in layout.SIGNS
         )
     )
-    own = [name if "." in name else f"{name}/" for name in PRODUCTS] if "" in folders else []
+    own = [name if "." in name else f"{name}/" for name in layout.PRODUCTS] if "" in folders else []
     return own + sorted(folder for folder in folders if folder.endswith("/"))
 
 

@@ -13,15 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from conversion import layout
+from conversion.disk import replacing, write_json
 from conversion.errors import OutputError
-from conversion.manifest import NAME as MANIFEST
-from conversion.manifest import markers_total, write_json
-from conversion.plan import PlanFile, Reported
-from conversion.release import Problem
-from conversion.shards import Marker, replacing
+from conversion.findings import Problem, Reported, count_reasons
+from conversion.manifest import markers_total
+from conversion.plan import PlanFile
+from conversion.shards import Marker
 
-SUMMARY = "report/summary.json"
-UNPUBLISHED = "report/unpublished.parquet"
 SCHEMA = pa.schema(
     [
         ("subset", pa.string()),
@@ -51,7 +50,7 @@ def reckon(plan: PlanFile, markers: Sequence[Marker]) -> SubsetReport:
     rows = [*plan.reported, *(row for marker in markers for row in marker.reported)]
     rows.sort(key=lambda row: (row.kind, row.path, -1 if row.position is None else row.position, row.reason))
     kinds = Counter(row.kind for row in rows)
-    reasons = Counter((row.kind, row.reason) for row in rows)
+    reasons = count_reasons(rows)
     published = markers_total(markers)
     totals = {
         "images": {"released": plan.images_released, "published": sum(published.values()), "reported": kinds["image"]},
@@ -80,7 +79,7 @@ def check_balance(subset: str, totals: dict[str, Any]) -> None:
 
 def read(out: Path, subsets: Iterable[str]) -> dict[str, Any]:
     """The summary. Raises OutputError where it is missing, is none, or lacks one of the `subsets`."""
-    path = out / SUMMARY
+    path = out / layout.SUMMARY
     try:
         summary = json.loads(path.read_bytes())
         totals = [summary["total"], *(summary["subsets"][name] for name in subsets)]
@@ -145,7 +144,7 @@ def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem
             ("reason", "ascending"),
         ]
     )
-    with replacing(out / UNPUBLISHED) as fd, open(fd, "wb", closefd=False) as sink:
+    with replacing(out / layout.UNPUBLISHED) as fd, open(fd, "wb", closefd=False) as sink:
         pq.write_table(table, sink, compression="zstd")
     summary = {
         "subsets": {name: subsets[name] for name in sorted(subsets)},
@@ -153,7 +152,7 @@ def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem
         "unknown": {"images": count, "annotations": unknown.num_rows - count},
         "sources": sorted(sources, key=lambda source: (source["path"], source["problem"])),
     }
-    write_json(out / SUMMARY, summary)
+    write_json(out / layout.SUMMARY, summary)
     return summary
 
 
@@ -169,11 +168,11 @@ def _source(problem: Problem) -> dict[str, Any]:
 
 
 def _earlier(out: Path, new: set[str]) -> tuple[dict[str, Any], pa.Table | None]:
-    if not (out / MANIFEST).exists():  # a report that is left of a run that published nothing
+    if not (out / layout.MANIFEST).exists():  # a report that is left of a run that published nothing
         return {}, None
     try:
-        summary = json.loads((out / SUMMARY).read_bytes())
-        table = pq.read_table(out / UNPUBLISHED)
+        summary = json.loads((out / layout.SUMMARY).read_bytes())
+        table = pq.read_table(out / layout.UNPUBLISHED)
     except (OSError, ValueError):
         return {}, None
     other = pc.and_(

@@ -25,7 +25,9 @@ import mmm_rs
 from conversion import release
 from conversion.archives import Archive, content_id, extracted
 from conversion.errors import MMMRSError
-from conversion.plan import Options, PlanFile, Reported, make, read_batch
+from conversion.findings import Reported
+from conversion.options import Options
+from conversion.plan import PlanFile, make, read_batch
 from conversion.shards import Sample, index_row, samples
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,9 @@ Index, manifest and report are made from the markers alone.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,15 +24,12 @@ import pyarrow as pa
 
 from conversion import images, names, prompts
 from conversion.archives import Archive, DamagedEntry, Reader
-from conversion.errors import OutputError
+from conversion.disk import BUFFER, begin_writeback, replacing, write_all
 from conversion.execution import Run, Watch, check_place, check_stop
+from conversion.findings import Reported
 from conversion.images import RejectedImage
-from conversion.plan import BLOCK, BUFFER, IMAGE_COLUMNS, Reported, StoredRecord, read_batch, release_memory
+from conversion.plan import BLOCK, IMAGE_COLUMNS, StoredRecord, read_batch, release_memory
 from mmm_rs import MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, index_schema
-
-# What a file system says that cannot rename over a file.
-NO_REPLACE = (errno.EEXIST, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-TEMPORARY = f".*.{'[0-9a-f]' * 16}.tmp"  # files that `replacing` writes, before they have their name
 
 _decode_record = msgspec.msgpack.Decoder(StoredRecord).decode
 _encode_json = msgspec.json.Encoder().encode
@@ -411,97 +406,3 @@ def marker_rows(path: Path) -> pa.Table:
     """The index rows of one shard."""
     with pa.OSFile(str(path), "rb") as source:
         return pa.ipc.open_file(source).read_all()
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[int]:
-    """A file descriptor of a temporary file beside `path`, which takes its name at the end; nothing is left on failure.
-
-    An empty file does not take the name.
-
-    Raises OutputError for whatever the file system refuses.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # unlike any on another machine
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o644)
-        try:
-            yield fd
-            sync(fd)
-            empty = os.fstat(fd).st_size == 0
-        finally:
-            os.close(fd)
-        if empty:
-            os.unlink(temporary)
-            return
-        _rename(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise output_error(path, error) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-def begin_writeback(fd: int) -> None:
-    """Let the disk begin with what was written to a file, without waiting for it, and take what is on disk out of the
-    page cache, which has better uses. Linux does both when it hears that nobody will read the file soon."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def sync(fd: int) -> None:
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # a file system without fsync
-            raise
-
-
-def sync_path(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        sync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is safe when its folder is on disk. Some file systems do not let a folder be opened: nothing is to be
-    done there."""
-    with contextlib.suppress(PermissionError, IsADirectoryError):
-        sync_path(folder)
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    try:
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in NO_REPLACE or not path.exists():
-            raise
-        os.unlink(path)  # a kill here leaves no file of this name, and the next run writes it
-        os.rename(temporary, path)
-
-
-def output_error(path: Path, error: OSError | NotImplementedError) -> OutputError:
-    """What the file system refused, with the remedy."""
-    remedy = {
-        errno.ENOSPC: "Free disk space",
-        errno.EDQUOT: "Free space in your quota",
-        errno.EFBIG: "Choose a disk that takes files of this size, or a smaller --shard-size",
-        errno.EROFS: "Choose an output folder that can be written",
-        errno.EACCES: "Mend the permissions of the folder",
-        errno.EPERM: "Mend the permissions of the folder",
-    }.get(getattr(error, "errno", None) or 0, "Mend the disk or choose another output folder")
-    why = getattr(error, "strerror", None) or error
-    return OutputError(f"{path}: cannot be written: {why}. {remedy} and run the same command again")

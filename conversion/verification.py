@@ -22,12 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from conversion import images, manifest, release, report
+from conversion import images, layout, manifest, release, report
 from conversion.archives import Archive, DamagedEntry, Reader, extracted
+from conversion.disk import output_error
+from conversion.display import NAMED, first_of
 from conversion.errors import MMMRSError, VerificationError
 from conversion.execution import check_stop, completed, threads
 from conversion.release import IMAGE, SubsetFiles
-from conversion.shards import output_error
 from mmm_rs import MODALITIES, index_schema
 
 SUFFIXES = {"jpg": "rgb", "nir.jpg": "nir", "sar.jpg": "sar"}
@@ -35,7 +36,6 @@ TEXTS = {"txt": "prompt", "nir.txt": "nir_prompt", "sar.txt": "sar_prompt"}
 ORDER = ("jpg", "txt", "nir.jpg", "nir.txt", "sar.jpg", "sar.txt", "json")
 ENTRY = ("offset", "packed", "size", "crc", "method", "file")  # where an archive's entry is, for its Reader
 CHUNK = 1 << 20  # bytes
-NAMED = 20  # faults shown at the most
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def verify(
     made = manifest.read(out)
     if made is None:
         raise VerificationError(
-            f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an "
+            f"{out}: no {layout.MANIFEST} here. Give the folder that `mmm-rs convert` wrote; an "
             "unfinished conversion goes on with the same command"
         )
     faults = [*_files(out, made), *balance(out), *_card(out)]
@@ -80,7 +80,7 @@ def verify(
 
     def check(number: int) -> tuple[list[str], int]:
         shard = made["shards"][number]
-        path = _index_path(out, shard["subset"])
+        path = out / layout.index_name(shard["subset"])
         try:
             rows = _index_rows(path, ranges[shard["name"]])
         except Exception as error:  # pyarrow raises several kinds for broken files
@@ -104,18 +104,12 @@ def verify(
     return Verified(len(made["shards"]), samples, published, compared)
 
 
-def first_of(faults: Sequence[str]) -> str:
-    """Some of many faults, one a line."""
-    shown = list(dict.fromkeys(faults))
-    return "\n".join(shown[:NAMED]) + (f"\n... and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
-
-
 def _files(out: Path, made: dict[str, Any]) -> Iterator[str]:
     """Shards and index files that are missing or too many, and shards of the wrong size."""
-    names = {shard["name"] for shard in made["shards"]} | {f"index/{subset}.parquet" for subset in made["subsets"]}
+    names = {shard["name"] for shard in made["shards"]} | {layout.index_name(subset) for subset in made["subsets"]}
     there = {
         path.relative_to(out).as_posix()
-        for folder in ("data", "index")
+        for folder in (layout.DATA, layout.INDEX)
         for path in (out / folder).glob("**/*")
         if path.is_file()
     }
@@ -127,15 +121,15 @@ def _files(out: Path, made: dict[str, Any]) -> Iterator[str]:
 
 def balance(out: Path) -> Iterator[str]:
     """Where the report does not balance."""
-    path = out / report.SUMMARY
+    path = out / layout.SUMMARY
     try:
         summary = json.loads(path.read_bytes())
         for subset, totals in summary["subsets"].items():
             report.check_balance(subset, totals)
-        counted = pq.read_table(out / report.UNPUBLISHED).num_rows
+        counted = pq.read_table(out / layout.UNPUBLISHED).num_rows
         reported = sum(summary["total"][kind].get("reported", 0) for kind in ("images", "records"))
         if counted != reported + summary["unknown"]["images"]:
-            yield f"{out / report.UNPUBLISHED}: has {counted} rows, the summary counts {reported}"
+            yield f"{out / layout.UNPUBLISHED}: has {counted} rows, the summary counts {reported}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         yield f"{path}: the report is missing or does not balance: {error}. Convert again with --overwrite"
 
@@ -146,12 +140,12 @@ def _card(out: Path) -> Iterator[str]:
     from dataset_card.statistics import read_converted
 
     for name in card.written():
-        if name != card.NAME and not (out / name).is_file():
+        if name != layout.CARD and not (out / name).is_file():
             yield f"{out / name}: is missing. Run `mmm-rs card {out}`"
     try:
-        text = (out / card.NAME).read_text(encoding="utf-8", errors="replace")
+        text = (out / layout.CARD).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        yield f"{out / card.NAME}: cannot be read: {error.strerror}. Run `mmm-rs card {out}`"
+        yield f"{out / layout.CARD}: cannot be read: {error.strerror}. Run `mmm-rs card {out}`"
         return
     try:
         converted = read_converted(out)
@@ -160,10 +154,6 @@ def _card(out: Path) -> Iterator[str]:
         return
     for fault in card.faults(text, converted):
         yield f"{out}/{fault}. Run `mmm-rs card {out}`"
-
-
-def _index_path(out: Path, subset: str) -> Path:
-    return out / "index" / f"{subset}.parquet"
 
 
 def _unreadable(path: Path, error: Exception) -> str:
@@ -177,7 +167,7 @@ def _index(out: Path, made: dict[str, Any], faults: list[str]) -> dict[str, list
     """
     ranges: dict[str, list[tuple[int, int]]] = {shard["name"]: [] for shard in made["shards"]}
     for subset in made["subsets"]:
-        path = _index_path(out, subset)
+        path = out / layout.index_name(subset)
         try:
             with pq.ParquetFile(path) as index:
                 if not index.schema_arrow.equals(index_schema()):
@@ -349,7 +339,7 @@ def _compare(
 
 
 def _compare_subset(out: Path, subset: str, files: SubsetFiles, workers: int | None) -> tuple[int, list[str]]:
-    wanted = _published(_index_path(out, subset))
+    wanted = _published(out / layout.index_name(subset))
     entries = _entries(files)
     accounted = pa.concat_tables([wanted.select(["source"]), _reported(out, subset)])["source"].combine_chunks()
     lost = entries.filter(pc.invert(pc.is_in(entries["source"], value_set=accounted)))["source"]
@@ -408,7 +398,7 @@ def _published(path: Path) -> pa.Table:
 def _reported(out: Path, subset: str) -> pa.Table:
     """The images that the report names, column source."""
     mine = [("subset", "==", subset), ("kind", "==", "image")]
-    return pq.read_table(out / report.UNPUBLISHED, columns=["path"], filters=mine).rename_columns(["source"])
+    return pq.read_table(out / layout.UNPUBLISHED, columns=["path"], filters=mine).rename_columns(["source"])
 
 
 def _entries(files: SubsetFiles) -> pa.Table:

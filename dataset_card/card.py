@@ -5,7 +5,7 @@ origin come from `mmm_rs.SUBSETS`. The same folder gives the same card, byte for
 
 A person's own text survives a rewrite where it stands between the lines
 
-    <!-- own: NAME -->
+    <!-- own: layout.CARD -->
     <!-- end own -->
 
 of which the card has two, and anyone may add more. The same marks with `#` do it for the YAML.
@@ -21,16 +21,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import mmm_rs
+from conversion import layout
+from conversion.disk import write_file
 from conversion.errors import UsageError
-from conversion.shards import replacing, write_all
 from dataset_card import text
 from dataset_card.statistics import Converted, read_converted
 
 if TYPE_CHECKING:
     from dataset_card.figures import Read
 
-NAME = "README.md"
-MODULE = "mmm_rs.py"
 REPOSITORY = "org/MMM-RS"  # stands in the examples until the first upload tells the real one
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)  # bounds of the hub's size categories, samples
 
@@ -53,26 +52,24 @@ def write_card(out: str | os.PathLike[str], repo_id: str | None = None, read: Re
 
     out = Path(out)
     converted = read_converted(out)
-    before = _read(out / NAME)
-    with replacing(out / MODULE) as fd:
-        write_all(fd, Path(mmm_rs.__file__).read_bytes())
+    before = _read(out / layout.CARD)
+    write_file(out / layout.MODULE, Path(mmm_rs.__file__).read_bytes())
     pictures = write_figures(converted, read)
     write_croissant(converted)
-    card = render(converted, pictures, repo_id or repository(before) or REPOSITORY, own_parts(before, out / NAME))
-    with replacing(out / NAME) as fd:
-        write_all(fd, card.encode())
+    card = render(
+        converted, pictures, repo_id or repository(before) or REPOSITORY, own_parts(before, out / layout.CARD)
+    )
+    write_file(out / layout.CARD, card.encode())
 
 
 def written() -> tuple[str, ...]:
     """What `write_card` writes into every converted folder."""
-    from dataset_card import croissant
-
-    return NAME, croissant.NAME, MODULE, "assets/pairs.png", "assets/prompts.png"
+    return layout.CARD, layout.CROISSANT, layout.MODULE, layout.PAIRS_FIGURE, layout.PROMPTS_FIGURE
 
 
 def check_card(out: Path) -> None:
     """Raises UsageError where a card is there that cannot be rewritten without losing a person's text."""
-    path = out / NAME
+    path = out / layout.CARD
     _own_keys(own_parts(_read(path), path).get("yaml", ""), path)
 
 
@@ -80,7 +77,7 @@ def render(converted: Converted, pictures: list[str], repo_id: str, own: dict[st
     """The whole card. `own`: name of a kept part -> its text, lines included."""
     kept = dict(own)
     own_yaml = kept.pop("yaml", "")
-    theirs = _own_keys(own_yaml, converted.out / NAME)
+    theirs = _own_keys(own_yaml, converted.out / layout.CARD)
     ours = {key: value for key, value in metadata(converted).items() if key not in theirs}
     front = yaml.safe_dump(ours, sort_keys=False, allow_unicode=True, width=2**20) + _part("yaml", own_yaml, "#")
     body = re.sub(
@@ -157,14 +154,13 @@ def write_own(out: str | os.PathLike[str], name: str, kept: str) -> None:
 
     Raises UsageError where the card has no such part.
     """
-    path = Path(out) / NAME
+    path = Path(out) / layout.CARD
     card = _read(path)
     if name not in own_parts(card, path):
         raise UsageError(f"{path}: has no part `own: {name}`. Write the card anew first: `mmm-rs card {out}`")
     part = rf"^<!-- own: {re.escape(name)} -->\n.*?^<!-- end own -->\n"
     kept = kept if not kept or kept.endswith("\n") else kept + "\n"
-    with replacing(path) as fd:
-        write_all(fd, re.sub(part, lambda match: _part(name, kept), card, count=1, flags=re.M | re.S).encode())
+    write_file(path, re.sub(part, lambda match: _part(name, kept), card, count=1, flags=re.M | re.S).encode())
 
 
 def repository(card: str) -> str | None:
@@ -176,7 +172,7 @@ def repository(card: str) -> str | None:
 
 def named_repository(out: Path) -> str | None:
     """The repository that the examples of a folder's card name; None where it has no card."""
-    return repository(_read(out / NAME))
+    return repository(_read(out / layout.CARD))
 
 
 def _read(path: Path) -> str:
@@ -221,9 +217,9 @@ def faults(card: str, converted: Converted) -> list[str]:
     try:
         said = yaml.safe_load(found[1]) if found else None
     except yaml.YAMLError as error:
-        return [f"{NAME}: its YAML cannot be read: {' '.join(str(error).split())}"]
+        return [f"{layout.CARD}: its YAML cannot be read: {' '.join(str(error).split())}"]
     if not isinstance(said, dict):
-        return [f"{NAME}: has no YAML"]
+        return [f"{layout.CARD}: has no YAML"]
     expected = metadata(converted)
     wrong = []
     for key in ("configs", "dataset_info"):
@@ -235,13 +231,15 @@ def faults(card: str, converted: Converted) -> list[str]:
         }
         for one in expected[key]:
             if by_name.pop(one["config_name"], None) != one:
-                wrong.append(f"{NAME}: {key} of {one['config_name']} is not what manifest and index say")
-        wrong += [f"{NAME}: {key} has {name}, of which there is no shard" for name in by_name]
+                wrong.append(f"{layout.CARD}: {key} of {one['config_name']} is not what manifest and index say")
+        wrong += [f"{layout.CARD}: {key} has {name}, of which there is no shard" for name in by_name]
     for config, counts in text.counts(converted).items():
         row = re.search(rf"^\| `{re.escape(config)}` \|(.*)$", card, re.M)
         cells = [cell.strip() for cell in row[1].split("|")][: len(counts)] if row else None
         if cells != counts:
-            wrong.append(f"{NAME}: the table of subsets says {cells} for {config}, manifest and index say {counts}")
+            wrong.append(
+                f"{layout.CARD}: the table of subsets says {cells} for {config}, manifest and index say {counts}"
+            )
     return wrong
 
 

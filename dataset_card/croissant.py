@@ -22,12 +22,12 @@ from typing import Any
 import pyarrow as pa
 
 import mmm_rs
-from conversion.shards import replacing, write_all
+from conversion import layout
+from conversion.disk import write_file
 from dataset_card import text
 from dataset_card.statistics import Converted
 from mmm_rs import ALL, HOMEPAGE, MODALITIES
 
-NAME = "croissant.json"
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/geo/1.0"]
 PUBLISHED = "2024-10-29"  # of the paper's preprint, arXiv 2410.22362
 TAR, PARQUET = "application/x-tar", "application/x-parquet"
@@ -91,8 +91,7 @@ CONTEXT: Node = {
 
 def write_croissant(converted: Converted) -> None:
     """Write `croissant.json`. Raises OutputError where it cannot be written."""
-    with replacing(converted.out / NAME) as fd:
-        write_all(fd, render(converted).encode())
+    write_file(converted.out / layout.CROISSANT, render(converted).encode())
 
 
 def render(converted: Converted) -> str:
@@ -116,13 +115,13 @@ def describe(converted: Converted) -> Node:
                     "@type": "cr:FileSet",
                     "@id": "index",
                     "name": "index",
-                    "includes": "index/*.parquet",
+                    "includes": layout.index_name("*"),
                     "description": "The index of every subset.",
                     "encodingFormat": PARQUET,
                 }
             )
         else:
-            index = {"fileObject": {"@id": f"index/{config}.parquet"}}
+            index = {"fileObject": {"@id": layout.index_name(config)}}
         mine = [shard["name"] for shard in shards if shard["subset"] in names]
         for modality in modalities:
             distribution.append(_images(config, modality, mine))
@@ -162,7 +161,7 @@ def _file(name: str, size: int, sha256: str, encoding: str) -> Node:
 
 
 def _index_file(out: Path, subset: str) -> Node:
-    name = f"index/{subset}.parquet"
+    name = layout.index_name(subset)
     sha256 = hashlib.sha256()
     with open(out / name, "rb") as file:
         while block := file.read(1 << 20):

@@ -18,10 +18,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
+from conversion import layout
+from conversion.disk import write_file
 from conversion.errors import OutputError
-from conversion.shards import replacing, write_all
 from dataset_card.statistics import WORDS_A_BIN, Converted
-from mmm_rs import MODALITIES, PROMPT_COLUMNS, SUBSETS
+from mmm_rs import MODALITIES, PROMPT_COLUMNS
 
 LEVELS = {
     "ultra_high": "ultra high, < 0.5 m",
@@ -45,8 +46,6 @@ ROWS = 2  # rows of samples in a contact sheet
 TEXT, LINE = 15, 19  # pixels: height of the letters, distance of the lines
 LOOKED_AT = 2_000  # samples among which those shown are chosen; the order of the shards is random
 
-NAMES = frozenset(("pairs.png", "prompts.png", *(f"samples-{subset}.jpg" for subset in SUBSETS)))
-
 Read = Callable[[str, int, int], bytes]
 """Bytes of a shard, by its name, their offset and their number."""
 
@@ -56,18 +55,15 @@ def write_figures(converted: Converted, read: Read | None = None) -> list[str]:
 
     `read`: where the shards are read from, instead of the folder.
     """
-    assets = converted.out / "assets"
-    pictures = {"pairs.png": pairs_figure(converted), "prompts.png": prompts_figure(converted)}
+    pictures = {layout.PAIRS_FIGURE: pairs_figure(converted), layout.PROMPTS_FIGURE: prompts_figure(converted)}
     for subset in converted.subsets:
         if sheet := contact_sheet(choose(converted.out, subset, read)):
-            pictures[f"samples-{subset}.jpg"] = sheet
+            pictures[layout.samples_figure(subset)] = sheet
     for name, data in pictures.items():
-        with replacing(assets / name) as fd:
-            write_all(fd, data)
-    for old in assets.iterdir():
-        if old.name in NAMES and old.name not in pictures:
-            old.unlink()  # a subset that is gone
-    return [f"assets/{name}" for name in pictures]
+        write_file(converted.out / name, data)
+    for old in layout.FIGURES - pictures.keys():
+        (converted.out / old).unlink(missing_ok=True)  # of a subset that is gone
+    return list(pictures)
 
 
 def pairs_figure(converted: Converted) -> bytes:
@@ -200,7 +196,7 @@ def choose(out: Path, subset: str, read: Read | None = None) -> list[Shown]:
     labels = ["weather", "gsd_level", "category"]
     places = [f"{modality}_{name}" for modality in MODALITIES for name in ("offset", "size")]
     columns = ["key", "shard", *labels, *PROMPT_COLUMNS.values(), *places]
-    with pq.ParquetFile(out / "index" / f"{subset}.parquet") as index:
+    with pq.ParquetFile(out / layout.index_name(subset)) as index:
         batch = next(index.iter_batches(LOOKED_AT, columns=columns), None)
     rows = batch.to_pylist() if batch else []
     modalities = [m for m in MODALITIES if any(row[f"{m}_size"] is not None for row in rows)]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from conversion import manifest, report
+from conversion import layout, manifest, report
 from conversion.errors import OutputError
 from mmm_rs import MODALITIES, PROMPT_COLUMNS, SUBSETS
 
@@ -80,12 +80,12 @@ def read_converted(out: Path) -> Converted:
     made = read_manifest(out)
     summary = report.read(out, made["subsets"])
     held = [name for name in SUBSETS if made["subsets"].get(name, {}).get("samples")]
-    statistics = {name: read_statistics(out / "index" / f"{name}.parquet") for name in held}
+    statistics = {name: read_statistics(out / layout.index_name(name)) for name in held}
     for name, counted in statistics.items():
         said = made["subsets"][name]
         if (counted.samples, counted.pairs) != (said["samples"], said["pairs"]):
             raise OutputError(
-                f"{out / 'index' / name}.parquet: its {counted.samples} samples and pairs {counted.pairs} are not the "
+                f"{out / layout.index_name(name)}: its {counted.samples} samples and pairs {counted.pairs} are not the "
                 f"manifest's {said['samples']} and {said['pairs']}. Run `mmm-rs verify` to see which of them is wrong"
             )
     return Converted(out, made, summary, statistics)
@@ -101,7 +101,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
         )
     if made is None:
         raise OutputError(
-            f"{out}: no {manifest.NAME} here. Give the folder that `mmm-rs convert` wrote; an unfinished "
+            f"{out}: no {layout.MANIFEST} here. Give the folder that `mmm-rs convert` wrote; an unfinished "
             "conversion goes on with the same command"
         )
     return made
@@ -162,7 +162,7 @@ def rows_by_shard(out: Path, subsets: Iterable[str]) -> Counter:
     """shard -> rows that the index has of it."""
     counted: Counter = Counter()
     for subset in subsets:
-        with pq.ParquetFile(out / "index" / f"{subset}.parquet") as index:
+        with pq.ParquetFile(out / layout.index_name(subset)) as index:
             for batch in index.iter_batches(columns=["shard"]):
                 counted.update(_counts(batch["shard"]))
     return counted

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 import mmm_rs
-from conversion.report import UNPUBLISHED
+from conversion import layout
+from conversion.display import size
 from dataset_card.provenance import PAPER, PROVENANCE, Provenance
 from dataset_card.statistics import Converted, Statistics, opened_parquet
 from mmm_rs import FIELDS, HOMEPAGE, MEMBERS, MODALITIES, PROMPT_COLUMNS, SUBSETS
@@ -44,8 +45,6 @@ def body(converted: Converted, pictures: list[str], repo_id: str) -> str:
 
 
 def about(converted: Converted) -> str:
-    from conversion.inspection import size  # which imports the conversion, which imports the card
-
     samples = sum(s.samples for s in converted.statistics.values())
     pairs = {m: sum(s.pairs[m] for s in converted.statistics.values()) for m in MODALITIES}
     parts = ", ".join(f"{number:,} {MODALITY_NAMES[m]}" for m, number in pairs.items() if number)
@@ -379,7 +378,7 @@ def _reasons(converted: Converted) -> Iterator[tuple[str, str, str, str]]:
     """(kind, reason, number, an example) over all rows of the report."""
     counts: dict[tuple[str, str], int] = {}
     examples: dict[tuple[str, str], str] = {}
-    with opened_parquet(converted.out / UNPUBLISHED) as report:
+    with opened_parquet(converted.out / layout.UNPUBLISHED) as report:
         for batch in report.iter_batches(columns=["kind", "path", "reason", "detail"]):
             kinds = pc.binary_join_element_wise(batch["kind"], batch["reason"], "\0")
             for found in pc.value_counts(kinds).to_pylist():

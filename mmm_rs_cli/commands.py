@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from conversion.job import Result
-    from conversion.plan import Options
+    from conversion.options import Options
 
 
 def inspect(arguments: argparse.Namespace) -> int:
@@ -115,7 +115,7 @@ def card(arguments: argparse.Namespace) -> int:
 
 
 def preview(arguments: argparse.Namespace) -> int:
-    from conversion.inspection import size
+    from conversion.display import size
     from mmm_rs_cli.preview import write_preview
 
     page = write_preview(arguments.out, arguments.config, arguments.output)
@@ -207,7 +207,7 @@ load it:
 
 def _options(arguments: argparse.Namespace) -> Options:
     """The options that shape the output."""
-    from conversion.plan import SHARD_SIZE, Options
+    from conversion.options import SHARD_SIZE, Options
 
     return Options(
         arguments.seed,

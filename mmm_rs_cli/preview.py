@@ -21,9 +21,9 @@ from typing import Any
 from PIL import Image
 
 from conversion import images
+from conversion.disk import write_file
 from conversion.errors import UsageError
 from conversion.prompts import marked
-from conversion.shards import replacing, write_all
 from dataset_card.figures import LEVELS
 from dataset_card.provenance import PROVENANCE
 from dataset_card.statistics import read_manifest
@@ -79,8 +79,7 @@ def write_preview(out: Path, configs: Sequence[str] | None = None, output: Path 
     most = IMAGES // sum(len(SUBSETS[name].modalities) for name in subsets)
     samples = {name: spread(out, name, most) for name in subsets}
     page = render(out, made, samples).encode()
-    with replacing(path) as fd:
-        write_all(fd, page)
+    write_file(path, page)
     return Preview(path, sum(map(len, samples.values())), len(samples), len(page))
 
 

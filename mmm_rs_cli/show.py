@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from conversion import images, names, prompts
+from conversion import images, layout, names, prompts
+from conversion.disk import write_file
 from conversion.errors import UsageError, VerificationError
-from conversion.shards import replacing, write_all
 from dataset_card.statistics import opened_parquet, read_manifest
 from mmm_rs import MEMBERS, MODALITIES, PROMPT_COLUMNS
 
@@ -83,7 +83,7 @@ def find(out: Path, key: str) -> Sample:
     subsets = sorted(read_manifest(out)["subsets"], key=lambda name: not key.startswith(names.clean(name) + "/"))
     searched = []
     for subset in subsets:
-        with opened_parquet(out / "index" / f"{subset}.parquet") as index:
+        with opened_parquet(out / layout.index_name(subset)) as index:
             keys = index.read(columns=["key"])["key"]
             if (at := pc.index(keys, key).as_py()) >= 0:
                 return _sample(_rows(index, [at])[0])
@@ -97,7 +97,7 @@ def spread(out: Path, subset: str, most: int) -> list[Sample]:
 
     Raises OutputError where the index cannot be read.
     """
-    with opened_parquet(out / "index" / f"{subset}.parquet") as index:
+    with opened_parquet(out / layout.index_name(subset)) as index:
         total = index.metadata.num_rows
         count = min(most, total)
         return [_sample(row) for row in _rows(index, [number * total // count for number in range(count)])]
@@ -216,8 +216,7 @@ def save(out: Path, sample: Sample, folder: Path) -> list[Path]:
     if existing := [path for path in files if path.exists()]:
         raise UsageError(f"{existing[0]}: exists and is not overwritten. Remove it or give another folder")
     for path, data in files.items():
-        with replacing(path) as fd:
-            write_all(fd, data)
+        write_file(path, data)
     return list(files)
 
 

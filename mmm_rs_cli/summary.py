@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from conversion.inspection import size
+from conversion.display import size
 from mmm_rs import MODALITIES, SUBSETS
 from mmm_rs_cli.terminal import table
 

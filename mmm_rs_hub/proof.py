@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from conversion import manifest, report, verification
+from conversion import layout, verification
+from conversion.display import first_of, size
 from conversion.errors import MMMRSError, UsageError, VerificationError
-from conversion.inspection import size
-from conversion.verification import first_of
 from dataset_card import card, croissant
 from mmm_rs import MODALITIES
 from mmm_rs_hub.client import AGAIN, Hub, LocalFile, RemoteFile, default_api, holds, local_file
@@ -27,8 +26,10 @@ if TYPE_CHECKING:
 
     from dataset_card.statistics import Converted
 
-FOLDERS = ("data/", "index/", "report/", "assets/")  # the conversion's alone
-READ = ("data/", "index/", "report/")  # those of which the manifest tells every file
+FOLDERS = tuple(f"{folder}/" for folder in layout.FOLDERS)  # the conversion's alone
+READ = tuple(
+    f"{folder}/" for folder in (layout.DATA, layout.INDEX, layout.REPORT)
+)  # those of which the manifest tells every file
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,11 @@ def verify_hub(
         small = [
             path
             for path in there
-            if path in (card.NAME, manifest.NAME, croissant.NAME) or path.startswith(("index/", "report/"))
+            if path in (layout.CARD, layout.MANIFEST, layout.CROISSANT)
+            or path.startswith((f"{layout.INDEX}/", f"{layout.REPORT}/"))
         ]
-        if manifest.NAME not in small:
-            raise VerificationError(f"{url}: no {manifest.NAME} there. Finish its upload, or it is another dataset")
+        if layout.MANIFEST not in small:
+            raise VerificationError(f"{url}: no {layout.MANIFEST} there. Finish its upload, or it is another dataset")
         hub.download(copy, small)
         try:
             faults, made = check_copy(copy, there)
@@ -162,8 +164,8 @@ def check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], dic
             faults.append(f"{name}: what was downloaded is not what the hub lists")
     converted = read_converted(copy)
     made = converted.manifest
-    names = {shard["name"] for shard in made["shards"]} | {f"index/{subset}.parquet" for subset in made["subsets"]}
-    names |= {report.SUMMARY, report.UNPUBLISHED}
+    names = {shard["name"] for shard in made["shards"]} | {layout.index_name(subset) for subset in made["subsets"]}
+    names |= {layout.SUMMARY, layout.UNPUBLISHED}
     faults += [fault for shard in made["shards"] if (fault := shard_fault(shard, there))]
     faults += [f"{path}: is not on the hub" for path in sorted(names - there.keys())]
     faults += [f"{path}: is not the manifest's" for path in there if path.startswith(READ) and path not in names]
@@ -173,9 +175,9 @@ def check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], dic
     for shard in made["shards"]:
         if rows[shard["name"]] != shard["samples"]:
             faults.append(f"{shard['name']}: {rows[shard['name']]} rows of the index, {shard['samples']} samples said")
-    faults += card.faults(_text(copy / card.NAME), converted)
-    if _text(copy / croissant.NAME) != croissant.render(converted):
-        faults.append(f"{croissant.NAME}: is not what manifest and index say")
+    faults += card.faults(_text(copy / layout.CARD), converted)
+    if _text(copy / layout.CROISSANT) != croissant.render(converted):
+        faults.append(f"{layout.CROISSANT}: is not what manifest and index say")
     return faults, made
 
 
@@ -185,7 +187,7 @@ def _report(converted: Converted) -> Iterator[str]:
         held = {m: sum(n for those, n in counted.together.items() if m in those) for m in MODALITIES}
         said = converted.summary["subsets"].get(name, {}).get("by_modality")
         if said != held:
-            yield f"{report.SUMMARY}: images of {name} by modality are {said}, the index has {held}"
+            yield f"{layout.SUMMARY}: images of {name} by modality are {said}, the index has {held}"
 
 
 def _text(path: Path) -> str:
@@ -195,7 +197,7 @@ def _text(path: Path) -> str:
 def _read_shard(copy: Path, shard: dict[str, Any]) -> list[str]:
     import pyarrow.parquet as pq
 
-    index = copy / "index" / f"{shard['subset']}.parquet"
+    index = copy / layout.index_name(shard["subset"])
     rows = pq.read_table(index, filters=[("shard", "==", shard["name"])]).to_pylist()
     found, _ = verification.check_shard(copy, shard, rows)
     return found

@@ -24,14 +24,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conversion import manifest
+from conversion import layout, manifest
+from conversion.display import first_of, size
 from conversion.errors import OutputError, UsageError, VerificationError
 from conversion.execution import completed, threads
-from conversion.inspection import size
 from conversion.job import Job, Result, check_disk, finish, opened, write_shards
-from conversion.plan import Options
+from conversion.options import Options
 from conversion.shards import finished, marker_rows, read_marker
-from conversion.verification import check_shard, first_of
+from conversion.verification import check_shard
 from dataset_card import card
 from mmm_rs_hub.client import Hub, LocalFile, RemoteFile, default_api, holds, shard_file
 from mmm_rs_hub.proof import Proof, check_copy, prove
@@ -148,7 +148,7 @@ def _check_held(hub: Hub, there: dict[str, RemoteFile], staging: Path, made: dic
     if lacking:
         raise OutputError(
             f"{hub.repo_id} at {hub.revision}: {len(lacking):,} of the {len(shards):,} shards that "
-            f"{staging / manifest.NAME} describes are not there, for example {lacking[0]}. "
+            f"{staging / layout.MANIFEST} describes are not there, for example {lacking[0]}. "
             "--overwrite converts and sends them again"
         )
 
@@ -182,7 +182,7 @@ def _send_shards(job: Job, shards: _Shards, keep: int) -> None:
         shards.send(batch)
     write_shards(job, at_once=keep, then=shards.send)
     shards.commit(0)
-    for folder in [*(job.out / "data").glob("*"), job.out / "data"]:
+    for folder in [*(job.out / layout.DATA).glob("*"), job.out / layout.DATA]:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 

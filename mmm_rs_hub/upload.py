@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conversion import manifest
+from conversion import layout, manifest
+from conversion.display import size
 from conversion.errors import OutputError, UsageError
-from conversion.inspection import size
 from conversion.job import check_called
 from dataset_card import card
 from mmm_rs_hub.client import Hub, LocalFile, RemoteFile, default_api, holds, local_file, shard_file, short
@@ -35,7 +35,7 @@ MOST_ENTRIES = 10_000  # in a folder
 LARGEST_FILE = 200 * 10**9  # bytes
 GROUP = 90  # files a commit; the hub recommends fewer than 100
 
-LAST = (card.NAME, manifest.NAME)
+LAST = (layout.CARD, layout.MANIFEST)
 
 
 def upload(
@@ -129,11 +129,10 @@ def check_name(repo_id: str) -> None:
 
 def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The manifest of a folder that is finished and right; see `conversion.verification` for what is checked."""
-    from conversion.job import WORK
     from conversion.verification import verify
 
     made = manifest.read(out)
-    if made is None or (out / WORK / "options.json").exists():
+    if made is None or (out / layout.BEGUN).exists():
         raise OutputError(f"{out}: its conversion is not finished. Run the same `mmm-rs convert` again, then upload")
     say(f"{out}: verifying {len(made['shards']):,} shards")
     verify(out)
@@ -142,12 +141,10 @@ def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
 def local_files(out: Path, made: dict[str, Any]) -> list[LocalFile]:
     """The files to be sent: the manifest's shards by path, then the others."""
-    from conversion.release import PRODUCTS
-
     paths: list[Path] = []
-    for name in PRODUCTS:
+    for name in layout.PRODUCTS:
         path = out / name
-        if name != "data":
+        if name != layout.DATA:
             paths += sorted(inner for inner in path.rglob("*") if inner.is_file()) if path.is_dir() else [path]
     shards = sorted((shard_file(shard) for shard in made["shards"]), key=lambda file: file.path)
     return [*shards, *(local_file(out, path) for path in paths if not path.name.startswith("."))]

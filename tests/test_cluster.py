@@ -22,8 +22,8 @@ import pytest
 from conversion import cluster, convert, execution, shards
 from conversion.errors import OutputError, ReleaseError
 from conversion.execution import Interrupted, Watch, announced, check_place, program
-from conversion.job import WORK
-from conversion.plan import Options
+from conversion.layout import WORK
+from conversion.options import Options
 from mmm_rs_cli import cli
 from tests import releases
 from tests.test_conversion import tree

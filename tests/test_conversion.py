@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from conversion import convert, verify
+from conversion.disk import RESERVE
 from conversion.errors import OutputError, ReleaseError, UsageError, VerificationError
 from conversion.inspection import inspect
-from conversion.job import RESERVE
-from conversion.plan import Options
+from conversion.options import Options
 from conversion.shards import read_marker
 from dataset_card.card import write_card, write_own
 from mmm_rs import PROMPT_COLUMNS

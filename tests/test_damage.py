@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from conversion import convert, verify
-from conversion.plan import Options
+from conversion.options import Options
 from tests import releases
 from tests.releases import DEFLATED, STORED, RawEntry
 from tests.test_conversion import members, reasons, unpublished

@@ -5,6 +5,7 @@ It runs in a folder that has what `mmm-rs demo` leaves, with a hub on loopback t
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import pytest
 from huggingface_hub import HfApi, constants
 
-from conversion import convert
+from conversion import archives, convert, findings
 from mmm_rs_cli.demo.synthetic import write_release
 from mmm_rs_hub.upload import upload
 from tests.hub import TOKEN, Hub
@@ -156,11 +157,31 @@ def test_every_block_runs(place, tmp_path, monkeypatch, torch):
     assert done.stdout.splitlines() == [block.name for block in mine]
 
 
-def test_every_reason_of_the_report_is_explained():
-    from conversion.archives import PROBLEMS
+@pytest.mark.parametrize("heading", ["reason of an image", "reason of a record", "problem of a source"])
+def test_docs_explain_each_code_of_the_report_in_the_words_of_the_program(heading):
+    table = (ROOT / "docs/format.md").read_text().split(f"| {heading} | meaning |\n|---|---|\n")[1].split("\n\n")[0]
+    explained = dict(re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", table, re.M))
+    kinds = {
+        "reason of an image": findings.IMAGE_REASONS,
+        "reason of a record": findings.RECORD_REASONS,
+        "problem of a source": findings.PROBLEMS,
+    }
+    assert explained == kinds[heading]
 
-    explained = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs/format.md").read_text().split("## Report")[1]))
-    assert explained >= set(PROBLEMS)
+
+def test_every_code_that_the_program_gives_is_in_the_tables():
+    """Each call that names a code as a literal, wherever it stands in its arguments."""
+    codes = findings.REASONS | findings.PROBLEMS
+    kinds = {"Reported", "Problem", "DamagedEntry", "RejectedImage"}
+    named = set()
+    for path in (ROOT / "conversion").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in kinds:
+                words = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                named |= {word for word in words if re.fullmatch("[a-z]+(_[a-z]+)+|[a-z]{5,}", word)}
+    named -= {"image", "record"}  # kinds, not codes
+    assert len(named) > 20 and named - codes.keys() == set()
+    assert archives.PROBLEMS.keys() <= codes.keys()
 
 
 def test_troubleshooting_quotes_what_the_program_says():

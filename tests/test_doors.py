@@ -21,7 +21,7 @@ import pytest
 
 import mmm_rs
 from conversion import convert
-from conversion.plan import Options
+from conversion.options import Options
 from tests import releases
 
 ROOT = Path(__file__).parents[1]

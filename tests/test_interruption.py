@@ -15,7 +15,7 @@ import pytest
 
 from conversion import convert, shards
 from conversion.errors import REPORTED, OutputError
-from conversion.job import WORK
+from conversion.layout import WORK
 from tests import releases, stopping
 from tests.test_conversion import tree
 

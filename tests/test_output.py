@@ -19,8 +19,9 @@ import PIL.Image
 import pytest
 
 from conversion import convert
+from conversion.disk import RESERVE
 from conversion.errors import REPORTED, OutputError
-from conversion.job import RESERVE, WORK
+from conversion.layout import WORK
 from tests import releases, stopping
 from tests.test_conversion import tree
 
@@ -94,7 +95,7 @@ def test_a_disk_that_fills_up(step, release, expected, tmp_path):
                     while True:
                         file.write(bytes(4096))
 
-        with pytest.raises(OutputError, match=r"No space left on device\. Free disk space and run"):
+        with pytest.raises(OutputError, match=r"No space left on device\. Free disk space, then run"):
             convert(release, disk / "out", workers=1, progress=fill)
         assert len(done) >= step
         assert finished(disk / "out").items() <= expected.items()
@@ -167,7 +168,7 @@ def test_permission_denied(denied, shared, expected, tmp_path):
     give(out)
     (out / denied).chmod(0o555)
     run = command(shared / "release", out, tmp_path, become_nobody)
-    one_line(run, f"{out / denied}/", "Permission denied", "Mend the permissions of the folder")
+    one_line(run, f"{out / denied}/", "Permission denied", "Fix the permissions of the folder")
     assert finished(out).items() <= expected.items()
     (out / denied).chmod(0o755)
     assert command(shared / "release", out, tmp_path).code == REPORTED

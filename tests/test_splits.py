@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from conversion import convert, names, verify
-from conversion.plan import Options
+from conversion.options import Options
 from mmm_rs_cli import cli
 from tests import releases
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conversion import archives, convert, manifest, release, verify
+from conversion import archives, convert, layout, manifest, release, verify
 from conversion.errors import VerificationError
 from tests import releases
 
@@ -55,11 +55,11 @@ def only_fault(out: Path, name: str, *says: str) -> None:
 
 def edit_manifest(out: Path, change, digest: bool = True) -> None:
     """By someone who knows that the digest has to fit, or not."""
-    made = json.loads((out / manifest.NAME).read_bytes())
+    made = json.loads((out / layout.MANIFEST).read_bytes())
     change(made)
     if digest:
         made["digest"] = manifest.manifest_digest(made)
-    (out / manifest.NAME).write_text(json.dumps(made))
+    (out / layout.MANIFEST).write_text(json.dumps(made))
 
 
 def admit(out: Path, name: str) -> None:
@@ -247,17 +247,17 @@ def test_an_edited_manifest(what, digest, out):
     edit_manifest(out, EDITS[what], digest)
     found = faults(out)
     if not digest:
-        assert len(found) == 1 and found[0].startswith(f"{out / manifest.NAME}: was edited or damaged")
+        assert len(found) == 1 and found[0].startswith(f"{out / layout.MANIFEST}: was edited or damaged")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe"])
 def test_a_manifest_that_is_none(data, out):
-    (out / manifest.NAME).write_bytes(data)
-    assert str(out / manifest.NAME) in faults(out)[0]
+    (out / layout.MANIFEST).write_bytes(data)
+    assert str(out / layout.MANIFEST) in faults(out)[0]
 
 
 def test_no_manifest(out):
-    (out / manifest.NAME).unlink()
+    (out / layout.MANIFEST).unlink()
     assert "an unfinished conversion goes on with the same command" in faults(out)[0]
 
 

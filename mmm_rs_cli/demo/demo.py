@@ -12,9 +12,9 @@ from typing import Any
 from PIL import Image
 
 from conversion import convert
+from conversion.disk import write_file
 from conversion.errors import UsageError
 from conversion.job import Result
-from conversion.shards import replacing, write_all
 from dataset_card.card import write_own
 from mmm_rs import MODALITIES, SUBSETS
 from mmm_rs_cli.demo.synthetic import write_release
@@ -54,8 +54,7 @@ def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
             f"{folder}: holds MMM-RS or MMM-RS-hub, which the demo did not make and would write over. "
             "Give another folder"
         )
-    with replacing(mark) as fd:
-        write_all(fd, b"What lies here was made by `mmm-rs demo`, which writes over it when it is run again.\n")
+    write_file(mark, b"What lies here was made by `mmm-rs demo`, which writes over it when it is run again.\n")
     say("drawing a synthetic release in upstream's layout")
     made = write_release(folder)
     say(f"converting {made.path} to {out}")
@@ -72,8 +71,7 @@ def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
         expected = result.manifest["subsets"][subset]["samples"]
         assert [door.samples for door in both] == [expected] * 2, f"{subset}: loaded {both}, written {expected}"
     sheet = folder / "contact-sheet.jpg"
-    with replacing(sheet) as fd:
-        write_all(fd, _sheet(out, doors))
+    write_file(sheet, _sheet(out, doors))
     return Demo(made.path, result, doors, sheet)
 
 
@@ -114,7 +112,7 @@ def _sheet(out: Path, subsets: Iterable[str]) -> bytes:
 
 def table(demo: Demo) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of what was made and loaded. Rates are of whole samples with decoded images, start included."""
-    from conversion.inspection import size
+    from conversion.display import size
 
     head = ("subset", "samples", *(f"{m} pairs" for m in MODALITIES), "shards", "size", "no code /s", "builder /s")
     rows = [

@@ -1,0 +1,117 @@
+"""What can be wrong with a release: the vocabulary of the report.
+
+A *problem* concerns a whole source (an archive, an annotation file, a folder). What is *reported* is one image or one
+record that is not published. Both carry a code from the tables below, which docs/format.md explains in the same words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+IMAGE_REASONS = {
+    # it has no counterpart, or claims what another image does
+    "no_record": "no usable record names it",
+    "same_place": "two images claim one place and modality",
+    "same_name": "images with different content have one name",
+    "duplicate_image": "an image of the same name and content is published already",
+    "unknown_modality": "neither its name nor its folder tells the modality",
+    "unknown_subset": "nothing in its path names one of the ten subsets",
+    # its bytes in the archive or folder are damaged
+    "crc_mismatch": "its CRC32 is not the one that the archive states",
+    "truncated": "its bytes end early",
+    "size_mismatch": "its size is not the one that the archive states, or not a possible one",
+    "inflate_error": "its compressed bytes cannot be inflated",
+    "bad_local_header": "there is no entry where the archive's directory says",
+    "overlap": "its bytes reach into the next entry or out of the archive",
+    "read_error": "the disk cannot read its bytes",
+    "missing_file": "its file is gone",
+    "too_large": "it is larger than an image can be",
+    # its entry is not read
+    "encrypted": "it is encrypted",
+    "unsupported_compression": "it is compressed by a method that is not read",
+    "unsupported_version": "it asks for a reader of a later version of the zip format than 6.3",
+    "bad_directory_entry": "its fields in the archive's directory contradict each other",
+    "unsafe_name": "its name is absolute, leads outside, is empty, unreadable or too long, or holds a NUL",
+    "link": "it is a symbolic link, which is not followed",
+    "not_a_file": "it is a device, a pipe or a socket",
+    "unreadable_folder": "it is a folder that may not be read",
+    # it is not a whole image
+    "empty": "it has no bytes",
+    "not_an_image": "it is not an image of a known format",
+    "no_end_marker": "it is a JPEG without an end marker: it was cut",
+    "too_many_pixels": "it has more pixels than Pillow opens without a warning",
+    "not_decodable": "it cannot be decoded",
+}
+"""Why an image is not published: code -> meaning."""
+
+RECORD_REASONS = {
+    "no_image": "no image of the release fits its path",
+    "ambiguous_path": "several images fit its path",
+    "duplicate_record": "an earlier record names the same image with the same prompt",
+    "conflicting_prompt": "an earlier record names the same image with another prompt, which counts",
+    "image_rejected": "its image is damaged and not published",
+    # it cannot be used as it stands
+    "no_path": "it names no image",
+    "no_prompt": "it has no prompt",
+    "wrong_type": "its path or prompt is not text",
+    "not_an_object": "it is not a JSON object",
+    "invalid_text": "its text cannot be decoded",
+    "invalid_json": "it is not valid JSON",
+    "too_long": "it is longer than a record can be",
+    "too_deep": "it is nested more deeply than a record can be",
+}
+"""Why a record is not used: code -> meaning."""
+
+REASONS = IMAGE_REASONS | RECORD_REASONS
+
+PROBLEMS = {
+    "unreadable_archive": "the archive cannot be read",
+    "crc_mismatch": "the compressed archive's own CRC32 is wrong; its images are checked one by one",
+    "encrypted": "files of the archive are encrypted",
+    "unsupported_compression": "files of the archive are compressed by a method that is not read",
+    "empty_archive": "the archive holds no files",
+    "nested_too_deep": "the archive lies in too many others",
+    "other_archive": "it is an archive of a kind that is not read",
+    "half_download": "the download is not finished",
+    "multi_part": "it is one part of an archive in several",
+    "link": "it is a symbolic link, which is not followed",
+    "unreadable_folder": "the folder may not be read",
+    "no_images": "annotations of a subset are there, but none of its images",
+    "beside_zip": "files lie extracted beside the zip that holds them; the zip counts",
+    "same_name": "the annotation file is a copy of another",
+    "unreadable_annotations": "none of the annotation file's records can be used",
+}
+"""Why a source is not used, or not as it stands: code -> meaning. An annotation file whose bytes cannot be read has one
+of IMAGE_REASONS."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A source of the release that is not used, or not as it stands."""
+
+    path: str
+    code: str  # of PROBLEMS or IMAGE_REASONS
+    detail: str
+    remedy: str
+    subset: str | None = None  # None where the name does not tell
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}. {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A row of the report: an image or a record that is not published."""
+
+    kind: str  # "image" or "record"
+    path: str  # of the image within the subset, of the record's file
+    position: int | None  # of a record in its file, from 0
+    reason: str  # of REASONS
+    detail: str
+
+
+def count_reasons(rows: Iterable[Reported]) -> Counter[tuple[str, str]]:
+    """(kind, reason) -> rows."""
+    return Counter((row.kind, row.reason) for row in rows)
