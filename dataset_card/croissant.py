@@ -24,7 +24,7 @@ import pyarrow as pa
 import mmm_rs
 from conversion import layout
 from conversion.disk import write_file
-from dataset_card import text
+from dataset_card.fields import MODALITY_NAMES, column_meaning
 from dataset_card.statistics import Converted
 from mmm_rs import ALL, HOMEPAGE, MODALITIES
 
@@ -174,7 +174,7 @@ def _images(config: str, modality: str, shards: list[str]) -> Node:
         "@type": "cr:FileSet",
         "@id": f"{config}-{modality}-files",
         "name": f"{config}-{modality}-files",
-        "description": f"The {text.MODALITY_NAMES[modality]} images in the shards of {config}.",
+        "description": f"The {MODALITY_NAMES[modality]} images in the shards of {config}.",
         "containedIn": [{"@id": name} for name in shards],
         "encodingFormat": "image/jpeg",
         "includes": INCLUDES[modality],
@@ -188,7 +188,7 @@ def _keyed_images(config: str, modality: str) -> Node:
     key = {**files, "extract": {"fileProperty": "fullpath"}, "transform": {"regex": KEY}}
     return _record_set(
         name,
-        f"The {text.MODALITY_NAMES[modality]} images of {config} by the key of their sample: a step to `{config}`.",
+        f"The {MODALITY_NAMES[modality]} images of {config} by the key of their sample: a step to `{config}`.",
         [
             _field(name, "key", "sc:Text", "The sample's key.", key),
             _field(name, "image", "sc:ImageObject", "The image.", {**files, "extract": {"fileProperty": "content"}}),
@@ -215,7 +215,7 @@ def _samples(config: str, modalities: list[str], index: Node, resolution: Node) 
             source = {"field": {"@id": f"{config}-{seen}/image" if seen == modality else f"{before}/{seen}"}}
             fields.append(
                 {
-                    **_field(name, seen, "sc:ImageObject", f"The {text.MODALITY_NAMES[seen]} image.", source),
+                    **_field(name, seen, "sc:ImageObject", f"The {MODALITY_NAMES[seen]} image.", source),
                     "geocr:bandConfiguration": {
                         "@type": "geocr:BandConfiguration",
                         "geocr:totalBands": 3,
@@ -238,10 +238,10 @@ def _columns(index: Node, modalities: list[str]) -> list[tuple[str, str, str, No
         if pa.types.is_struct(column.type):
             for modality in modalities:
                 inner = {**source, "transform": {"jsonPath": f"$.{modality}"}}
-                about = f"{text.about_field(column.name)} Of the {text.MODALITY_NAMES[modality]} image."
+                about = f"{column_meaning(column.name)} Of the {MODALITY_NAMES[modality]} image."
                 found.append((f"{column.name}_{modality}", "sc:Text", about, inner))
         else:
-            found.append((column.name, _data_type(column.type), text.about_field(column.name), source))
+            found.append((column.name, _data_type(column.type), column_meaning(column.name), source))
     return found
 
 

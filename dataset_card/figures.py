@@ -21,17 +21,10 @@ from PIL import Image, ImageDraw, ImageFont
 from conversion import layout
 from conversion.disk import write_file
 from conversion.errors import OutputError
+from dataset_card.fields import LEVEL_NAMES
 from dataset_card.statistics import WORDS_A_BIN, Converted
 from mmm_rs import MODALITIES, PROMPT_COLUMNS
 
-LEVELS = {
-    "ultra_high": "ultra high, < 0.5 m",
-    "high": "high, 0.5-1 m",
-    "ordinary": "ordinary, 1-5 m",
-    "low": "low, from 5 m",
-    "ultra_low": "ultra low, about 100 m",
-    None: "unknown",
-}
 COLOURS = {"rgb": "#2a78b5", "nir": "#c8553d", "sar": "#5b5f66"}  # apart in lightness too, for the colour-blind
 GROUND, INK, FAINT = "#f6f7f9", "#1f2328", "#d0d5db"
 HALO: dict[str, Any] = {"stroke_width": 3, "stroke_fill": GROUND}  # keeps a number legible across a grid line
@@ -70,7 +63,10 @@ def pairs_figure(converted: Converted) -> bytes:
     """PNG: pairs by subset and by GSD level, each by modality, with the number at the end of each bar."""
     every = converted.statistics.values()
     by_subset = {name: statistics.pairs for name, statistics in converted.statistics.items()}
-    by_level = {LEVELS[level]: {m: sum(s.levels[m][level] for s in every) for m in MODALITIES} for level in LEVELS}
+    by_level = {
+        level_name: {m: sum(s.levels[m][level] for s in every) for m in MODALITIES}
+        for level, level_name in LEVEL_NAMES.items()
+    }
     by_level = {name: pairs for name, pairs in by_level.items() if any(pairs.values())}
     shown = [m for m in MODALITIES if any(pairs[m] for pairs in by_subset.values())]
     height = max(_bars_height(by_subset), _bars_height(by_level)) + 140

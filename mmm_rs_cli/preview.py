@@ -24,7 +24,7 @@ from conversion import images
 from conversion.disk import write_file
 from conversion.errors import UsageError
 from conversion.prompts import marked
-from dataset_card.figures import LEVELS
+from dataset_card.fields import LEVEL_NAMES, MODALITY_NAMES
 from dataset_card.provenance import PROVENANCE
 from dataset_card.statistics import read_manifest
 from mmm_rs import ALL, MODALITIES, SUBSETS, WEATHERS, subset_names
@@ -41,7 +41,6 @@ LONGEST_ALT = 300  # characters of an image's description
 NONE = "none"  # a filter's value for samples without a label
 SMALL = 128  # pixels; smaller images are enlarged without smoothing: their pixels are what there is
 
-MODALITY_NAMES = {"rgb": "optical", "nir": "near infrared", "sar": "radar"}
 PARTS = {  # field of PromptParts -> its name on the page, what it tells
     "image_kind": ("image kind", "what sort of image this is"),
     "gsd_level": ("GSD level", "how much ground one pixel covers, in words"),
@@ -112,7 +111,7 @@ def render(out: Path, made: dict[str, Any], samples: dict[str, list[Sample]]) ->
         table="\n".join(_table(made, samples)),
         legend="\n".join(f"<li>{_part(part, name)} {tells}</li>" for part, (name, tells) in PARTS.items()),
         subsets=_options(subsets, Counter(sample.subset for sample in shown)),
-        levels=_options(LEVELS, Counter(sample.labels["gsd_level"] for sample in shown)),
+        levels=_options(LEVEL_NAMES, Counter(sample.labels["gsd_level"] for sample in shown)),
         weathers=_options(weathers, Counter(sample.labels["weather"] for sample in shown)),
         sections="\n".join(_section(out, made, name, mine) for name, mine in samples.items()),
         side=SIDE,
