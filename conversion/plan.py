@@ -29,7 +29,7 @@ from conversion import alignment, layout, names
 from conversion.alignment import CHUNK, text_hashes
 from conversion.annotations import AnnotationError, Form
 from conversion.annotations import read as read_annotations
-from conversion.archives import Archive, DamagedEntry, Reader
+from conversion.archives import Archive, DamagedEntry, Entry, Reader
 from conversion.disk import BUFFER
 from conversion.findings import Problem, Reported
 from conversion.options import Options
@@ -286,9 +286,8 @@ def _crc(row: dict[str, Any], readers: list[Reader]) -> object:
     """The CRC32 of an image's bytes; of a file in a folder they must be read. What cannot be read equals nothing."""
     if row["crc"] is not None:
         return row["crc"]
-    entry = {name: row[name] for name in ("offset", "packed", "size", "crc", "method", "file")}
     try:
-        return readers[row["part"]].read(**entry)[1]
+        return readers[row["part"]].read(Entry.of(row, name=""))[1]
     except DamagedEntry:
         return object()
 
@@ -420,9 +419,7 @@ def _read_records(
 
 def _open(archive: Archive, row: dict[str, Any], where: str, options: Options) -> tuple[Form, Iterable[Any]]:
     def open_stream() -> BinaryIO:
-        return Reader(archive).stream(
-            **{name: row[name] for name in ("offset", "packed", "size", "crc", "method", "file", "name")}
-        )
+        return Reader(archive).stream(Entry.of(row))
 
     return read_annotations(open_stream, options.image_key, options.prompt_key, label=where)
 

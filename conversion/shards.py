@@ -23,7 +23,7 @@ import msgspec
 import pyarrow as pa
 
 from conversion import images, names, prompts
-from conversion.archives import Archive, DamagedEntry, Reader
+from conversion.archives import Archive, DamagedEntry, Entry, Reader
 from conversion.disk import BUFFER, begin_writeback, replacing, write_all
 from conversion.execution import Run, Watch, check_place, check_stop
 from conversion.findings import Reported
@@ -100,9 +100,8 @@ def samples(
                     continue
                 record = None if at is None else _decode_record(os.pread(texts, length, at))
                 try:
-                    data, crc32 = readers[m][part].read(
-                        offset=offset, packed=packed, size=size, crc=crc, method=method, file=file, name=source
-                    )
+                    entry = Entry(offset, packed, size, crc, method, file, name=source)
+                    data, crc32 = readers[m][part].read(entry)
                     width, height = images.measure(data, decode)
                 except (DamagedEntry, RejectedImage) as error:
                     reported.append(Reported("image", source, None, error.reason, error.detail))

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conversion import images, layout, manifest, release, report
-from conversion.archives import Archive, DamagedEntry, Reader, extracted
+from conversion.archives import ENTRY_COLUMNS, Archive, DamagedEntry, Entry, Reader, extracted
 from conversion.disk import output_error
 from conversion.display import NAMED, first_of
 from conversion.errors import MMMRSError, VerificationError
@@ -34,7 +34,6 @@ from mmm_rs import MODALITIES, index_schema
 SUFFIXES = {"jpg": "rgb", "nir.jpg": "nir", "sar.jpg": "sar"}
 TEXTS = {"txt": "prompt", "nir.txt": "nir_prompt", "sar.txt": "sar_prompt"}
 ORDER = ("jpg", "txt", "nir.jpg", "nir.txt", "sar.jpg", "sar.txt", "json")
-ENTRY = ("offset", "packed", "size", "crc", "method", "file")  # where an archive's entry is, for its Reader
 CHUNK = 1 << 20  # bytes
 
 
@@ -352,7 +351,7 @@ def _compare_subset(out: Path, subset: str, files: SubsetFiles, workers: int | N
             "published nor in the report. Convert with --overwrite"
         )
     wanted, there = wanted.filter(pc.is_valid(at)), entries.take(at.drop_null())
-    for name in ("part", *ENTRY):
+    for name in ("part", *ENTRY_COLUMNS):
         wanted = wanted.append_column(f"entry_{name}", there[name])
     # A shard at a time, and within it forward through the archives, which is read fastest.
     wanted = wanted.sort_by([(name, "ascending") for name in ("shard", "entry_part", "entry_offset")])
@@ -406,7 +405,7 @@ def _entries(files: SubsetFiles) -> pa.Table:
     tables = []
     for number, part in enumerate(files.parts):
         usable = pc.and_(pc.equal(part.entries["type"], IMAGE), pc.is_null(part.entries["problem"]))
-        table = part.entries.filter(usable).select(["source", *ENTRY])
+        table = part.entries.filter(usable).select(["source", *ENTRY_COLUMNS])
         tables.append(table.append_column("part", pa.repeat(number, table.num_rows)))
     return pa.concat_tables(tables)
 
@@ -422,9 +421,9 @@ def _compare_images(out: Path, archives: Sequence[Archive], images: pa.Table) ->
                 check_stop()
                 shard.seek(row["offset"])
                 mine = shard.read(row["size"])
-                entry = {name: row[f"entry_{name}"] for name in ENTRY}
+                entry = Entry(**{name: row[f"entry_{name}"] for name in ENTRY_COLUMNS}, name=row["source"])
                 try:
-                    data, _ = readers[row["entry_part"]].read(**entry, name=row["source"])
+                    data, _ = readers[row["entry_part"]].read(entry)
                 except DamagedEntry as error:
                     faults.append(f"{row['key']}: {row['source']} in the release is damaged: {error.detail}")
                     continue

@@ -28,6 +28,7 @@ from conversion.archives import (
     Archive,
     ArchiveError,
     DamagedEntry,
+    Entry,
     Reader,
     content_id,
     explain,
@@ -76,19 +77,15 @@ def rows(archive) -> list[dict]:
     return read_entries(archive).to_pylist()
 
 
-def wanted(row: dict) -> dict:
-    return {key: row[key] for key in ("offset", "packed", "size", "crc", "method", "file", "name")}
-
-
 def contents(archive) -> dict[str, bytes]:
     with Reader(archive) as reader:
-        return {row["name"]: bytes(reader.read(**wanted(row))[0]) for row in rows(archive)}
+        return {row["name"]: bytes(reader.read(Entry.of(row))[0]) for row in rows(archive)}
 
 
 def streamed(archive) -> dict[str, bytes]:
     found = {}
     for row in rows(archive):
-        with Reader(archive).stream(**wanted(row)) as stream:
+        with Reader(archive).stream(Entry.of(row)) as stream:
             found[row["name"]] = stream.read()
     return found
 
@@ -97,8 +94,8 @@ def damage(archive, row=0) -> str:
     """The reason why an entry cannot be read, the same whether read whole or as a stream."""
     row = rows(archive)[row] if isinstance(row, int) else row
     with pytest.raises(DamagedEntry) as whole, Reader(archive) as reader:
-        reader.read(**wanted(row))
-    with pytest.raises(DamagedEntry) as stream, Reader(archive).stream(**wanted(row)) as file:
+        reader.read(Entry.of(row))
+    with pytest.raises(DamagedEntry) as stream, Reader(archive).stream(Entry.of(row)) as file:
         while file.read(1000):
             pass
     assert whole.value.reason == stream.value.reason
@@ -165,7 +162,7 @@ def test_the_crc_is_returned_with_the_bytes(tmp_path):
     archive = on_disk(tmp_path, zipped(FILES))
     with Reader(archive) as reader:
         for row in rows(archive):
-            data, crc = reader.read(**wanted(row))
+            data, crc = reader.read(Entry.of(row))
             assert crc == row["crc"] == zlib.crc32(data)
 
 
@@ -261,7 +258,7 @@ def test_local_headers_with_long_extra_fields_are_read_again(tmp_path):
 
 
 def test_an_archive_and_its_errors_can_be_pickled():
-    archive = Archive("a", "b", "zip", inside=archives.Inner(1, 2, 3, 4, 8))
+    archive = Archive("a", "b", "zip", inside=Entry(1, 2, 3, 4, 8))
     assert pickle.loads(pickle.dumps(archive)) == archive
     for error in ArchiveError("x.zip", "it is empty", "Download it again"), DamagedEntry("truncated", "why"):
         again = pickle.loads(pickle.dumps(error))
@@ -287,9 +284,9 @@ def test_readers_and_streams_leave_no_descriptor_open(tmp_path):
     for _ in range(3):
         contents(archive)
         row = rows(archive)[0]
-        Reader(archive).read(**wanted(row))
-        Reader(archive).stream(**wanted(row)).read(10)
-        Reader(archive).stream(**wanted(row))
+        Reader(archive).read(Entry.of(row))
+        Reader(archive).stream(Entry.of(row)).read(10)
+        Reader(archive).stream(Entry.of(row))
     assert len(os.listdir("/dev/fd")) == len(before)
 
 
@@ -411,7 +408,7 @@ def test_equal_names_keep_their_rows(tmp_path):
             file.writestr("a.jpg", b"two")
     archive = on_disk(tmp_path, buffer.getvalue())
     with Reader(archive) as reader:
-        assert [bytes(reader.read(**wanted(row))[0]) for row in rows(archive)] == [b"one", b"two"]
+        assert [bytes(reader.read(Entry.of(row))[0]) for row in rows(archive)] == [b"one", b"two"]
 
 
 # --- entries that the directory shows to be unusable -----------------------------------------------------------------
@@ -516,7 +513,7 @@ def test_sizes_that_cannot_be_are_marked_before_any_memory_is_asked_for(tmp_path
     row = rows(archive)[0]
     assert row["problem"] == "size_mismatch"
     with Reader(archive) as reader, pytest.raises(DamagedEntry):
-        reader.read(**wanted(row))
+        reader.read(Entry.of(row))
 
 
 def test_zip64_values_that_are_missing_or_absurd_are_marked(tmp_path, monkeypatch):
@@ -571,7 +568,7 @@ def test_a_flipped_bit_is_noticed(tmp_path, method):
     assert damage(archive, 1) in {"crc_mismatch", "inflate_error", "size_mismatch"}
     with Reader(archive) as reader:
         row = rows(archive)[0]
-        assert reader.read(**wanted(row))[0] == FILES[row["name"]]
+        assert reader.read(Entry.of(row))[0] == FILES[row["name"]]
 
 
 def test_a_zeroed_block_is_noticed(tmp_path):
@@ -593,7 +590,7 @@ def test_a_vanished_archive_is_an_error_of_the_archive(tmp_path):
     row = rows(archive)[0]
     os.unlink(archive.path)
     with pytest.raises(ArchiveError, match=r"MMM-RS/Inria\.zip: it cannot be read .*No such file"):
-        Reader(archive).read(**wanted(row))
+        Reader(archive).read(Entry.of(row))
 
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
@@ -641,7 +638,7 @@ def test_a_folder_that_header_and_directory_name_differently_is_damage(tmp_path)
     archive = on_disk(tmp_path, data)
     with Reader(archive) as reader:
         for path in name, "4096/a.jpg", "a.jpg", "MMM-RS/Inria_dataset/4096/a.jpg":
-            assert reader.read(**wanted(rows(archive)[0] | {"name": path}))[0] == FILES[name]
+            assert reader.read(Entry.of(rows(archive)[0] | {"name": path}))[0] == FILES[name]
         for path in "096/a.jpg", "MMM-RS/Inria_dataset/4097/a.jpg":
             assert damage(archive, rows(archive)[0] | {"name": path}) == "bad_local_header"
 
@@ -653,8 +650,8 @@ def test_a_bomb_is_not_inflated(tmp_path, monkeypatch):
     first, second = rows(archive)
     with Reader(archive) as reader:
         with pytest.raises(DamagedEntry, match="too_large"):
-            reader.read(**wanted(first))
-        assert len(reader.read(**wanted(second))[0]) == 10_000
+            reader.read(Entry.of(first))
+        assert len(reader.read(Entry.of(second))[0]) == 10_000
 
 
 @with_either_inflate
@@ -667,7 +664,7 @@ def test_compressed_data_that_ends_early_is_noticed(tmp_path):
 @with_either_inflate
 def test_damage_in_a_stream_never_looks_like_its_end(tmp_path):
     archive = on_disk(tmp_path, patched(zipped(FILES), 10_000, "B", 77))
-    with Reader(archive).stream(**wanted(rows(archive)[0])) as stream:
+    with Reader(archive).stream(Entry.of(rows(archive)[0])) as stream:
         for _ in range(3):
             with pytest.raises(DamagedEntry, match="crc_mismatch"):
                 stream.read()
@@ -678,7 +675,7 @@ def test_a_stream_takes_little_memory_and_checks_the_crc_before_its_last_bytes(t
     data = zipped(FILES)
     archive = on_disk(tmp_path, patched(data, payload(data, "MMM-RS_Inria.json") + 9_999, "B", 1))
     received = b""
-    with Reader(archive).stream(**wanted(rows(archive)[3])) as stream, pytest.raises(DamagedEntry):
+    with Reader(archive).stream(Entry.of(rows(archive)[3])) as stream, pytest.raises(DamagedEntry):
         while piece := stream.read(100):
             received += piece
     assert received == FILES["MMM-RS_Inria.json"][:9000]
@@ -841,7 +838,7 @@ def test_a_deflated_inner_zip_is_read_in_any_order(tmp_path, monkeypatch):
     random.Random(0).shuffle(order)
     with Reader(archive) as reader:
         for row in order:
-            assert reader.read(**wanted(row))[0] == files[row["name"]]
+            assert reader.read(Entry.of(row))[0] == files[row["name"]]
 
 
 def test_a_deflated_inner_zip_is_extracted_to_one_file_for_a_while(tmp_path):
@@ -892,7 +889,7 @@ def test_damage_in_a_deflated_inner_zip(tmp_path):
     with Reader(archive) as reader:
         for row in rows(archive):
             try:
-                reader.read(**wanted(row))
+                reader.read(Entry.of(row))
                 outcomes.append("whole")
             except DamagedEntry as error:
                 outcomes.append(error.reason)
@@ -975,7 +972,7 @@ def test_a_folder_is_read_like_a_zip(tmp_path):
     assert contents(archive) == streamed(archive) == FILES
     with Reader(archive) as reader:
         for row in table.to_pylist():
-            assert reader.read(**wanted(row))[1] == zlib.crc32(FILES[row["name"]])
+            assert reader.read(Entry.of(row))[1] == zlib.crc32(FILES[row["name"]])
 
 
 def test_an_empty_folder(tmp_path):
@@ -1122,7 +1119,7 @@ def readable(archive) -> dict[int, tuple[str, bytes]]:
         for row in table.to_pylist():
             if row["problem"] is None:
                 try:
-                    found[row["offset"]] = row["name"], bytes(reader.read(**wanted(row))[0])
+                    found[row["offset"]] = row["name"], bytes(reader.read(Entry.of(row))[0])
                 except DamagedEntry:
                     continue
     return found

@@ -23,7 +23,7 @@ from PIL import Image
 
 from conversion import annotations, convert, images, verify
 from conversion.annotations import AnnotationError
-from conversion.archives import DAMAGE, Archive, ArchiveError, DamagedEntry, Reader, inner_archive, read_entries
+from conversion.archives import DAMAGE, Archive, ArchiveError, DamagedEntry, Entry, Reader, inner_archive, read_entries
 from conversion.errors import MMMRSError
 from conversion.images import RejectedImage
 from conversion.prompts import PromptParts, split
@@ -35,7 +35,6 @@ from tests.test_archives import (
     on_disk,
     plain_names,
     readable,
-    wanted,
 )
 
 TIMES = int(os.environ.get("MMM_RS_FUZZ", "1"))
@@ -123,8 +122,8 @@ def judge(archive: Archive, data: bytes) -> None:
     with contextlib.suppress(ArchiveError), Reader(archive) as reader:
         for row in read_entries(archive).to_pylist():
             if row["problem"] is None:
-                assert outcome(lambda row=row: bytes(reader.read(**wanted(row))[0])) == outcome(
-                    lambda row=row: reader.stream(**wanted(row)).read()
+                assert outcome(lambda row=row: bytes(reader.read(Entry.of(row))[0])) == outcome(
+                    lambda row=row: reader.stream(Entry.of(row)).read()
                 )
 
 

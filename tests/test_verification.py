@@ -327,15 +327,15 @@ def test_an_inner_zip_is_inflated_once_and_its_images_are_read_forward(tmp_path,
     path = releases.one_zip_of_deflated_zips([releases.many("GID", 60)], tmp_path / "release")
     convert(path, tmp_path / "out")
     inflated, read = [], {}
-    chunks, entry = archives.inner.inner_chunks, archives.Reader.read
+    chunks, read_entry = archives.inner.inner_chunks, archives.Reader.read
 
     def counted(source, inner):
         inflated.append(inner)
         return chunks(source, inner)
 
-    def noted(self, *, offset, **rest):
-        read.setdefault(id(self), (self, []))[1].append(offset)
-        return entry(self, offset=offset, **rest)
+    def noted(self, entry):
+        read.setdefault(id(self), (self, []))[1].append(entry.offset)
+        return read_entry(self, entry)
 
     found = release.find(path, exclude=tmp_path / "out")
     monkeypatch.setattr(release, "find", lambda *_, **__: found)  # which inflates too, to read the directory

@@ -19,26 +19,28 @@ from conversion.archives.entries import content_id, read_entries
 from conversion.archives.inner import extracted, inner_archive
 from conversion.archives.model import (
     DAMAGE,
+    ENTRY_COLUMNS,
     METHODS,
     PROBLEMS,
     SCHEMA,
     Archive,
     ArchiveError,
     DamagedEntry,
-    Inner,
+    Entry,
     explain,
 )
 from conversion.archives.reader import Reader
 
 __all__ = [
     "DAMAGE",
+    "ENTRY_COLUMNS",
     "METHODS",
     "PROBLEMS",
     "SCHEMA",
     "Archive",
     "ArchiveError",
     "DamagedEntry",
-    "Inner",
+    "Entry",
     "Reader",
     "content_id",
     "explain",

@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from conversion.archives.model import DamagedEntry
+from conversion.archives.model import DamagedEntry, Entry
 from conversion.archives.sources import Source, read_at
 
 LOCAL = struct.Struct("<4s5H3I2H")
@@ -17,61 +17,62 @@ ENCRYPTED, DESCRIPTOR, PATCHED, STRONGLY_ENCRYPTED, UTF8, MASKED = 1, 1 << 3, 1 
 FULL = 0xFFFFFFFF  # of a 32-bit field: the value is in the zip64 extra field
 
 
-def data_offset(source: Source, offset: int, packed: int, size: int, crc: int, method: int, name: str) -> int:
-    """Where the data of the entry at `offset` begins. Raises DamagedEntry where its header is not the directory's."""
-    head = read_at(source, offset, LOCAL.size)
+def data_offset(source: Source, entry: Entry) -> int:
+    """Where the entry's data begins. Raises DamagedEntry where its header contradicts the directory."""
+    head = read_at(source, entry.offset, LOCAL.size)
     if len(head) < LOCAL.size:
         raise DamagedEntry("truncated", "the file ends before this entry")
     if not head.startswith(LOCAL_SIGNATURE):
         raise DamagedEntry("bad_local_header", "there is no entry where the directory says")
     length = sum(LOCAL.unpack(head)[9:])
-    head += read_at(source, offset + LOCAL.size, length)
+    head += read_at(source, entry.offset + LOCAL.size, length)
     if len(head) < LOCAL.size + length:
         raise DamagedEntry("truncated", "the file ends within this entry's header")
-    check_header(head, packed, size, crc, method, name)
-    return offset + len(head)
+    check_header(head, entry)
+    return entry.offset + len(head)
 
 
-def check_header(head: bytes | bytearray, packed: int, size: int, crc: int, method: int, name: str) -> None:
+def check_header(head: bytes | bytearray, entry: Entry) -> None:
     """Raise DamagedEntry where a local header contradicts the directory. `head` starts with the whole header."""
-    signature, _, flags, its_method, _, _, its_crc, its_packed, its_size, n, m = LOCAL.unpack_from(head)
+    signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = LOCAL.unpack_from(head)
     if signature != LOCAL_SIGNATURE:
         raise DamagedEntry("bad_local_header", "there is no entry where the directory says")
-    if its_method != method:
-        raise DamagedEntry("bad_local_header", f"its header says method {its_method}, the directory {method}")
+    if method != entry.method:
+        raise DamagedEntry("bad_local_header", f"its header says method {method}, the directory {entry.method}")
     if flags & ENCRYPTED:
         raise DamagedEntry("bad_local_header", "its header says that it is encrypted, the directory does not")
-    extra = bytes(head[LOCAL.size + n : LOCAL.size + n + m])
-    stated = (its_crc, its_packed, its_size)
-    if not flags & DESCRIPTOR and stated != (0, 0, 0):  # else the values follow the data, or the writer left them out
-        if FULL in (its_packed, its_size):
+    name_end = LOCAL.size + name_length
+    extra = bytes(head[name_end : name_end + extra_length])
+    # With a descriptor the values follow the data; some writers leave them out altogether.
+    if not flags & DESCRIPTOR and (crc, packed, size) != (0, 0, 0):
+        if FULL in (packed, size):
             wide = _extra(extra, 1) or b""
             values = iter(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
-            its_size = next(values, its_size) if its_size == FULL else its_size
-            its_packed = next(values, its_packed) if its_packed == FULL else its_packed
-        if (its_crc, its_packed, its_size) != (crc, packed, size):
+            size = next(values, size) if size == FULL else size
+            packed = next(values, packed) if packed == FULL else packed
+        if (crc, packed, size) != (entry.crc, entry.packed, entry.size):
             raise DamagedEntry(
                 "bad_local_header",
-                f"its header says {its_packed} bytes, {its_size} inflated, CRC32 "
-                f"{its_crc:08x}; the directory says {packed}, {size}, {crc:08x}",
+                f"its header says {packed} bytes, {size} inflated, CRC32 {crc:08x}; "
+                f"the directory says {entry.packed}, {entry.size}, {entry.crc:08x}",
             )
-    if name:
-        raw = bytes(head[LOCAL.size : LOCAL.size + n])
-        if not any(_same_end(other, name) for other in _readings(raw, extra)):
+    if entry.name:
+        raw = bytes(head[LOCAL.size : name_end])
+        if not any(_same_end(name, entry.name) for name in _readings(raw, extra)):
             raise DamagedEntry("bad_local_header", f"its header names another file, {raw[:200]!r}")
 
 
-def _same_end(one: str, other: str) -> bool:
+def _same_end(path: str, other: str) -> bool:
     """Whether two paths are alike from their last part back, as far as the shorter of them goes."""
-    parts, others = ([part for part in re.split(r"[/\\]", path) if part not in ("", ".")] for path in (one, other))
+    parts, others = ([part for part in re.split(r"[/\\]", text) if part not in ("", ".")] for text in (path, other))
     shorter = min(len(parts), len(others))
     return shorter > 0 and parts[-shorter:] == others[-shorter:]
 
 
 def _readings(raw: bytes, extra: bytes) -> Iterator[str]:
-    """What a raw name can be read as."""
-    if unicode := unicode_path(raw, extra):
-        yield unicode
+    """The texts that a raw name can be read as."""
+    if path := unicode_path(raw, extra):
+        yield path
     for encoding in ("utf-8", "gb18030", "cp437"):
         with contextlib.suppress(UnicodeDecodeError):
             yield raw.decode(encoding)
@@ -79,12 +80,12 @@ def _readings(raw: bytes, extra: bytes) -> Iterator[str]:
 
 def _extra(extra: bytes, wanted: int) -> bytes | None:
     """The content of the first extra field of one kind."""
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, at)
+    start = 0
+    while start + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, start)
         if kind == wanted:
-            return extra[at + 4 : at + 4 + length]
-        at += 4 + length
+            return extra[start + 4 : start + 4 + length]
+        start += 4 + length
     return None
 
 

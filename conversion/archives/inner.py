@@ -19,7 +19,7 @@ from conversion.archives.model import (
     Archive,
     ArchiveError,
     DamagedEntry,
-    Inner,
+    Entry,
     MiB,
     explain,
     unreadable,
@@ -31,35 +31,35 @@ TAIL = 192 * MiB  # what is kept of a deflated inner zip while looking for its d
 
 
 class Inflating:
-    """A deflated inner zip, inflated forward. A read before the last one's start begins anew.
+    """A deflated inner zip, inflated forward. A read that begins before the last one starts over from the first byte.
 
-    Raises DamagedEntry and OSError. The CRC32 of the whole is not checked here: each entry's own is, and one damaged
-    image shall not cost the others.
+    Raises DamagedEntry and OSError. The CRC32 of the whole is not checked here: each entry has its own, and one damaged
+    image must not cost the others.
     """
 
-    def __init__(self, path: str, inner: Inner) -> None:
-        self.inner, self.file = inner, File(path)
+    def __init__(self, path: str, entry: Entry) -> None:
+        self.entry, self.file = entry, File(path)
         self.begin()
 
     def begin(self) -> None:
-        self.window, self.at = bytearray(), 0  # the window's first byte is at `at`
-        self.chunks = inner_chunks(self.file, self.inner)
+        self.window, self.start = bytearray(), 0  # `start`: where the window begins in the inner zip
+        self.chunks = inner_chunks(self.file, self.entry)
 
     def into(self, view: memoryview, offset: int) -> int:
-        if offset < self.at:
+        if offset < self.start:
             self.begin()
         end = offset + len(view)
-        while self.at + len(self.window) < end:
+        while self.start + len(self.window) < end:
             chunk = next(self.chunks, None)
             if chunk is None:
                 break
             self.window += chunk
-            past = min(offset - self.at, len(self.window))
+            past = min(offset - self.start, len(self.window))
             # A megabyte is kept: the next entry's header was read as the slack of this one.
             if past > 2 * sources.CHUNK:
                 del self.window[: past - sources.CHUNK]
-                self.at += past - sources.CHUNK
-        first = offset - self.at
+                self.start += past - sources.CHUNK
+        first = offset - self.start
         data = memoryview(self.window)[first : first + len(view)]
         view[: len(data)] = data
         return len(data)
@@ -75,20 +75,20 @@ class Tail:
         assert archive.inside
         self.head = b""
         kept: deque[bytes] = deque()
-        held = total = self.crc = 0
+        kept_bytes = total = self.crc = 0
         with contextlib.closing(File(archive.path)) as file:
             for chunk in inner_chunks(file, archive.inside):
                 if not total:
                     self.head = chunk[:64]
                 kept.append(chunk)
-                held, total = held + len(chunk), total + len(chunk)
+                kept_bytes, total = kept_bytes + len(chunk), total + len(chunk)
                 self.crc = sources.crc32(chunk, self.crc)
-                while held - len(kept[0]) >= TAIL:
-                    held -= len(kept.popleft())
-        self.at, self.data, self.label = total - held, b"".join(kept), archive.label
+                while kept_bytes - len(kept[0]) >= TAIL:
+                    kept_bytes -= len(kept.popleft())
+        self.start, self.data, self.label = total - kept_bytes, b"".join(kept), archive.label
 
     def into(self, view: memoryview, offset: int) -> int:
-        if offset < self.at:
+        if offset < self.start:
             if not offset and len(view) <= len(self.head):
                 view[:] = self.head[: len(view)]
                 return len(view)
@@ -97,7 +97,7 @@ class Tail:
                 f"its directory is larger than {TAIL // MiB} MiB, the most that is read inside a compressed zip",
                 "Unzip the outer zip first",
             )
-        data = self.data[offset - self.at : offset - self.at + len(view)]
+        data = self.data[offset - self.start : offset - self.start + len(view)]
         view[: len(data)] = data
         return len(data)
 
@@ -109,9 +109,9 @@ def open_source(archive: Archive) -> Source:
     return Inflating(archive.path, archive.inside) if archive.inside else File(archive.path)
 
 
-def inner_chunks(source: Source, inner: Inner) -> Iterator[bytes]:
-    begin = data_offset(source, inner.offset, inner.packed, inner.size, inner.crc, inner.method, "")
-    return inflated(read_pieces(source, begin, inner.packed), inner.size)
+def inner_chunks(source: Source, entry: Entry) -> Iterator[bytes]:
+    """The bytes of the inner zip that is this deflated entry of the zip in `source`."""
+    return inflated(read_pieces(source, data_offset(source, entry), entry.packed), entry.size)
 
 
 def inner_archive(archive: Archive, entries: pa.Table, row: int) -> Archive:
@@ -119,25 +119,25 @@ def inner_archive(archive: Archive, entries: pa.Table, row: int) -> Archive:
 
     Raises ArchiveError where its header is damaged, or where it lies in a compressed inner zip.
     """
-    entry = entries.slice(row, 1).to_pylist()[0]
-    label = f"{archive.label}/{entry['name']}"
+    (fields,) = entries.slice(row, 1).to_pylist()
+    label = f"{archive.label}/{fields['name']}"
     if archive.kind == "folder":
-        return Archive(os.path.join(archive.path, os.fsdecode(entry["file"])), label, "zip")
+        return Archive(os.path.join(archive.path, os.fsdecode(fields["file"])), label, "zip")
     if archive.inside:
         raise ArchiveError(label, "it is a zip within a compressed zip within a zip", "Unzip the outer zip first")
-    if entry["problem"]:
-        raise ArchiveError(label, explain(entry["problem"], entry["method"]), "Unzip the outer zip first")
-    inner = Inner(*(entry[column] for column in ("offset", "packed", "size", "crc", "method")))
-    if inner.method != STORED:
-        return Archive(archive.path, label, "zip", inside=inner)
+    if fields["problem"]:
+        raise ArchiveError(label, explain(fields["problem"], fields["method"]), "Unzip the outer zip first")
+    entry = Entry.of(fields)
+    if entry.method != STORED:
+        return Archive(archive.path, label, "zip", inside=entry)
     try:
         with contextlib.closing(File(archive.path)) as source:
-            begin = data_offset(source, inner.offset, inner.packed, inner.size, inner.crc, inner.method, entry["name"])
+            begin = data_offset(source, entry)
     except DamagedEntry as error:
         raise ArchiveError(label, error.detail, "Download the outer zip again") from None
     except OSError as error:
         raise unreadable(label, error) from None
-    return Archive(archive.path, label, "zip", start=begin, length=inner.size)
+    return Archive(archive.path, label, "zip", start=begin, length=entry.size)
 
 
 @contextlib.contextmanager
@@ -169,8 +169,8 @@ def extracted(archive: Archive, folder: str | os.PathLike[str]) -> Iterator[Arch
             raise ArchiveError(archive.label, f"it cannot be inflated ({error.detail})", AGAIN) from None
         except OSError as error:
             raise OutputError(
-                f"{path}: cannot be written: {error.strerror or error}. Free disk space or mend the "
-                "folder, then run the same command again"
+                f"{path}: cannot be written: {error.strerror or error}. Free disk space or fix the "
+                "folder's permissions, then run the same command again"
             ) from None
         yield Archive(str(path), archive.label, "zip", length=archive.inside.size)
     finally:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -98,15 +99,31 @@ class DamagedEntry(ReleaseError):
         return f"{self.reason}: {self.detail}"
 
 
+# Columns of the table that say where an entry is; `Entry.of` takes a row that has them.
+ENTRY_COLUMNS = ("offset", "packed", "size", "crc", "method", "file")
+
+
 @dataclass(frozen=True)
-class Inner:
-    """The deflated entry that holds an inner zip, as the directory of the zip around it states it. Bytes."""
+class Entry:
+    """One file of an archive, as its row in the table of `read_entries` states it. Sizes are bytes.
+
+    `name` is compared with the local header's, from its last part back, so a path that begins in any folder will do; an
+    empty one is not compared.
+    """
 
     offset: int
     packed: int
     size: int
-    crc: int
+    crc: int | None
     method: int
+    file: bytes | None = None
+    name: str = ""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], name: str | None = None) -> Entry:
+        """The entry of a row that has at least ENTRY_COLUMNS, with the row's `name` unless another is given."""
+        columns = {column: row[column] for column in ENTRY_COLUMNS}
+        return cls(**columns, name=row["name"] if name is None else name)
 
 
 @dataclass(frozen=True)
@@ -114,8 +131,8 @@ class Archive:
     """Where one container's bytes are. Picklable.
 
     path: zip file or folder on disk. label: what messages call it, e.g. "MMM-RS.zip/MMM-RS/Inria.zip". start, length:
-    the bytes of the zip within `path`, where it is stored in another. inside: a deflated inner zip, which must be
-    inflated to be read; offsets of its entries count from its own first byte.
+    the bytes of the zip within `path`, where it is stored in another. inside: the deflated entry that holds the
+    zip, which must be inflated to be read; offsets of its entries count from its own first byte.
     """
 
     path: str
@@ -123,7 +140,7 @@ class Archive:
     kind: Literal["zip", "folder"]
     start: int = 0
     length: int | None = None
-    inside: Inner | None = None
+    inside: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -154,8 +171,8 @@ def unreadable(label: str, error: OSError) -> ArchiveError:
     return ArchiveError(label, detail, "Copy it to another disk or download it again")
 
 
-def crc_mismatch(found: int, crc: int) -> DamagedEntry:
-    return DamagedEntry("crc_mismatch", f"the CRC32 of its bytes is {found:08x}, the directory says {crc:08x}")
+def crc_mismatch(actual: int, stated: int | None) -> DamagedEntry:
+    return DamagedEntry("crc_mismatch", f"the CRC32 of its bytes is {actual:08x}, the directory says {stated:08x}")
 
 
 def problem_column(problem: np.ndarray) -> pa.Array:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from conversion.archives import sources
-from conversion.archives.headers import LOCAL, LOCAL_SIGNATURE, check_header, data_offset
+from conversion.archives.headers import ENCRYPTED, LOCAL, LOCAL_SIGNATURE, check_header, data_offset
 from conversion.archives.inner import open_source
-from conversion.archives.model import DEFLATED, STORED, Archive, DamagedEntry, MiB, crc_mismatch, explain, unreadable
+from conversion.archives.model import (
+    DEFLATED,
+    STORED,
+    Archive,
+    DamagedEntry,
+    Entry,
+    MiB,
+    crc_mismatch,
+    explain,
+    unreadable,
+)
 from conversion.archives.sources import File, Source, checked, inflate, inflated, read_pieces
 from conversion.errors import ReleaseError
 
@@ -51,109 +61,83 @@ class Reader:
         if root >= 0:
             os.close(root)
 
-    def read(
-        self,
-        *,
-        offset: int,
-        packed: int,
-        size: int,
-        crc: int | None,
-        method: int,
-        file: bytes | None = None,
-        name: str = "",
-    ) -> tuple[memoryview, int]:
-        """The bytes of one entry, valid until the next read, and their CRC32. Arguments as in the entries' row; `name`
-        is compared with the local header's from its last part back, so a path from any folder on will do.
+    def read(self, entry: Entry) -> tuple[memoryview, int]:
+        """The bytes of one entry, valid until the next read, and their CRC32.
 
         Raises DamagedEntry; ArchiveError where the archive itself is gone.
         """
+        packed, size = entry.packed, entry.size
         if packed > LARGEST_ENTRY or size > LARGEST_ENTRY:
             raise DamagedEntry("too_large", f"it takes {max(size, packed)} bytes, over the limit of {LARGEST_ENTRY}")
-        if self.archive.kind == "folder":
-            data = self._read_file(cast(bytes, file), size)
-            found = sources.crc32(data)
-            if crc is not None and found != crc:
-                raise crc_mismatch(found, crc)
-            return data, found
+        data = self._read_file(entry) if self.archive.kind == "folder" else self._read_zipped(entry)
+        crc = sources.crc32(data)
+        if crc != entry.crc and entry.crc is not None:
+            raise crc_mismatch(crc, entry.crc)
+        return data, crc
+
+    def stream(self, entry: Entry) -> BinaryIO:
+        """One entry as a readable file, in bounded memory; it has a file descriptor of its own and outlives the reader.
+
+        Reading raises DamagedEntry as soon as damage shows, a wrong CRC32 before the last bytes are given out.
+        """
+        chunks = self._file_chunks if self.archive.kind == "folder" else self._zipped_chunks
+        return io.BufferedReader(_Stream(chunks(entry)), sources.CHUNK)
+
+    def _read_zipped(self, entry: Entry) -> memoryview:
+        packed = entry.packed
         view, buffer = self._room(self._slack + packed)
         try:
-            got = (self._source or self._open()).into(view, offset)
-            if got < LOCAL.size:
+            filled = (self._source or self._open()).into(view, entry.offset)
+            if filled < LOCAL.size:
                 raise DamagedEntry("truncated", "the file ends before this entry")
-            signature, _, flags, its_method, _, _, its_crc, its_packed, its_size, n, m = LOCAL.unpack_from(buffer)
-            begin = 30 + n + m
+            signature, _, flags, method, _, _, crc, header_packed, header_size, name_length, extra_length = (
+                LOCAL.unpack_from(buffer)
+            )
+            begin = LOCAL.size + name_length + extra_length
             if signature != LOCAL_SIGNATURE:
                 raise DamagedEntry("bad_local_header", "there is no entry where the directory says")
             if begin + packed > len(view):  # a header longer than any before: read again with room for it
                 self._slack = begin + 64
                 view, buffer = self._room(self._slack + packed)
-                got = cast(Source, self._source).into(view, offset)
+                filled = cast(Source, self._source).into(view, entry.offset)
         except OSError as error:
             raise DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})") from None
         end = begin + packed
-        if end > got:
-            if begin <= got:  # the header is there: what it says comes first
-                check_header(buffer, packed, size, cast(int, crc), method, name)
-            raise DamagedEntry("truncated", f"the file ends {end - got} bytes before this entry does")
-        its_end = name.encode()
+        if end > filled:
+            if begin <= filled:  # the header is there: what it says comes first
+                check_header(buffer, entry)
+            raise DamagedEntry("truncated", f"the file ends {end - filled} bytes before this entry does")
+        # The usual header is compared here, in a microsecond; `check_header` knows the unusual ones and says what is
+        # wrong.
+        name = entry.name.encode()
         if not (
-            its_crc == crc
-            and its_packed == packed
-            and its_size == size
-            and its_method == method
-            and not flags & 1
-            and buffer.endswith(its_end, 30, 30 + n)
-            and (n == len(its_end) or not name or buffer[29 + n - len(its_end)] in b"/\\")
+            crc == entry.crc
+            and header_packed == packed
+            and header_size == entry.size
+            and method == entry.method
+            and not flags & ENCRYPTED
+            and buffer.endswith(name, LOCAL.size, LOCAL.size + name_length)
+            and (name_length == len(name) or not name or buffer[LOCAL.size + name_length - len(name) - 1] in b"/\\")
         ):
-            check_header(buffer, packed, size, cast(int, crc), method, name)
+            check_header(buffer, entry)
         data = view[begin:end]
-        if method == DEFLATED:
-            data = inflate(data, size)
-        elif method != STORED:
-            raise DamagedEntry("bad_local_header", explain("unsupported_compression", method))
-        elif packed != size:
-            raise DamagedEntry("size_mismatch", f"{packed} bytes are stored, {size} are stated")
-        found = sources.crc32(data)
-        if found != crc:
-            raise crc_mismatch(found, cast(int, crc))
-        return data, found
+        if entry.method == DEFLATED:
+            return inflate(data, entry.size)
+        _check_stored(entry)
+        return data
 
-    def stream(
-        self,
-        *,
-        offset: int,
-        packed: int,
-        size: int,
-        crc: int | None,
-        method: int,
-        file: bytes | None = None,
-        name: str = "",
-    ) -> BinaryIO:
-        """One entry as a readable file, in bounded memory; it has a file descriptor of its own and outlives the reader.
-
-        Reading raises DamagedEntry as soon as damage shows, a wrong CRC32 before the last bytes are given out.
-        """
-
-        def chunks() -> Iterator[bytes]:
-            if self.archive.kind == "folder":
-                yield from self._file_chunks(cast(bytes, file), size, crc)
-                return
-            try:
-                source = open_source(self.archive)
-            except OSError as error:
-                raise unreadable(self.archive.label, error) from None
-            with contextlib.closing(source):
-                begin = data_offset(source, offset, packed, size, cast(int, crc), method, name)
-                pieces = read_pieces(source, begin, packed)
-                if method == DEFLATED:
-                    pieces = inflated(pieces, size)
-                elif method != STORED:
-                    raise DamagedEntry("bad_local_header", explain("unsupported_compression", method))
-                elif packed != size:
-                    raise DamagedEntry("size_mismatch", f"{packed} bytes are stored, {size} are stated")
-                yield from checked(pieces, cast(int, crc))
-
-        return io.BufferedReader(_Stream(chunks), sources.CHUNK)
+    def _zipped_chunks(self, entry: Entry) -> Iterator[bytes]:
+        try:
+            source = open_source(self.archive)
+        except OSError as error:
+            raise unreadable(self.archive.label, error) from None
+        with contextlib.closing(source):
+            pieces = read_pieces(source, data_offset(source, entry), entry.packed)
+            if entry.method == DEFLATED:
+                pieces = inflated(pieces, entry.size)
+            else:
+                _check_stored(entry)
+            yield from checked(pieces, cast(int, entry.crc))
 
     def _open(self) -> Source:
         try:
@@ -172,45 +156,46 @@ class Reader:
             self._buffer, self._view = buffer, view
         return view[:need], buffer
 
-    def _opened_file(self, file: bytes) -> File:
+    def _opened_file(self, entry: Entry) -> File:
         if self._root < 0:
             try:
                 self._root = os.open(self.archive.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
                 raise unreadable(self.archive.label, error) from None
         try:
-            return File(file, self._root, follow=False)
+            return File(cast(bytes, entry.file), self._root, follow=False)
         except FileNotFoundError:
             raise DamagedEntry("missing_file", "the file is gone since it was planned") from None
         except OSError as error:
             raise DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})") from None
 
-    def _read_file(self, file: bytes, size: int) -> memoryview:
+    def _read_file(self, entry: Entry) -> memoryview:
+        size = entry.size
         view, _ = self._room(size + 1)  # one more: to notice a file that has grown
-        with contextlib.closing(self._opened_file(file)) as source:
+        with contextlib.closing(self._opened_file(entry)) as source:
             try:
-                got = sources.preadv(source.fd, (view,), 0)
-                if got < size:
-                    got = source.into(view, 0)
+                filled = sources.preadv(source.fd, (view,), 0)
+                if filled < size:
+                    filled = source.into(view, 0)
             except OSError as error:
                 raise DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})") from None
-        if got != size:
+        if filled != size:
             raise _changed(size)
         return view[:size]
 
-    def _file_chunks(self, file: bytes, size: int, crc: int | None) -> Iterator[bytes]:
-        with contextlib.closing(self._opened_file(file)) as source:
-            if source.size != size:
-                raise _changed(size)
-            pieces = read_pieces(source, 0, size)
-            yield from pieces if crc is None else checked(pieces, crc)
+    def _file_chunks(self, entry: Entry) -> Iterator[bytes]:
+        with contextlib.closing(self._opened_file(entry)) as source:
+            if source.size != entry.size:
+                raise _changed(entry.size)
+            pieces = read_pieces(source, 0, entry.size)
+            yield from pieces if entry.crc is None else checked(pieces, entry.crc)
 
 
 class _Stream(io.RawIOBase):
-    """Chunks as a file. Once damage was found, every further read says so: it must never look like the end."""
+    """Chunks as a file. Once damage has shown, every further read says so: it must never look like the end."""
 
-    def __init__(self, chunks: Callable[[], Iterator[bytes]]) -> None:
-        self._chunks = iter(chunks())
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
         self._rest = memoryview(b"")
         self._error: Exception | None = None
 
@@ -240,6 +225,14 @@ class _Stream(io.RawIOBase):
         if not self.closed:
             cast(Any, self._chunks).close()
         super().close()
+
+
+def _check_stored(entry: Entry) -> None:
+    """Raise DamagedEntry unless the entry is stored as it is; a deflated one is not brought here."""
+    if entry.method != STORED:
+        raise DamagedEntry("bad_local_header", explain("unsupported_compression", entry.method))
+    if entry.packed != entry.size:
+        raise DamagedEntry("size_mismatch", f"{entry.packed} bytes are stored, {entry.size} are stated")
 
 
 def _changed(size: int) -> DamagedEntry:

@@ -49,13 +49,13 @@ class File:
             raise OSError(errno.EINVAL, "it is not a regular file")
 
     def into(self, view: memoryview, offset: int) -> int:
-        got = preadv(self.fd, (view,), offset)
-        while got < len(view):
-            more = preadv(self.fd, (view[got:],), offset + got)
-            if not more:
+        filled = preadv(self.fd, (view,), offset)
+        while filled < len(view):
+            count = preadv(self.fd, (view[filled:],), offset + filled)
+            if not count:
                 break
-            got += more
-        return got
+            filled += count
+        return filled
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -73,13 +73,15 @@ preadv = getattr(os, "preadv", _preadv_by_pread)  # macOS before 11 has only pre
 
 
 def read_at(source: Source, offset: int, length: int) -> bytearray:
+    """Up to `length` bytes; fewer only where the source ends."""
     data = bytearray(length)
-    got = source.into(memoryview(data), offset)
-    del data[got:]
+    filled = source.into(memoryview(data), offset)
+    del data[filled:]
     return data
 
 
 def read_pieces(source: Source, offset: int, length: int) -> Iterator[bytes]:
+    """`length` bytes in chunks of at most CHUNK. Raises DamagedEntry where the source ends before."""
     while length:
         data = bytes(read_at(source, offset, min(length, CHUNK)))
         if not data:
@@ -115,14 +117,14 @@ def inflated(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def checked(chunks: Iterable[bytes], crc: int) -> Iterator[bytes]:
-    """The chunks; the last one only after the CRC32 of all was found right."""
-    found, last = 0, b""
+    """The chunks; the last one only after the CRC32 of all of them has proved right."""
+    actual, last = 0, b""
     for chunk in chunks:
         if last:
             yield last
-        found, last = crc32(chunk, found), chunk
-    if found != crc:
-        raise crc_mismatch(found, crc)
+        actual, last = crc32(chunk, actual), chunk
+    if actual != crc:
+        raise crc_mismatch(actual, crc)
     yield last
 
 
@@ -135,6 +137,6 @@ def inflate(data: memoryview, size: int) -> memoryview:
             result = deflate_decompress(data, size)
             if len(result) == size:
                 return memoryview(result)
-    # Says what is wrong. In pieces, because the engine copies what it has not used of each.
-    pieces = (bytes(data[at : at + CHUNK]) for at in range(0, len(data), CHUNK))
+    # zlib, which says what is wrong. In pieces, because it copies what it has not used of each.
+    pieces = (bytes(data[start : start + CHUNK]) for start in range(0, len(data), CHUNK))
     return memoryview(b"".join(inflated(pieces, size)))
