@@ -142,6 +142,13 @@ def _preview(subparsers: Any) -> None:
         metavar="FILE.html",
         help="the page; outside the converted folder (default: OUT-preview.html)",
     )
+    command.add_argument(
+        "--pages",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="write up to N pages, each with other samples (default: 1)",
+    )
 
 
 def _show(subparsers: Any) -> None:

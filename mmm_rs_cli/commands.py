@@ -118,9 +118,11 @@ def preview(arguments: argparse.Namespace) -> int:
     from conversion.display import size
     from mmm_rs_cli.preview import write_preview
 
-    page = write_preview(arguments.out, arguments.config, arguments.output)
-    subsets = f"{page.subsets} subset{'s' * (page.subsets != 1)}"
-    result(f"{page.path}: {page.samples:,} samples of {subsets}, {size(page.size)}. Open it in a browser")
+    written = write_preview(arguments.out, arguments.config, arguments.output, arguments.pages)
+    subsets = f"{written.subsets} subset{'s' * (written.subsets != 1)}"
+    pages = f" on {len(written.paths)} pages" if len(written.paths) > 1 else ""
+    total = f"{written.samples:,} samples of {subsets}{pages}, {size(written.size)}"
+    result(f"{written.paths[0]}: {total}. Open it in a browser")
     return 0
 
 

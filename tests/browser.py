@@ -31,7 +31,14 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 PATIENCE = 30.0  # seconds for one answer
-KEYS = {"Tab": ("Tab", 9, ""), "Enter": ("Enter", 13, "\r"), "ArrowDown": ("ArrowDown", 40, "")}
+KEYS = {
+    "Tab": ("Tab", 9, ""),
+    "Enter": ("Enter", 13, "\r"),
+    "ArrowDown": ("ArrowDown", 40, ""),
+    "ArrowLeft": ("ArrowLeft", 37, ""),
+    "ArrowRight": ("ArrowRight", 39, ""),
+    "Escape": ("Escape", 27, ""),
+}
 
 
 class Browser:

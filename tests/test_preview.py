@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import random
 import re
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmm_rs_cli import preview
+from mmm_rs_cli import page as rendering
+from mmm_rs_cli import parts, preview
 from mmm_rs_cli.preview import write_preview
 from tests import browser, converted
 
@@ -93,7 +95,7 @@ def made() -> list[converted.Sample]:
 
 def page_of(samples: list[converted.Sample], folder: Path) -> Page:
     converted.write(folder / "out", samples)
-    return Page(write_preview(folder / "out").path)
+    return Page(write_preview(folder / "out").paths[0])
 
 
 def test_every_prompt_stands_there_letter_by_letter(tmp_path):
@@ -139,7 +141,7 @@ def test_images_are_in_the_page_small_and_of_the_right_samples(tmp_path):
         with Image.open(io.BytesIO(base64.b64decode(data))) as thumbnail:
             assert thumbnail.format == "JPEG"
             assert thumbnail.size == (int(image["width"]), int(image["height"]))
-            assert max(thumbnail.size) <= preview.SIDE
+            assert max(thumbnail.size) <= rendering.SIDE
             expected[image["alt"].split(":")[0]].append(thumbnail.convert("RGB").getpixel((60, 60)))
     order = {key: at for at, key in enumerate(page.keys)}
     for modality, pixels in expected.items():
@@ -153,7 +155,7 @@ def test_images_are_in_the_page_small_and_of_the_right_samples(tmp_path):
 def test_the_table_counts_the_whole_dataset(tmp_path):
     samples = made()
     converted.write(tmp_path / "out", samples)
-    page = Page(write_preview(tmp_path / "out", ["SEN1-2"]).path)
+    page = Page(write_preview(tmp_path / "out", ["SEN1-2"]).paths[0])
     table = page.table()
     assert table["SEN1-2"] == [5, 5, 5, 0, 4]  # one has no SAR prompt
     assert table["WHU-OPT-SAR"] == [0, 4, 4, 4, 3]
@@ -180,24 +182,24 @@ def test_the_page_stays_below_ten_megabytes_and_shows_an_even_share(tmp_path):
         sample.images.update(dict.fromkeys(converted.MODALITIES, data))
     converted.write(tmp_path / "out", many, shards=4)
     result = write_preview(tmp_path / "out")
-    page = Page(result.path)
+    page = Page(result.paths[0])
 
     assert result.samples == preview.IMAGES // 3 == 100
     assert page.keys == [f"WHU-OPT-SAR/A_{number * 150 // 100}_0" for number in range(100)]
-    assert page.prompts[0].startswith(prompt[: preview.LONGEST_TEXT]) and "characters more" in page.prompts[0]
+    assert page.prompts[0].startswith(prompt[: rendering.LONGEST_TEXT]) and "more characters" in page.prompts[0]
 
     sizes = [len(image["src"]) for image in page.images()]  # in base64
     assert len(sizes) == preview.IMAGES
-    assert 0.5 < max(sizes) / (preview.IMAGE_BYTES * 4 / 3) < 1.01
-    assert result.size == result.path.stat().st_size
-    assert result.size - sum(sizes) + preview.IMAGES * 1.01 * preview.IMAGE_BYTES * 4 / 3 < 10_000_000
+    assert 0.5 < max(sizes) / (rendering.IMAGE_BYTES * 4 / 3) < 1.01
+    assert result.size == result.paths[0].stat().st_size
+    assert result.size - sum(sizes) + preview.IMAGES * 1.01 * rendering.IMAGE_BYTES * 4 / 3 < 10_000_000
 
 
 def test_equal_folders_make_equal_pages(tmp_path):
     pages = []
     for name in ("a", "b"):
         converted.write(tmp_path / name / "out", made())
-        pages.append(write_preview(tmp_path / name / "out").path.read_bytes())
+        pages.append(write_preview(tmp_path / name / "out").paths[0].read_bytes())
     assert pages[0] == pages[1]
 
 
@@ -207,6 +209,23 @@ def test_an_image_that_cannot_be_decoded_does_not_stop_the_page(tmp_path, monkey
     monkeypatch.setitem(sample.images, "rgb", data[:300] + bytes(len(data) - 302) + data[-2:])
     page = page_of([sample], tmp_path)
     assert page.images() == [] and page.prompts == [sample.prompts["rgb"]]
+
+
+def test_further_pages_show_other_samples_all_of_them_evenly(tmp_path, monkeypatch):
+    monkeypatch.setattr(preview, "IMAGES", 10)  # on a page: 5 samples of each subset
+    keys = [f"GID/a{number}" for number in range(7)] + [f"fMoW/b{number}" for number in range(3)]
+    samples = [converted.Sample(key, {"rgb": key}, key, images={"rgb": converted.picture("x", 1)}) for key in keys]
+    converted.write(tmp_path / "out", samples, shards=1)
+    written = write_preview(tmp_path / "out", pages=9)
+    assert [path.name for path in written.paths] == ["out-preview.html", "out-preview-2.html"]
+    pages = [Page(path) for path in written.paths]
+    first = ["fMoW/b0", "fMoW/b2", "GID/a0", "GID/a2", "GID/a4", "GID/a6"]
+    assert [page.keys for page in pages] == [first, ["fMoW/b1", "GID/a1", "GID/a3", "GID/a5"]]
+    assert written.samples == len(keys)
+    links = [
+        [values["href"] for tag, values in page.elements if tag == "a" and ".html" in values["href"]] for page in pages
+    ]
+    assert links == [["out-preview-2.html"] * 2, ["out-preview.html"] * 2]
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -231,14 +250,14 @@ def test_the_page_lies_beside_the_folder_which_is_left_as_it_was(out, run, monke
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_a_page_is_written_anew_but_no_other_file(out, run, tmp_path):
+def test_a_page_replaces_a_page_but_no_other_file(out, run, tmp_path):
     page = tmp_path / "other" / "look.html"
     for _ in range(2):
         assert run("preview", out, "--output", page, "--config", "Inria", "--config", "weather")[0] == 0
     assert {key.split("/")[0] for key in Page(page).keys} == {"Inria", "weather"}
     page.write_text("<p>mine")
     code, _, errors = run("preview", out, "--output", page)
-    assert code == 2 and len(errors) == 1 and errors[0].startswith(f"mmm-rs: {page}: is there and is no preview")
+    assert code == 2 and len(errors) == 1 and errors[0].startswith(f"mmm-rs: {page}: exists and is not a preview")
     assert page.read_text() == "<p>mine"
 
 
@@ -286,7 +305,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Brows
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("preview")
     converted.write(folder / "out", made())
-    return write_preview(folder / "out").path
+    return write_preview(folder / "out").paths[0]
 
 
 SHOWN = (
@@ -294,7 +313,7 @@ SHOWN = (
 )
 COUNT = "document.querySelector('output').textContent"
 OUTLINE = "(s => [s.outlineStyle, parseFloat(s.outlineWidth)])(getComputedStyle(document.activeElement))"
-FOCUS = "(document.activeElement.name || document.activeElement.className || document.activeElement.id || '')"
+FOCUS = "(n => n.name || n.className || n.id || n.tagName)(document.activeElement)"
 
 
 def shown(chromium: browser.Browser) -> list[str]:
@@ -331,7 +350,7 @@ def test_filters_filter_and_say_how_many_are_shown(chromium, page):
     chromium.run("document.querySelector('button').click()")
     assert chromium.run("new Promise(done => setTimeout(() => done(" + COUNT + "), 20))") == "21 of 21 shown"
 
-    choose(chromium, "level", "none")
+    choose(chromium, "level", "-")
     assert sorted(key.split("/")[0] for key in shown(chromium)) == ["GID", "MRSSC2_0"]
 
 
@@ -356,15 +375,16 @@ def test_choices_are_those_that_samples_have_with_their_number(chromium, page):
 def test_the_keyboard_reaches_everything_and_the_focus_is_seen(chromium, page):
     chromium.open(page)
     order = []
-    for _ in range(7):
+    for _ in range(12):
         chromium.press("Tab")
         order.append(chromium.run(FOCUS))
         style, width = chromium.run(OUTLINE)
         assert style == "solid" and width >= 2, order
-    assert order[:6] == ["skip", "scroll", "subset", "level", "weather", "text"]
+    fields = ["subset", "modality", "category", "level", "weather", "text"]
+    assert order == ["skip", "SUMMARY", *fields, "BUTTON", "small", "small", "small"]  # the last: of the first sample
 
     chromium.open(page)
-    for _ in range(5):
+    for _ in range(7):
         chromium.press("Tab")
     chromium.press("ArrowDown")
     assert chromium.run(COUNT) == "2 of 21 shown"  # the first weather: fog
@@ -443,7 +463,7 @@ def test_parts_differ_without_colour(chromium, page):
     chromium.open(page)
     drawn = """Array.from(document.querySelectorAll(".legend .part"), p => { const s = getComputedStyle(p);
         return [s.textDecorationLine, s.textDecorationStyle, s.textDecorationThickness].join(" "); })"""
-    assert len(set(chromium.run(drawn))) == len(preview.PARTS) == 7
+    assert len(set(chromium.run(drawn))) == len(parts.PARTS) == 7
 
 
 @needs_browser
@@ -454,7 +474,8 @@ def test_a_screen_reader_is_told_what_is_where(chromium, page):
     landmarks = ("banner", "main", "search", "contentinfo", "status", "table")
     assert [roles.count(role) for role in landmarks] == [1] * len(landmarks)
     names = {role: [name for other, name in found if other == role] for role in set(roles)}
-    assert names["combobox"] == ["Subset", "GSD level", "Weather"]
+    assert names["combobox"] == ["Subset", "Modality", "Category", "GSD level", "Weather"]
+    assert names["complementary"] == ["Counts and legend"]
     assert names["searchbox"] == ["Words in prompt, key or labels"]
     assert len(names["image"]) == sum(len(sample.prompts) for sample in made())
     assert all(re.match("(RGB|NIR|SAR): .", name) for name in names["image"])
@@ -481,4 +502,160 @@ def test_all_is_shown_without_scripts(chromium, page):
 def test_every_image_is_drawn(chromium, page):
     chromium.open(page)
     widths = chromium.run("Promise.all(Array.from(document.images, i => i.decode().then(() => i.naturalWidth)))")
-    assert len(widths) == sum(len(sample.prompts) for sample in made()) and set(widths) == {64, preview.SIDE}
+    assert len(widths) == sum(len(sample.prompts) for sample in made()) and set(widths) == {64, rendering.SIDE}
+
+
+@needs_browser
+def test_modality_and_category_filter_too(chromium, page):
+    chromium.open(page)
+    options = "Array.from(document.querySelector('[name=%s]').options, o => o.text)"
+    assert chromium.run(options % "modality") == [
+        "all",
+        "RGB, optical (21)",
+        "NIR, near infrared (4)",
+        "SAR, radar (8)",
+    ]
+    choose(chromium, "modality", "sar")
+    assert {key.split("/")[0] for key in shown(chromium)} == {"SEN1-2", "WHU-OPT-SAR"} and len(shown(chromium)) == 8
+    choose(chromium, "modality", "")
+    with_category = [sample for sample in made() if sample.category]
+    chromium.run(f"""(() => {{ const field = document.querySelector("[name=category]");
+        field.value = {json.dumps(with_category[0].category)};
+        field.dispatchEvent(new Event("input", {{bubbles: true}})); }})()""")
+    same = [sample.key for sample in with_category if sample.category == with_category[0].category]
+    assert sorted(shown(chromium)) == sorted(same)
+    choose(chromium, "category", "-")
+    assert len(shown(chromium)) == 21 - len(with_category)
+
+
+@needs_browser
+def test_the_address_keeps_the_filters_and_the_open_sample(chromium, page):
+    chromium.open(page)
+    choose(chromium, "weather", "fog")
+    choose(chromium, "text", "farm a1")
+    address = chromium.run("location.hash")
+    chromium.run("document.querySelector('article:not([hidden]) button').click()")
+    opened = chromium.run("location.hash")
+    assert address == "#weather=fog&text=farm+a1" and opened == address + "&sample=weather%2Ffog%2Fa1"
+
+    for place, is_open in ((address, False), (opened, True)):
+        chromium.open(page)
+        chromium.run(f"location.hash = {json.dumps(place)}")
+        assert (
+            chromium.run("new Promise(done => setTimeout(() => done(document.querySelector('dialog').open), 50))")
+            is is_open
+        )
+        assert shown(chromium) == ["weather/fog/a1"]
+
+    chromium.open(page)
+    chromium.run("location.hash = '#sample=nothing&weather=snow&strange=1'")
+    chromium.run("new Promise(done => setTimeout(done, 50))")
+    assert {key.split("/")[1] for key in shown(chromium)} == {"snowy"}
+    assert chromium.run("location.hash") == "#weather=snow" and chromium.problems == []
+    chromium.run("location.hash = '#weather=snow&subset=<b>Atlantis'")  # a choice of another page
+    chromium.run("new Promise(done => setTimeout(done, 50))")
+    assert shown(chromium) == [] and chromium.run("document.querySelector('[name=subset]').value") == "<b>Atlantis"
+
+
+@needs_browser
+def test_a_sample_is_enlarged_and_a_divider_swipes_between_its_images(chromium, page):
+    chromium.open(page)
+    choose(chromium, "subset", "WHU-OPT-SAR")
+    chromium.run("document.querySelector('#WHU-OPT-SAR').scrollIntoView()")
+    chromium.run("Array.from(document.querySelectorAll('article:not([hidden]) .tools button'))[3].focus()")
+    key = chromium.run("document.activeElement.closest('article').querySelector('h3').textContent")
+    chromium.press("Enter")
+    state = """(d => ({open: d.open, key: d.querySelector('h2').textContent,
+        images: Array.from(d.querySelectorAll('.stage img'), i => i.alt.slice(0, 3)),
+        clip: getComputedStyle(d.querySelector('.over') ?? d).clipPath, focus: document.activeElement.type,
+        text: d.querySelector('.text').textContent}))(document.querySelector('dialog'))"""
+    found = chromium.run(state)
+    assert found["open"] and found["key"] == key and found["images"] == ["RGB", "SAR"]
+    assert found["clip"] == "inset(0px 0px 0px 50%)" and found["focus"] == "range"
+    assert "a nir view" in found["text"] and "a sar view" in found["text"]
+
+    for _ in range(3):
+        chromium.press("ArrowRight")
+    assert chromium.run(state)["clip"] == "inset(0px 0px 0px 53%)"
+    box = chromium.run("(r => [r.left, r.top, r.width])(document.querySelector('.stage').getBoundingClientRect())")
+    left, top, width = box
+    for kind, place in (("mousePressed", 0.9), ("mouseMoved", 0.25), ("mouseReleased", 0.25)):
+        x, y = left + place * width, top + 20
+        chromium.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+    assert chromium.run(state)["clip"] == "inset(0px 0px 0px 25%)"
+
+    choice = (
+        "(s => { s.value = '1'; s.dispatchEvent(new Event('change')); })(document.querySelectorAll('.swipe select')[0])"
+    )
+    chromium.run(choice)
+    assert chromium.run(state)["images"] == ["NIR", "SAR"]
+    names = [name for role, name in chromium.accessible() if role in ("dialog", "slider", "combobox")]
+    assert names == [key, "Left image", "Divider between the two images", "Right image"]
+
+    chromium.press("Escape")
+    assert not chromium.run(state)["open"]
+    assert chromium.run("document.activeElement.closest('article').querySelector('h3').textContent") == key
+    assert "sample=" not in chromium.run("location.hash")
+
+
+@needs_browser
+def test_the_arrows_lead_to_the_samples_that_the_filters_leave(chromium, page):
+    chromium.open(page)
+    choose(chromium, "weather", "night")
+    keys = shown(chromium)
+    chromium.run("document.querySelector('article:not([hidden]) .images').click()")
+    key = "document.querySelector('dialog h2').textContent"
+    assert chromium.run(key) == keys[0]
+    chromium.press("ArrowRight")
+    assert chromium.run(key) == keys[1]
+    for _ in range(2):  # there is no third
+        chromium.press("ArrowRight")
+    assert chromium.run(key) == keys[1]
+    chromium.press("ArrowLeft")
+    assert chromium.run(key) == keys[0]
+
+
+@needs_browser
+def test_the_copied_code_loads_the_sample(chromium, page, monkeypatch):
+    chromium.open(page)
+    chromium.run(
+        """navigator.clipboard.writeText = (text) => { (window.copied ??= []).push(text); return Promise.resolve(); }"""
+    )
+    chromium.run("""Array.from(document.querySelectorAll('article'))
+        .find(a => a.querySelector('h3').textContent === 'SEN1-2/ROIs1158_spring_1_p1')
+        .querySelectorAll('button').forEach(b => b.textContent.startsWith('Copy') && b.click())""")
+    key, code = chromium.run("window.copied")
+    assert key == "SEN1-2/ROIs1158_spring_1_p1"
+    monkeypatch.chdir(page.parent)
+    names: dict = {}
+    exec(code, names)
+    assert names["row"]["key"] == key and names["row"]["sar"].size == (64, 64)
+    told = (
+        "Array.from(document.querySelectorAll('article button'), b => b.textContent).filter(t => t === 'Copied').length"
+    )
+    assert chromium.run(told) == 2
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "beside"), [(390, False), (1400, True)])
+def test_samples_come_before_the_legend_on_a_phone_and_beside_it_on_a_desk(chromium, page, width, beside):
+    chromium.open(page, width, 800)
+    top = "document.querySelector('%s').getBoundingClientRect().top"
+    assert (chromium.run(top % ".overview") < chromium.run(top % "article") + 400) is beside
+    assert chromium.run(top % "article") < (800 if beside else 700)
+    order = [name for role, name in chromium.accessible() if role in ("main", "complementary", "heading")]
+    assert order.index("SEN1-2") < order.index("Parts of a prompt")
+
+
+@needs_browser
+def test_the_next_page_keeps_the_filters(chromium, tmp_path, monkeypatch):
+    monkeypatch.setattr(preview, "IMAGES", 10)
+    converted.write(tmp_path / "out", made())
+    first, second, *_ = write_preview(tmp_path / "out", pages=2).paths
+    chromium.open(first)
+    choose(chromium, "weather", "fog")
+    chromium.run("document.querySelector('nav a').click()")
+    while chromium.run("document.readyState + location.pathname") != f"complete{second}":
+        pass
+    assert chromium.run("document.querySelector('[name=weather]').value") == "fog"
+    assert chromium.run("document.querySelector('nav').textContent").startswith("Page 2 of 2")
