@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conversion import names
-from conversion.release import split_folders
+from conversion.columns import split_folders
 from mmm_rs import MODALITIES, SUBSETS
 
 NO_MATCH = -1

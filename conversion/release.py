@@ -1,14 +1,14 @@
 """Find the subsets in a release, in whatever form it comes.
 
-A release is walked as a tree of containers: folders, zips, zips within zips. What a file belongs to follows from the
-names on the way to it (`names.locate`), so a folder of subset zips, one `MMM-RS.zip`, extracted folders and any mix of
-them are one case. Only directories of archives are read here, never the bytes of an image.
+What a file belongs to follows from the names on the way to it (`names.locate`), so a folder of subset zips, one
+`MMM-RS.zip`, extracted folders and any mix of them are one case. Only directories of archives are read here, never the
+bytes of an image.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,16 +16,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conversion import layout, names
-from conversion.archives import DAMAGE, Archive, ArchiveError, inner_archive, read_entries
+from conversion import names
+from conversion.archives import Archive
+from conversion.columns import split_folders
+from conversion.containers import ANNOTATION, IMAGE, OTHER, Remark, containers
 from conversion.errors import ReleaseError, UsageError
 from conversion.findings import Problem
 from mmm_rs import SUBSETS
 
-DEPTH = 3  # archives within archives: MMM-RS.zip, its subset zips, and one more
-PARTIAL = (".baiduyun.p.downloading", ".downloading", ".crdownload", ".part", ".partial", ".aria2", ".quark", ".tmp")
-OTHER_ARCHIVES = ("rar", "7z", "tar", "tgz", "gz", "bz2", "xz")  # suffixes
-IMAGE, ANNOTATION, OTHER = "image", "annotation", "other"
+# What is said of an archive of which some or all files cannot be read, by their problem.
+BARRED = {
+    "encrypted": Remark("are encrypted", "Unzip it with its password and give the folder instead"),
+    "unsupported_compression": Remark(
+        "are compressed by a method that is not read here (neither stored nor deflated)",
+        "Unzip it with the program that made it and give the folder instead",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -93,261 +99,85 @@ def find(
     Raises UsageError where there is no such path, ReleaseError where nothing of a release is in it.
     """
     path = Path(path)
+    check_there(path)
     problems: list[Problem] = []
     parts: dict[str, list[Part]] = {}
-    unknown: list[pa.Table] = []
-    check_there(path)
-    roots = [path]
-    if annotations is not None:
-        apart = Path(annotations)
-        if not apart.exists() or (apart.is_file() and apart.suffix.lower() != ".zip"):
-            raise UsageError(f"--annotations {apart}: give the folder or zip that holds the annotation files")
-        if not apart.resolve().is_relative_to(path.resolve()):  # else they are found with the rest
-            roots.append(apart)
-    for root in roots:
-        label = os.fsencode(root.resolve().name).decode(errors="backslashreplace")  # it is printed and reported
-        top = Archive(path=str(root.absolute()), label=label, kind="folder" if root.is_dir() else "zip")
+    strays: list[pa.Table] = []
+    for root in (path, *_apart(path, annotations)):
         others = [folder for folder in (exclude, path) if folder is not None and folder is not root]
-        for archive, table in _containers(top, problems, DEPTH, _inside(root, others)):
+        for item in containers(_archive(root), _inside(root, others)):
+            if isinstance(item, Problem):
+                problems.append(item)
+                continue
+            archive, entries = item.archive, item.entries
             if root is not path:
-                table = table.filter(pc.equal(table["type"], ANNOTATION))
-            for subset, mine in _by_subset(archive, table):
+                entries = entries.filter(pc.equal(entries["type"], ANNOTATION))
+            for subset, files in _by_subset(archive, entries):
                 if subset is None:
-                    full = pc.binary_join_element_wise(archive.label, mine["name"], "/")
-                    unknown.append(pa.table({"path": full, "type": mine["type"]}))
+                    strays.append(_paths(archive, files))
                 else:
-                    parts.setdefault(subset, []).append(Part(archive, mine))
-                    problems += _barred(archive, subset, mine)
-    subsets = {
-        name: SubsetFiles(name, tuple(_set_aside(name, parts[name], problems))) for name in SUBSETS if name in parts
-    }
-    subsets = {name: files for name, files in subsets.items() if any(part.count(IMAGE) for part in files.parts)}
-    for name in [name for name in parts if name not in subsets]:
-        for part in parts[name]:
-            problems.append(
-                Problem(
-                    part.archive.label,
-                    "no_images",
-                    f"annotations of {name} but none of its images are here",
-                    "Download the images of this subset as well",
-                    name,
-                )
-            )
+                    parts.setdefault(subset, []).append(Part(archive, files))
+                    problems += _barred(archive, subset, files)
+    subsets = {}
+    for name in filter(parts.__contains__, SUBSETS):
+        kept, beside = _set_aside(name, parts[name])
+        problems += beside
+        if any(part.count(IMAGE) for part in kept):
+            subsets[name] = SubsetFiles(name, tuple(kept))
+        else:
+            problems += _without_images(name, parts[name])
     if not subsets and not problems:
         raise ReleaseError(
             f"{path}: nothing of MMM-RS was found here. Give the folder with the downloaded zips, "
             "MMM-RS.zip, or one subset's zip or folder"
         )
     empty = pa.table({"path": pa.array([], pa.string()), "type": pa.array([], pa.string())})
-    loose = pa.concat_tables(unknown) if unknown else empty
-    return Release(path, subsets, tuple(problems), loose.filter(pc.not_equal(loose["type"], OTHER)))
+    unknown = pa.concat_tables([empty, *strays])
+    return Release(path, subsets, tuple(problems), unknown.filter(pc.not_equal(unknown["type"], OTHER)))
+
+
+def _apart(path: Path, annotations: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """The folder or zip of annotation files, if one is given that does not lie in the release anyway."""
+    if annotations is None:
+        return
+    apart = Path(annotations)
+    if not apart.exists() or (apart.is_file() and apart.suffix.lower() != ".zip"):
+        raise UsageError(f"--annotations {apart}: give the folder or zip that holds the annotation files")
+    if not apart.resolve().is_relative_to(path.resolve()):
+        yield apart
+
+
+def _archive(root: Path) -> Archive:
+    label = os.fsencode(root.resolve().name).decode(errors="backslashreplace")  # it is printed and reported
+    return Archive(path=str(root.absolute()), label=label, kind="folder" if root.is_dir() else "zip")
 
 
 def _inside(root: Path, paths: list[Path]) -> list[str]:
     """Those of `paths` that lie within `root`, with slashes, as names of the files in it begin."""
-    found = [path.resolve() for path in paths if path.resolve().is_relative_to(root.resolve())]
-    return [path.relative_to(root.resolve()).as_posix() + "/" * (not path.is_file()) for path in found]
+    inner = [path.resolve() for path in paths if path.resolve().is_relative_to(root.resolve())]
+    return [path.relative_to(root.resolve()).as_posix() + "/" * (not path.is_file()) for path in inner]
 
 
-def _converted(entries: pa.Table) -> list[str]:
-    """Beginnings of the names that a conversion wrote beside the release's files, or in a folder among them."""
-    every = entries["name"]
-    folders = set.intersection(
-        *(
-            {name.removesuffix(last) for name in every.filter(pc.ends_with(every, last)).to_pylist()}
-            for last in layout.SIGNS
-        )
-    )
-    own = [name if "." in name else f"{name}/" for name in layout.PRODUCTS] if "" in folders else []
-    return own + sorted(folder for folder in folders if folder.endswith("/"))
-
-
-def _containers(
-    archive: Archive, problems: list[Problem], depth: int, exclude: Sequence[str] = ()
-) -> Iterator[tuple[Archive, pa.Table]]:
-    """An archive and all archives within it, each with its typed entries. `exclude`: beginnings of names."""
-    try:
-        entries = read_entries(archive)
-        for start in (*exclude, *_converted(entries)):
-            entries = entries.filter(pc.invert(pc.starts_with(entries["name"], start)))
-        entries = _typed(entries)
-    except ArchiveError as error:
-        problems.append(_unreadable(error))
-        return
-    if damage := (entries.schema.metadata or {}).get(DAMAGE):
-        problems.append(
-            Problem(
-                archive.label,
-                "crc_mismatch",
-                f"{damage.decode()}; each image that is published is "
-                "whole by its own CRC32, but its name may be damaged",
-                "Download it again",
-                _subset_of_path(archive.label),
-            )
-        )
-        entries = entries.replace_schema_metadata(None)
-    if archive.kind == "zip" and not entries.num_rows:
-        problems.append(
-            Problem(
-                archive.label, "empty_archive", "it holds no files", "Download it again", _subset_of_path(archive.label)
-            )
-        )
-    kinds = entries["type"]
-    for row in entries.filter(pc.is_in(kinds, pa.array(["archive", "barred"]))).to_pylist():
-        label, subset = f"{archive.label}/{row['name']}", _subset_of_path(row["name"])
-        if row["type"] == "archive":
-            problems.append(
-                Problem(label, "other_archive", "it is an archive of a kind that is not read", "Unpack it", subset)
-            )
-        elif row["problem"] == "link":
-            problems.append(
-                Problem(
-                    label,
-                    "link",
-                    "it is a symbolic link, which is not followed",
-                    "Move here what it points to, or give that as the release",
-                    subset,
-                )
-            )
-        else:
-            problems.append(
-                Problem(
-                    label,
-                    "unreadable_folder",
-                    "this folder may not be read",
-                    "Give yourself the permission to read it, or move it away",
-                    subset,
-                )
-            )
-    yield archive, entries.filter(pc.is_in(kinds, pa.array([IMAGE, ANNOTATION, OTHER])))
-    for row in entries.filter(pc.equal(kinds, "partial")).to_pylist():
-        problems.append(
-            Problem(
-                f"{archive.label}/{row['name']}",
-                "half_download",
-                "the download of this file is not finished",
-                "Let it finish or download it again",
-                _subset_of_path(row["name"]),
-            )
-        )
-    multipart = entries.filter(pc.equal(kinds, "multipart")).to_pylist()
-    for row in multipart:
-        problems.append(
-            Problem(
-                f"{archive.label}/{row['name']}",
-                "multi_part",
-                "this is one part of an archive in several",
-                "Get all parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01, `cat X.zip.* > X.zip` for .001",
-                _subset_of_path(row["name"]),
-            )
-        )
-    split = {row["name"].rsplit(".", 1)[0].lower() for row in multipart}
-    zips = pc.indices_nonzero(pc.equal(kinds, "zip")).to_pylist()
-    for row in zips:
-        name = entries["name"][row].as_py()
-        if name[:-4].lower() in split or name.lower() in split:
-            continue  # the last part of a split archive: its other parts have been named
-        label = f"{archive.label}/{name}"
-        if depth == 0:
-            problems.append(Problem(label, "nested_too_deep", "too many archives within archives", "Unzip this one"))
-        elif archive.kind == "folder":
-            file = os.fsdecode(entries["file"][row].as_py())
-            inner = Archive(path=os.path.join(archive.path, file), label=label, kind="zip")
-            yield from _containers(inner, problems, depth - 1)
-        elif problem := entries["problem"][row].as_py():
-            problems.append(
-                Problem(
-                    label,
-                    problem,
-                    "this archive cannot be read inside its archive",
-                    "Unzip the outer archive first",
-                    _subset_of_path(name),
-                )
-            )
-        elif archive.inside:
-            problems.append(
-                Problem(
-                    label,
-                    "nested_too_deep",
-                    "a zip inside a compressed zip inside a zip",
-                    "Unzip the outer archive first",
-                    _subset_of_path(name),
-                )
-            )
-        else:
-            try:
-                inner = inner_archive(archive, entries, row)
-            except ArchiveError as error:
-                problems.append(_unreadable(error))
-                continue
-            yield from _containers(inner, problems, depth - 1)
-
-
-def _unreadable(error: ArchiveError) -> Problem:
-    subset = _subset_of_path(error.label)
-    return Problem(error.label, "unreadable_archive", error.detail, error.remedy, subset)
-
-
-def _typed(entries: pa.Table) -> pa.Table:
-    """Add the column `type`, by the suffix of the name."""
-    name = pc.utf8_lower(entries["name"])
-    stem, suffix = split_last(name, ".")
-    suffix = pc.if_else(pc.is_valid(stem), suffix, None)
-    chosen = pc.case_when(
-        pc.make_struct(
-            pc.is_in(suffix, pa.array(names.IMAGE_SUFFIXES)),
-            pc.is_in(suffix, pa.array(names.ANNOTATION_SUFFIXES)),
-            pc.equal(suffix, "zip"),
-            pc.match_substring_regex(name, r"\.(z\d\d|zip\.\d{2,3}|7z\.\d{3}|part\d+\.rar)$"),
-            pc.match_substring_regex(name, "(" + "|".join(s.replace(".", r"\.") for s in PARTIAL) + ")$"),
-            pc.is_in(suffix, pa.array(OTHER_ARCHIVES)),
-            pc.is_in(entries["problem"], pa.array(["link", "unreadable_folder"])),
-        ),
-        IMAGE,
-        ANNOTATION,
-        "zip",
-        "multipart",
-        "partial",
-        "archive",
-        "barred",
-        OTHER,
-    )
-    return entries.append_column("type", pc.fill_null(chosen, OTHER))
-
-
-def _subset_of_path(path: str) -> str | None:
-    """The subset that a broken or unfinished file seems to be about, by its name."""
-    last = path.rsplit("/", 1)[-1]
-    return names.subset_of_file(last.split(".zip")[0].split(".z0")[0].rsplit(".json", 1)[0])
+def _paths(archive: Archive, entries: pa.Table) -> pa.Table:
+    """Files of no subset, with their whole path."""
+    return pa.table({"path": pc.binary_join_element_wise(archive.label, entries["name"], "/"), "type": entries["type"]})
 
 
 def _barred(archive: Archive, subset: str, entries: pa.Table) -> Iterator[Problem]:
-    """One line for all entries of an archive that a key or another method of compression bars."""
-    remedies = {
-        "encrypted": ("are encrypted", "Unzip it with its password and give the folder instead"),
-        "unsupported_compression": (
-            "are compressed by a method that is not read here (neither stored nor deflated)",
-            "Unzip it with the program that made it and give the folder instead",
-        ),
-    }
-    for code, (detail, remedy) in remedies.items():
+    """One line for all entries of an archive that a password or another method of compression bars."""
+    for code, remark in BARRED.items():
         if count := pc.sum(pc.equal(entries["problem"], code)).as_py():
-            yield Problem(archive.label, code, f"{count} of its {entries.num_rows} files {detail}", remedy, subset)
+            detail = f"{count} of its {entries.num_rows} files {remark.detail}"
+            yield Problem(archive.label, code, detail, remark.remedy, subset)
 
 
-def split_folders(paths: pa.ChunkedArray | pa.Array) -> tuple[pa.DictionaryArray, pa.Array]:
-    """Paths as (folder, last part). The folder is dictionary-encoded: a million images share few. It may be empty."""
-    before, last = split_last(paths, "/")
-    return pc.dictionary_encode(pc.fill_null(before, "")), last
-
-
-def split_last(texts: pa.ChunkedArray | pa.Array, separator: str) -> tuple[pa.Array, pa.Array]:
-    """Texts cut at their last `separator`: (what stands before, null where there is none; what stands behind)."""
-    combined = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    # A regular expression that says the same takes twenty times as long.
-    parts = pc.split_pattern(combined, separator, max_splits=1, reverse=True)
-    first, behind = parts.offsets[:-1], pc.subtract(parts.offsets[1:], 1)
-    return parts.values.take(pc.if_else(pc.equal(first, behind), None, first)), parts.values.take(behind)
+def _without_images(subset: str, parts: list[Part]) -> Iterator[Problem]:
+    detail, remedy = (
+        f"annotations of {subset} but none of its images are here",
+        "Download the images of this subset too",
+    )
+    for part in parts:
+        yield Problem(part.archive.label, "no_images", detail, remedy, subset)
 
 
 def _by_subset(archive: Archive, entries: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:
@@ -356,7 +186,7 @@ def _by_subset(archive: Archive, entries: pa.Table) -> Iterator[tuple[str | None
         return
     folders, last = split_folders(entries["name"])
     label = archive.label.split("/")
-    located = []  # a folder of the dictionary -> (subset, path within the subset)
+    located = []  # (subset, path within the subset) of each folder of the dictionary
     for folder in folders.dictionary.to_pylist():
         parts = [*label, *(folder.split("/") if folder else [])]
         subset, depth = names.locate(parts)
@@ -370,12 +200,12 @@ def _by_subset(archive: Archive, entries: pa.Table) -> Iterator[tuple[str | None
     del last, prefix  # of a million names each copy takes 50 MB
     for which in np.unique(number):
         rows = np.flatnonzero(number == which)
-        mine = entries.take(pa.array(rows)) if len(rows) < entries.num_rows else entries
+        files = entries.take(pa.array(rows)) if len(rows) < entries.num_rows else entries
         subset = subset_names[which]
         if subset and archive.kind == "zip":  # the source says as much
-            name = pc.if_else(pc.equal(mine["type"], IMAGE), "", mine["name"])
-            mine = mine.set_column(mine.schema.get_field_index("name"), "name", name)
-        yield subset, mine
+            name = pc.if_else(pc.equal(files["type"], IMAGE), "", files["name"])
+            files = files.set_column(files.schema.get_field_index("name"), "name", name)
+        yield subset, files
 
 
 def _by_file_name(entries: pa.Table, number: np.ndarray, subset_names: list) -> None:
@@ -386,14 +216,14 @@ def _by_file_name(entries: pa.Table, number: np.ndarray, subset_names: list) -> 
         number[row] = subset_names.index(names.subset_of_file(stem))
 
 
-def _set_aside(subset: str, parts: list[Part], problems: list[Problem]) -> list[Part]:
-    """Of what lies both in a zip and extracted in a folder the zip's counts; the folder's is named as a problem.
+def _set_aside(subset: str, parts: list[Part]) -> tuple[list[Part], list[Problem]]:
+    """Of files that lie both in a zip and extracted in a folder the zip's count; the folder's are named as a problem.
 
     What a folder alone has stays: somebody has unzipped some of the zips, or has annotations of another source.
     """
     zips = [part.entries for part in parts if part.archive.kind == "zip"]
     if not zips or len(zips) == len(parts):
-        return parts
+        return parts, []
     zips = [entries.filter(pc.is_null(entries["problem"])) for entries in zips]  # an encrypted one is to be unzipped
     zipped = pa.concat_tables([entries.select(["source", "size", "type"]) for entries in zips])
     texts = zipped.filter(pc.equal(zipped["type"], ANNOTATION)).select(["source", "size"]).to_pylist()
@@ -408,7 +238,7 @@ def _set_aside(subset: str, parts: list[Part], problems: list[Problem]) -> list[
         doubled = part.entries.filter(twice)
         images = doubled.filter(pc.equal(doubled["type"], IMAGE))
         if images.num_rows:
-            first = images.slice(0, 1).to_pylist()[0]
+            (first,) = images.slice(0, 1).to_pylist()
             folder = first["name"].removesuffix(first["source"]) + first["source"].split("/", 1)[0]
             detail = f"{images.num_rows} images of {subset} lie extracted beside its zip; the zip counts"
             beside.append((f"{part.archive.label}/{folder}", detail))
@@ -417,5 +247,4 @@ def _set_aside(subset: str, parts: list[Part], problems: list[Problem]) -> list[
                 detail = f"another version of this annotation file of {subset} is in its zip, which counts"
                 beside.append((f"{part.archive.label}/{row['name']}", detail))
     remedy = "Remove the zip if the folder is the one to use"
-    problems += [Problem(where, "beside_zip", detail, remedy, subset) for where, detail in beside]
-    return kept
+    return kept, [Problem(path, "beside_zip", detail, remedy, subset) for path, detail in beside]
