@@ -168,11 +168,12 @@ KINDS = {
 def profile(folder: Path, images: int) -> None:
     """A stored zip, one worker, by what is done."""
     from conversion import convert
+    from dataset_card import card
 
     source = folder / "fMoW.zip"
     write_zip(source, fmow(images), pictures(512, 70_000), "MMM-RS_fMoW.json", zipfile.ZIP_STORED)
     profiler = cProfile.Profile()
-    profiler.runcall(convert, source, folder / "target", executor=Inline())
+    profiler.runcall(convert, source, folder / "target", executor=Inline(), card=card)
     shares: dict[str, float] = {}
     stats = pstats.Stats(profiler)
     for (file, _, name), (_, _, own, _, _) in stats.stats.items():  # type: ignore[attr-defined]

@@ -171,10 +171,11 @@ def main() -> None:
 
 def benchmark(folder: Path, images: int, rounds: int) -> None:
     from conversion import convert
+    from dataset_card import card
 
     source, out = folder / "release" / "fMoW.zip", folder / "MMM-RS"
     write_zip(source, fmow(images), pictures(512, 70_000), "MMM-RS_fMoW.json", zipfile.ZIP_STORED)
-    convert(source, out)
+    convert(source, out, card=card)
     source.unlink()
     results: dict[str, dict[str, Any]] = {}
 

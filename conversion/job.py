@@ -24,6 +24,7 @@ import filelock
 import mmm_rs
 from conversion import layout, manifest, release, report
 from conversion.archives import Archive, content_id, extracted
+from conversion.card import Card
 from conversion.disk import TEMPORARY, disk_needed, output_error, sync_path, write_json, writing
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, ended, local, program
@@ -32,8 +33,6 @@ from conversion.options import Options
 from conversion.plan import PlanFile, make, release_memory
 from conversion.release import IMAGE, Release, SubsetFiles
 from conversion.shards import Task, finished, read_marker, write_shard
-from dataset_card import card
-from dataset_card.card import check_card, write_card
 
 RECORDS = "records.bin"  # the records' text, beside a subset's plan
 STATE = 3  # bytes of markers and index for each of the records' text; measured: 2.3
@@ -117,6 +116,8 @@ class Job:
     """whether the shard of a marker's path needs not be written any more"""
     pool: Executor
     """where its tasks run"""
+    card: Card | None
+    """what describes the folder to people in the end"""
 
     def left(self, one: _Subset) -> list[int]:
         """Numbers of the shards of a subset that are to be written."""
@@ -133,6 +134,7 @@ def convert(
     executor: Executor | None = None,
     annotations: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    card: Card | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Result:
@@ -141,6 +143,7 @@ def convert(
     `subsets`: only these; all that are there otherwise. `executor`: any `concurrent.futures.Executor`, instead of
     `workers` on this machine (see `execution.local`); its workers run this very program and see both folders under the
     same paths. `annotations`: a folder or zip with the annotation files, where they are not beside the images.
+    `card`: what writes the dataset card, such as the module `dataset_card.card`; without it there is none.
     `progress(done, total, what)` is told of bytes, `say` of each step in a line.
 
     Raises UsageError, ReleaseError or OutputError.
@@ -154,6 +157,7 @@ def convert(
         executor=executor,
         annotations=annotations,
         overwrite=overwrite,
+        card=card,
         say=say,
     ) as job:
         if job.complete:
@@ -176,6 +180,7 @@ def opened(
     executor: Executor | None = None,
     annotations: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    card: Card | None = None,
     done: Callable[[Path], bool] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Job]:
@@ -199,7 +204,8 @@ def opened(
         if not _known(out, work):
             _check_foreign(out)
         elif overwrite and _begun(out) != _state(options, True):
-            check_card(out)
+            if card:
+                card.check(out)
             _remove(out, work)
             write_json(out / layout.BEGUN, _state(options, True))
         earlier = _earlier(out, work, options)
@@ -207,11 +213,12 @@ def opened(
         _check_same(out, found, [name for name in wanted if name not in new])
         if earlier and not new and not _begun(out):
             _clear(out)
-            yield Job(out, work, options, found, (), earlier, True, done, pool)
+            yield Job(out, work, options, found, (), earlier, True, done, pool, card)
             return
         if executor:
             _try(executor, work, [str(Path(release_path).absolute())])
-        check_card(out)
+        if card:
+            card.check(out)
         if not _begun(out):
             write_json(out / layout.BEGUN, _state(options, overwrite))
         _sweep(out)
@@ -219,7 +226,7 @@ def opened(
         planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
         found = replace(found, subsets={})  # what their archives list is in the plans, and takes memory here
         release_memory()
-        yield Job(out, work, options, found, planned, earlier, False, done, pool)
+        yield Job(out, work, options, found, planned, earlier, False, done, pool, card)
 
 
 def _check(out: Path, subsets: Sequence[str] | None) -> None:
@@ -420,7 +427,7 @@ def _check_whole(job: Job) -> None:
     for name in (*indexes, layout.SUMMARY, layout.UNPUBLISHED):
         if not (job.out / name).is_file():
             raise OutputError(f"{job.out / name}: is missing. Convert again with --overwrite")
-    for name in card.written():
+    for name in job.card.written() if job.card else ():
         if not (job.out / name).is_file():
             raise OutputError(f"{job.out / name}: is missing. Run `mmm-rs card {job.out}`, which writes it anew")
 
@@ -551,7 +558,7 @@ def _gather(out: Path, subsets: list[_Subset]) -> None:
                 os.listdir(folder)
 
 
-def finish(job: Job, describe: Callable[[Path], None] = write_card) -> Result:
+def finish(job: Job) -> Result:
     """Index, report, the manifest, the card: each from what the step before wrote."""
     out, earlier = job.out, job.earlier
     if earlier and job.complete:
@@ -574,6 +581,7 @@ def finish(job: Job, describe: Callable[[Path], None] = write_card) -> Result:
         )
     made = manifest.build(rows, job.options)
     manifest.write(out, made)
-    describe(out)
+    if job.card:
+        job.card.write(out)
     _clear(out)
     return Result(out, made, summary, written=True)

@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 
 from conversion import images, layout, manifest, release, report
 from conversion.archives import ENTRY_COLUMNS, Archive, DamagedEntry, Entry, Reader, extracted
+from conversion.card import Card
 from conversion.disk import output_error
 from conversion.display import NAMED, first_of
-from conversion.errors import MMMRSError, VerificationError
+from conversion.errors import VerificationError
 from conversion.execution import check_stop, completed, threads
 from conversion.release import IMAGE, SubsetFiles
 from mmm_rs import MODALITIES, index_schema
@@ -52,11 +53,13 @@ def verify(
     release_path: str | os.PathLike[str] | None = None,
     *,
     workers: int | None = None,
+    card: Card | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Verified:
     """Check every shard, member and index row of `out`; with `release_path` compare each image with the release too.
 
-    No image of the release may be missing both here and in the report.
+    No image of the release may be missing both here and in the report. `card`: what checks the dataset card, such as
+    the module `dataset_card.card`; without it the card is not looked at.
 
     Raises VerificationError that names what is wrong, all of it up to a limit; UsageError where there is no such
     release.
@@ -70,7 +73,7 @@ def verify(
             f"{out}: no {layout.MANIFEST} here. Give the folder that `mmm-rs convert` wrote; an "
             "unfinished conversion goes on with the same command"
         )
-    faults = [*_files(out, made), *balance(out), *_card(out)]
+    faults = [*_files(out, made), *balance(out), *(card.faults(out) if card else ())]
     samples = published = done = 0
     total = sum(shard["bytes"] for shard in made["shards"])
     ranges = _index(out, made, faults)
@@ -131,28 +134,6 @@ def balance(out: Path) -> Iterator[str]:
             yield f"{out / layout.UNPUBLISHED}: has {counted} rows, the summary counts {reported}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         yield f"{path}: the report is missing or does not balance: {error}. Convert again with --overwrite"
-
-
-def _card(out: Path) -> Iterator[str]:
-    """What the card says wrongly, or why that cannot be told, and what is missing of what is written with it."""
-    from dataset_card import card
-    from dataset_card.statistics import read_converted
-
-    for name in card.written():
-        if name != layout.CARD and not (out / name).is_file():
-            yield f"{out / name}: is missing. Run `mmm-rs card {out}`"
-    try:
-        text = (out / layout.CARD).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        yield f"{out / layout.CARD}: cannot be read: {error.strerror}. Run `mmm-rs card {out}`"
-        return
-    try:
-        converted = read_converted(out)
-    except MMMRSError as error:
-        yield str(error)
-        return
-    for fault in card.faults(text, converted):
-        yield f"{out}/{fault}. Run `mmm-rs card {out}`"
 
 
 def _unreadable(path: Path, error: Exception) -> str:

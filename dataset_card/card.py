@@ -23,7 +23,7 @@ import yaml
 import mmm_rs
 from conversion import layout
 from conversion.disk import write_file
-from conversion.errors import UsageError
+from conversion.errors import MMMRSError, UsageError
 from dataset_card import text
 from dataset_card.statistics import Converted, read_converted
 
@@ -37,7 +37,7 @@ OWN = re.compile(r"^(?:<!-- own: (?P<name>[\w -]+?) -->|# own: yaml)[ \t]*$")
 END = re.compile(r"^(?:<!-- end own -->|# end own)[ \t]*$")
 
 
-def write_card(out: str | os.PathLike[str], repo_id: str | None = None, read: Read | None = None) -> None:
+def write(out: str | os.PathLike[str], repo_id: str | None = None, read: Read | None = None) -> None:
     """Write the card, its pictures and `croissant.json` of a converted folder from what the folder holds, and beside
     them the module that loads it.
 
@@ -63,11 +63,11 @@ def write_card(out: str | os.PathLike[str], repo_id: str | None = None, read: Re
 
 
 def written() -> tuple[str, ...]:
-    """What `write_card` writes into every converted folder."""
+    """What `write` writes into every converted folder."""
     return layout.CARD, layout.CROISSANT, layout.MODULE, layout.PAIRS_FIGURE, layout.PROMPTS_FIGURE
 
 
-def check_card(out: Path) -> None:
+def check(out: Path) -> None:
     """Raises UsageError where a card is there that cannot be rewritten without losing a person's text."""
     path = out / layout.CARD
     _own_keys(own_parts(_read(path), path).get("yaml", ""), path)
@@ -211,7 +211,26 @@ def metadata(converted: Converted) -> dict[str, Any]:
     }
 
 
-def faults(card: str, converted: Converted) -> list[str]:
+def faults(out: Path) -> list[str]:
+    """What the card of a folder says wrongly, or why that cannot be told, and what of `written` is missing."""
+    remedy = f"Run `mmm-rs card {out}`"
+    missing = [
+        f"{out / name}: is missing. {remedy}"
+        for name in written()
+        if name != layout.CARD and not (out / name).is_file()
+    ]
+    try:
+        card = (out / layout.CARD).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return [*missing, f"{out / layout.CARD}: cannot be read: {error.strerror}. {remedy}"]
+    try:
+        converted = read_converted(out)
+    except MMMRSError as error:
+        return [*missing, str(error)]
+    return [*missing, *(f"{out}/{fault}. {remedy}" for fault in text_faults(card, converted))]
+
+
+def text_faults(card: str, converted: Converted) -> list[str]:
     """What a card says wrongly: how to load these shards, or how many samples and pairs they hold."""
     found = re.match(r"---\r?\n(.*?)\r?\n---", card, re.S)
     try:

@@ -35,6 +35,7 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 def convert(arguments: argparse.Namespace) -> int:
     from conversion import convert
+    from dataset_card import card
 
     with _cluster(arguments.dask) as executor, Progress(arguments.quiet) as progress:
         converted = convert(
@@ -46,6 +47,7 @@ def convert(arguments: argparse.Namespace) -> int:
             executor=executor,
             annotations=arguments.annotations,
             overwrite=arguments.overwrite,
+            card=card,
             progress=progress,
             say=silent if arguments.quiet else note,
         )
@@ -82,13 +84,14 @@ def _print_summary(converted: Result) -> None:
 
 def verify(arguments: argparse.Namespace) -> int:
     from conversion import verify
+    from dataset_card import card
 
     if "://" in arguments.out:
         return _verify_hub(arguments)
     if arguments.deep:
         raise UsageError("--deep is for a copy on the hub; a folder is always read")
     with Progress() as progress:
-        verified = verify(arguments.out, arguments.release, workers=arguments.workers, progress=progress)
+        verified = verify(arguments.out, arguments.release, workers=arguments.workers, card=card, progress=progress)
     result(
         f"{arguments.out} is OK: {verified.shards} shards, {verified.samples:,} samples, {verified.images:,} images"
         + (f"; {verified.compared:,} images are byte for byte the release's" if arguments.release else "")
@@ -107,9 +110,9 @@ def _verify_hub(arguments: argparse.Namespace) -> int:
 
 
 def card(arguments: argparse.Namespace) -> int:
-    from dataset_card.card import write_card
+    from dataset_card.card import write
 
-    write_card(arguments.out)
+    write(arguments.out)
     result(f"{arguments.out / 'README.md'}: written, with its pictures and croissant.json")
     return 0
 

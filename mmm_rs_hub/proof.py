@@ -175,7 +175,7 @@ def check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], dic
     for shard in made["shards"]:
         if rows[shard["name"]] != shard["samples"]:
             faults.append(f"{shard['name']}: {rows[shard['name']]} rows of the index, {shard['samples']} samples said")
-    faults += card.faults(_text(copy / layout.CARD), converted)
+    faults += card.text_faults(_text(copy / layout.CARD), converted)
     if _text(copy / layout.CROISSANT) != croissant.render(converted):
         faults.append(f"{layout.CROISSANT}: is not what manifest and index say")
     return faults, made

@@ -15,7 +15,6 @@ How it works:
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import shutil
@@ -88,6 +87,7 @@ def publish(
     there = hub.listing(missing_ok=True)
     private = privacy(hub, private)
     shards = _Shards(hub, staging, there or {}, workers)
+    description = _Card(hub)
     with opened(
         release_path,
         staging,
@@ -96,6 +96,7 @@ def publish(
         workers=workers,
         annotations=annotations,
         overwrite=overwrite,
+        card=description,
         done=shards.done,
         say=say,
     ) as job:
@@ -110,10 +111,9 @@ def publish(
                 shards.there = hub.listing() or {}  # a new branch begins with what main has
             _send_shards(job, shards, keep)
             say("writing index, report, card and manifest")
-        describe = functools.partial(card.write_card, repo_id=repo_id, read=hub.read)
-        result = finish(job, describe)
+        result = finish(job)
         if card.named_repository(staging) != repo_id:  # a person published it elsewhere before
-            describe(staging)
+            description.write(staging)
         files = local_files(staging, result.manifest)
         check_limits(files)
         listed = hub.listing() or {}
@@ -129,6 +129,25 @@ def publish(
         if tag:
             hub.tag(tag, proof.revision)
     return replace(result, written=bool(proof.sent)), proof
+
+
+@dataclass(frozen=True)
+class _Card:
+    """The dataset card of a folder whose shards are on the hub, and whose examples name the repository."""
+
+    hub: Hub
+
+    def check(self, out: Path) -> None:
+        card.check(out)
+
+    def write(self, out: Path) -> None:
+        card.write(out, self.hub.repo_id, self.hub.read)
+
+    def written(self) -> tuple[str, ...]:
+        return card.written()
+
+    def faults(self, out: Path) -> list[str]:
+        return card.faults(out)
 
 
 def _check_staging(staging: Path) -> None:

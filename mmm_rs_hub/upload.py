@@ -63,7 +63,7 @@ def upload(
     check_name(repo_id)
     made = check_folder(out, say)
     if not dry_run and card.named_repository(out) != repo_id:
-        card.write_card(out, repo_id)  # its examples name the repository
+        card.write(out, repo_id)  # its examples name the repository
     files = local_files(out, made)
     check_limits(files)
     hub = Hub(repo_id, revision or "main", api or default_api(), say)
@@ -135,7 +135,7 @@ def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     if made is None or (out / layout.BEGUN).exists():
         raise OutputError(f"{out}: its conversion is not finished. Run the same `mmm-rs convert` again, then upload")
     say(f"{out}: verifying {len(made['shards']):,} shards")
-    verify(out)
+    verify(out, card=card)
     return made
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 import mmm_rs
 from conversion.errors import OutputError, UsageError, VerificationError
-from dataset_card.card import faults, named_repository, size_category, write_card, write_own
+from dataset_card.card import named_repository, size_category, text_faults, write_own
+from dataset_card.card import write as write_card
 from dataset_card.provenance import PROVENANCE
 from dataset_card.statistics import read_converted
 from tests import converted
@@ -290,14 +291,14 @@ def test_a_card_that_cannot_be_rewritten_without_losing_text_is_left_alone(out, 
 def test_a_card_that_says_something_else_than_the_manifest_is_told(out):
     card = (out / "README.md").read_text()
     folder = read_converted(out)
-    assert faults(card, folder) == []
-    assert faults("# no YAML", folder) == ["README.md: has no YAML"]
-    assert faults(card.replace("num_examples: 6\n", "num_examples: 7\n"), folder) == [
+    assert text_faults(card, folder) == []
+    assert text_faults("# no YAML", folder) == ["README.md: has no YAML"]
+    assert text_faults(card.replace("num_examples: 6\n", "num_examples: 7\n"), folder) == [
         "README.md: dataset_info of weather is not what manifest and index say"
     ]
     table = "README.md: the table of subsets says ['7', '6', '', ''] for weather, manifest and index say"
-    assert faults(card.replace("| `weather` | 6 |", "| `weather` | 7 |"), folder)[0].startswith(table)
-    assert faults(card.replace("data/Inria/train-*.tar", "data/Inria/*.tar"), folder) == [
+    assert text_faults(card.replace("| `weather` | 6 |", "| `weather` | 7 |"), folder)[0].startswith(table)
+    assert text_faults(card.replace("data/Inria/train-*.tar", "data/Inria/*.tar"), folder) == [
         "README.md: configs of Inria is not what manifest and index say",
         "README.md: configs of all is not what manifest and index say",
     ]

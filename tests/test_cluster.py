@@ -19,13 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from conversion import cluster, convert, execution, shards
+from conversion import cluster, execution, shards
 from conversion.errors import OutputError, ReleaseError
 from conversion.execution import Interrupted, Watch, announced, check_place, program
 from conversion.layout import WORK
 from conversion.options import Options
 from mmm_rs_cli import cli
 from tests import releases
+from tests.conversions import convert
 from tests.test_conversion import tree
 from tests.test_interruption import complete
 

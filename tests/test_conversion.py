@@ -15,15 +15,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from conversion import convert, verify
 from conversion.disk import RESERVE
 from conversion.errors import OutputError, ReleaseError, UsageError, VerificationError
 from conversion.inspection import inspect
 from conversion.options import Options
 from conversion.shards import read_marker
-from dataset_card.card import write_card, write_own
+from dataset_card.card import write as write_card
+from dataset_card.card import write_own
 from mmm_rs import PROMPT_COLUMNS
 from tests import releases
+from tests.conversions import convert, verify
 
 
 def tree(out: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_card.card import write_card
+from dataset_card.card import write as write_card
 from mmm_rs import index_schema
 from tests import converted
 

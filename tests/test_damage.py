@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conversion import convert, verify
 from conversion.options import Options
 from tests import releases
+from tests.conversions import convert, verify
 from tests.releases import DEFLATED, STORED, RawEntry
 from tests.test_conversion import members, reasons, unpublished
 

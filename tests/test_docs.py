@@ -18,9 +18,10 @@ from typing import NamedTuple
 import pytest
 from huggingface_hub import HfApi, constants
 
-from conversion import archives, convert, findings
+from conversion import archives, findings
 from mmm_rs_cli.demo.synthetic import write_release
 from mmm_rs_hub.upload import upload
+from tests.conversions import convert
 from tests.hub import TOKEN, Hub
 
 ROOT = Path(__file__).parents[1]

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import mmm_rs
-from conversion import convert
 from conversion.options import Options
 from tests import releases
+from tests.conversions import convert
 
 ROOT = Path(__file__).parents[1]
 HAS_SCRIPTS = int(datasets.__version__.split(".")[0]) < 4

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conversion import annotations, convert, images, verify
+from conversion import annotations, images
 from conversion.annotations import AnnotationError
 from conversion.archives import DAMAGE, Archive, ArchiveError, DamagedEntry, Entry, Reader, inner_archive, read_entries
 from conversion.errors import MMMRSError
@@ -29,6 +29,7 @@ from conversion.images import RejectedImage
 from conversion.prompts import PromptParts, split
 from mmm_rs import SUBSETS
 from tests import releases
+from tests.conversions import convert, verify
 from tests.releases import DEFLATED, STORED, RawEntry
 from tests.test_archives import (
     assert_not_accepted_alone_nor_read_differently,

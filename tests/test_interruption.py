@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from conversion import convert, shards
+from conversion import shards
 from conversion.errors import REPORTED, OutputError
 from conversion.layout import WORK
 from tests import releases, stopping
+from tests.conversions import convert
 from tests.test_conversion import tree
 
 # Aligned images, images and records without a partner; in the second form the subsets have to be inflated first.

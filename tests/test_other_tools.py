@@ -19,8 +19,8 @@ import PIL.Image
 import pytest
 
 import mmm_rs
-from conversion import convert
 from tests import releases
+from tests.conversions import convert
 
 wds = pytest.importorskip("webdataset")
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from conversion import convert
 from conversion.disk import RESERVE
 from conversion.errors import REPORTED, OutputError
 from conversion.layout import WORK
 from tests import releases, stopping
+from tests.conversions import convert
 from tests.test_conversion import tree
 
 SUBSETS = ("SEN1-2", "Inria")

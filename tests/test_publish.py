@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from conversion import convert, job, shards, verify
+from conversion import disk, job, shards
 from conversion.errors import REPORTED, MMMRSError, OutputError, UsageError, VerificationError
 from mmm_rs_hub import publish as publication
 from mmm_rs_hub.proof import verify_hub
 from mmm_rs_hub.publish import publish
 from mmm_rs_hub.upload import upload
 from tests import releases, stopping
+from tests.conversions import convert, verify
 from tests.hub import TOKEN, Hub
 from tests.test_conversion import tree
 from tests.test_output import file_system
@@ -118,7 +119,7 @@ def test_never_more_shards_lie_in_the_folder_than_kept(hub, run, monkeypatch, tm
 
         return counted
 
-    monkeypatch.setattr(shards, "_rename", watched(shards._rename))
+    monkeypatch.setattr(disk, "_rename", watched(disk._rename))
     monkeypatch.setattr(HfApi, "preupload_lfs_files", watched(HfApi.preupload_lfs_files))
     run(keep=3)
     assert len(seen) > 30 and max(seen) == 3
@@ -133,7 +134,7 @@ def test_a_disk_smaller_than_the_data(hub, run, monkeypatch, tmp_path):
     subset = releases.many("GID", 48)
     subset = subset.with_files(**{path: padded(data, 200) for path, data in subset.images.items()})
     release = releases.zips_stored([subset], tmp_path / "release")
-    monkeypatch.setattr(job, "RESERVE", 1_000_000)
+    monkeypatch.setattr("conversion.disk.RESERVE", 1_000_000)
     with file_system(tmp_path / "staging", "size=4m") as disk:
         with pytest.raises(OutputError, match=r"GB are needed and .*--keep"):
             run(release, keep=6)

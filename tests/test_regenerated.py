@@ -8,10 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from conversion import convert, inspect, verify
+from conversion import inspect
 from conversion.errors import UsageError
 from mmm_rs_cli import cli
 from tests import releases
+from tests.conversions import convert, verify
 from tests.test_conversion import tree, unpublished
 
 # Subsets of which the scripts leave more than one folder, or folders whose names do not tell the subset.

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pytest
 
 import mmm_rs
-from conversion import convert
 from tests import releases
+from tests.conversions import convert
 from tests.test_reading import keys, opened, stored, take
 
 MODALITIES = ["rgb", "nir", "sar"]

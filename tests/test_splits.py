@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from conversion import convert, names, verify
+from conversion import names
 from conversion.options import Options
 from mmm_rs_cli import cli
 from tests import releases
+from tests.conversions import convert, verify
 
 # Names in the patterns of upstream's scripts: what is cut from one source image.
 CROPS = ("0_0", "0_1", "1_0", "1_1", "center")

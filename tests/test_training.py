@@ -15,8 +15,8 @@ import pytest
 from datasets.distributed import split_dataset_by_node
 
 import mmm_rs
-from conversion import convert
 from tests import releases
+from tests.conversions import convert
 
 torch = pytest.importorskip("torch")
 from torch.utils.data import DataLoader  # noqa: E402

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from conversion.errors import MMMRSError, OutputError, UsageError, VerificationError
-from dataset_card.card import write_card
+from dataset_card.card import write as write_card
 from mmm_rs import index_schema
 from mmm_rs_hub import upload as uploading
 from mmm_rs_hub.proof import verify_hub

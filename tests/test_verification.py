@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conversion import archives, convert, layout, manifest, release, verify
+from conversion import archives, layout, manifest, release
 from conversion.errors import VerificationError
 from tests import releases
+from tests.conversions import convert, verify
 
 SHARD = "data/SEN1-2/train-00001-of-00004.tar"
 INDEX = "index/SEN1-2.parquet"
@@ -73,7 +74,7 @@ def admit(out: Path, name: str) -> None:
         made["subsets"] = manifest.summed(made["shards"])
 
     edit_manifest(out, change)
-    from dataset_card.card import write_card
+    from dataset_card.card import write as write_card
 
     write_card(out)
 

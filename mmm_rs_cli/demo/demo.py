@@ -15,6 +15,7 @@ from conversion import convert
 from conversion.disk import write_file
 from conversion.errors import UsageError
 from conversion.job import Result
+from dataset_card import card
 from dataset_card.card import write_own
 from mmm_rs import MODALITIES, SUBSETS
 from mmm_rs_cli.demo.synthetic import write_release
@@ -58,7 +59,7 @@ def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
     say("drawing a synthetic release in upstream's layout")
     made = write_release(folder)
     say(f"converting {made.path} to {out}")
-    result = convert(made.path, out, overwrite=out.exists())
+    result = convert(made.path, out, overwrite=out.exists(), card=card)
     write_own(
         out,
         "about",
