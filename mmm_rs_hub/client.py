@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from conversion.errors import MMMRSError, OutputError, UsageError
-from mmm_rs import is_offline
+from mmm_rs_reading.retries import is_offline
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import sys
@@ -28,6 +29,14 @@ import pytest  # noqa: E402
 
 from mmm_rs_cli import cli  # noqa: E402
 from tests import releases  # noqa: E402
+
+
+def pytest_sessionstart() -> None:
+    """`mmm_rs.py` finds the rest of the package by entry points, which an older installation of a checkout lacks."""
+    groups = ("mmm_rs.sources", "mmm_rs.files")
+    announced = {entry.value for group in groups for entry in importlib.metadata.entry_points(group=group)}
+    if missing := {"conversion.unconverted:ReleaseSource", "mmm_rs_reading:open_files"} - announced:
+        raise pytest.UsageError(f"{', '.join(sorted(missing))}: not announced. Run `pip install -e .` once more")
 
 
 @dataclass(frozen=True)

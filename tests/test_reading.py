@@ -263,11 +263,15 @@ def test_data_converted_again_are_not_served_from_an_old_cache(sen12, tmp_path):
         ("SEN1-2", {"modalities": []}, r"modalities=\[\]: give a list"),
         ("SEN1-2", {"on_error": "ignore"}, r'on_error=\'ignore\': give "raise" or "skip"'),
         ("SEN1-2", {"contains": 5}, r"contains=5: give a text or a list of texts"),
-        ("SEN1-2", {"filters": [("gsd_level", "==", "lo")]}, "'lo' is no gsd_level; these are ultra_high, high, ordin"),
+        (
+            "SEN1-2",
+            {"filters": [("gsd_level", "==", "lo")]},
+            "'lo' is not a gsd_level; these are ultra_high, high, ordin",
+        ),
         (
             "weather",
             {"filters": [[("weather", "in", ["fog", "snowy"])]]},
-            "'snowy' is no weather; these are fog, night",
+            "'snowy' is not a weather; these are fog, night",
         ),
         ("SEN1-2", {"filters": [("colour", "==", "red")]}, r"filters=.*no column 'colour'\. The index has \['key'"),
         ("SEN1-2", {"filters": [("gsd", "==")]}, r"filters=.*Give \[\(.gsd_level"),
@@ -469,7 +473,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "rows in another order": (
         lambda out: rewrite_index(out, lambda rows: rows.take(list(range(46, -1, -1)))),
-        rf"{INDEX}: rows 0 to 13 are not the 13 samples that the manifest has in .*00000-of",
+        rf"{INDEX}: rows 0 to \d+ are not the \d+ samples that the manifest has in .*00000-of",
     ),
     "a strange label": (
         lambda out: rewrite_index(out, lambda rows: replaced(rows, "gsd_level", 15, "huge")),

@@ -155,7 +155,7 @@ def test_what_is_wrong_with_the_release_is_warned_of_by_name(release, shards, tm
     releases.half_download(path / "Inria.zip", ".baiduyun.p.downloading")
     with caplog.at_level(logging.WARNING):
         rows = by_key(load(path))
-    said = [record.getMessage() for record in caplog.records if record.name == "conversion.rows"]
+    said = [record.getMessage() for record in caplog.records if record.name == "conversion.unconverted"]
     assert any("GID.zip" in line for line in said) and any("Inria.zip.baiduyun" in line for line in said)
     left = {key: row for key, row in expected_rows(shards, "all").items() if row["subset"] not in ("GID", "Inria")}
     assert rows == left

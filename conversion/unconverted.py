@@ -1,8 +1,8 @@
-"""The release itself, unconverted, as rows for the builder of `mmm_rs`.
+"""The release itself, unconverted, as rows for the builder of `mmm_rs`, which finds this by an entry point.
 
-The same plan, the same checks and the same fields as the shards have, so the rows are those of the converted dataset;
-only nothing is written but the plan and zips that lie deflated in another, in a temporary folder. There is no index, so
-filters look at the rows when they are read: every image of the subset is.
+The same plan, the same checks and the same fields as the shards have, so the rows are those of the converted dataset.
+Nothing is written but the plan and zips that are deflated in another, in a temporary folder. There is no index, so
+filters are applied to the rows when they are read: every image of the subset is.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 
 import mmm_rs
@@ -42,10 +43,10 @@ def _read_errors() -> Iterator[None]:
         raise mmm_rs.ReadError(str(error)) from error
 
 
-class ReleaseRows:
-    """What `mmm_rs` reads of a release: the same methods as its reader of converted datasets has.
+class ReleaseSource:
+    """A release at `path`. See `mmm_rs.Source` for the methods.
 
-    Raises `mmm_rs.ReadError` where nothing of a release is in `path`, or what is there cannot be read.
+    Raises `mmm_rs.ReadError` if nothing of a release is in `path`, or if it cannot be read.
     """
 
     counted = False  # how many samples come is known when their images are read
@@ -54,9 +55,9 @@ class ReleaseRows:
     @_read_errors()
     def __init__(self, path: str) -> None:
         self.path = path
-        self._found: release.Release | None = release.find(path)
-        self.subsets = list(self._found.subsets)
-        for problem in self._found.problems:
+        self._release: release.Release | None = release.find(path)
+        self.subsets = list(self._release.subsets)
+        for problem in self._release.problems:
             logger.warning("%s", problem)
         self._folder = tempfile.mkdtemp(prefix="mmm-rs-")
         weakref.finalize(self, _remove, self._folder, os.getpid())
@@ -64,27 +65,27 @@ class ReleaseRows:
         self._plans: dict[str, tuple[PlanFile, tuple[Archive, ...]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Workers use the plans; the temporary folder stays with whoever made it."""
-        return self.__dict__ | {"_found": None, "_inflated": None}
+        """Workers use the plans; the temporary folder belongs to the process that made it."""
+        return self.__dict__ | {"_release": None, "_inflated": None}
 
     def __str__(self) -> str:
         return self.path
 
     def digest(self, subsets: Sequence[str]) -> str:
         """Identifies the content of these subsets: it changes when the files of the release do."""
-        assert self._found is not None
-        parts = [[content_id(p.archive, p.entries) for p in self._found.subsets[name].parts] for name in subsets]
+        assert self._release is not None
+        parts = [[content_id(p.archive, p.entries) for p in self._release.subsets[name].parts] for name in subsets]
         return hashlib.sha256(json.dumps([subsets, parts]).encode()).hexdigest()
 
     def splits(self, subsets: Sequence[str]) -> list[str]:
         return ["train"]
 
     @_read_errors()
-    def segments(self, subset: str, split: str, selection: Any) -> list[Any]:
+    def segments(self, subset: str, split: str, selection: mmm_rs.Selection) -> list[mmm_rs.Segment]:
         """The planned samples of a subset, whether they match or not. Makes the plan."""
         if subset not in self._plans:
-            assert self._found is not None and self._inflated is not None
-            files, work = self._found.subsets[subset], Path(self._folder, subset)
+            assert self._release is not None and self._inflated is not None
+            files, work = self._release.subsets[subset], Path(self._folder, subset)
             work.mkdir(exist_ok=True)
             make(files, Options(), work / "records.bin").write(work / "plan.arrow")
             archives = tuple(self._inflated.enter_context(extracted(part.archive, work)) for part in files.parts)
@@ -93,14 +94,25 @@ class ReleaseRows:
         return [mmm_rs.Segment(subset, shard.name, 0, shard.stop - shard.start) for shard in plan.shards]
 
     def tables(
-        self, segment: Any, features: Any, selection: Any, check: bool, skipped: list[Any] | None
+        self,
+        segments: Iterable[mmm_rs.Segment],
+        features: datasets.Features,
+        selection: mmm_rs.Selection,
+        check: bool,
+        skipped: list[mmm_rs.Skipped] | None,
+    ) -> Iterator[tuple[int, pa.Table, Sequence[int]]]:
+        """See `mmm_rs.Source`. Images that the conversion would reject are left out here too."""
+        for number, segment in enumerate(segments):
+            for table, positions in self._segment_tables(segment, features, selection):
+                yield number, table, positions
+
+    def _segment_tables(
+        self, segment: mmm_rs.Segment, features: datasets.Features, selection: mmm_rs.Selection
     ) -> Iterator[tuple[pa.Table, Sequence[int]]]:
-        """The rows of a segment in the builder's columns, and their positions in it. Images that the conversion would
-        reject are left out, as there."""
         plan, archives = self._plans[segment.subset]
-        number = next(at for at, shard in enumerate(plan.shards) if shard.name == segment.shard)
+        number = [shard.name for shard in plan.shards].index(segment.shard)
         batch = read_batch(plan.path, number).slice(segment.first, segment.last - segment.first)
-        place = {key: at for at, key in enumerate(batch.column("key").to_pylist())}
+        position_of = {key: position for position, key in enumerate(batch.column("key").to_pylist())}
         records = str(Path(plan.path).with_name("records.bin"))
         reported: list[Reported] = []
         rows: list[dict[str, Any]] = []
@@ -110,10 +122,10 @@ class ReleaseRows:
                 rows.append(_row(sample, segment.shard))
                 size += sum(len(image.data) for image in sample.images)
                 if size > mmm_rs.BATCH_BYTES:
-                    yield _table(rows, features, selection, place)
+                    yield _table(rows, features, selection, position_of)
                     rows, size = [], 0
         if rows:
-            yield _table(rows, features, selection, place)
+            yield _table(rows, features, selection, position_of)
         if reported:
             first = reported[0]
             logger.warning(
@@ -127,7 +139,7 @@ class ReleaseRows:
 
 
 def _remove(folder: str, process: int) -> None:
-    """A forked process has the folder's name too, but not the say over it."""
+    """A forked process knows the folder too, but must leave it to its parent."""
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -141,12 +153,15 @@ def _row(sample: Sample, shard: str) -> dict[str, Any]:
 
 
 def _table(
-    rows: list[dict[str, Any]], features: Any, selection: Any, place: Mapping[str, int]
+    rows: list[dict[str, Any]],
+    features: datasets.Features,
+    selection: mmm_rs.Selection,
+    position_of: Mapping[str, int],
 ) -> tuple[pa.Table, list[int]]:
     images = [pa.field(m, mmm_rs.IMAGE_TYPE) for m in mmm_rs.MODALITIES]
     table = pa.Table.from_pylist(rows, schema=pa.schema([*mmm_rs.index_schema(), *images]))
     if selection.expression is not None:
         table = table.take(selection.positions(table))
-    positions = [place[key] for key in table["key"].to_pylist()]
+    positions = [position_of[key] for key in table["key"].to_pylist()]
     columns = [mmm_rs.column(table, name, feature) for name, feature in features.items()]
     return pa.Table.from_arrays(columns, schema=features.arrow_schema), positions
