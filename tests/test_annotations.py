@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conversion import annotations
-from conversion.annotations import AnnotationError, parser
+from conversion.annotations import AnnotationError, Limits
 
 
 def read(data, **options):
@@ -402,30 +402,28 @@ def test_commas_too_many_or_too_few_do_no_harm():
     ],
 )
 @pytest.mark.parametrize("form", ["array", "lines", "keyed"])
-def test_an_absurd_record_costs_itself_alone(inner, problem, form, monkeypatch):
-    monkeypatch.setattr(parser, "LONGEST", 5000)
+def test_an_absurd_record_costs_itself_alone(inner, problem, form):
     rows = [f'"prompt": "x", "gsd": {inner if at == 1 else 2}' for at in range(3)]
     if form == "keyed":
         text = "{" + ", ".join(f'"{at}.jpg": {{{row}}}' for at, row in enumerate(rows)) + "}"
     else:
         rows = [f'{{"image": "{at}.jpg", {row}}}' for at, row in enumerate(rows)]
         text = "\n".join(rows) if form == "lines" else f"[{','.join(rows)}]"
-    _, records = read(text)
+    _, records = read(text, limits=Limits(longest=5000))
     assert [record.path for record in records if record.problem is None] == (
         ["0.jpg", "1.jpg", "2.jpg"] if problem is None else ["0.jpg", "2.jpg"]
     )
     assert problem is None or records[1].problem.startswith(problem)
 
 
-def test_a_wrapper_with_much_beside_its_records(monkeypatch):
-    monkeypatch.setattr(parser, "LONGEST", 5000)
-    monkeypatch.setattr(parser, "WINDOW", 1000)
+def test_a_wrapper_with_much_beside_its_records():
     beside = {
         "images": [{"id": at, "width": 512} for at in range(1000)],
         "text": "x" * 9000,
         "tree": {str(at): [at] for at in range(1000)},
     }
-    assert paths(json.dumps({**beside, "annotations": ROWS, "last": beside})) == TWO
+    value = {**beside, "annotations": ROWS, "last": beside}
+    assert paths(json.dumps(value), limits=Limits(longest=5000, window=1000)) == TWO
 
 
 @pytest.mark.parametrize(
@@ -442,13 +440,11 @@ def test_a_file_of_broken_lines_ends_in_good_time(line):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_it_makes_no_difference_how_much_is_read_at_a_time(name, monkeypatch):
+def test_it_makes_no_difference_how_much_is_read_at_a_time(name):
     text = FORMS[name][1] + ("\nrubbish\n" + FORMS[name][1] if "lines" in name else "")
     whole = read(text)
-    monkeypatch.setattr(parser, "GLANCE", 1)
     for window in range(4, 120):
-        monkeypatch.setattr(parser, "WINDOW", window)
-        form, records = read(text)
+        form, records = read(text, limits=Limits(window=window, glance=1))
         assert (form.kind, records) == (whole[0].kind, whole[1]), window
 
 
@@ -460,18 +456,13 @@ PIECES = st.sampled_from([*'{}[]",: \n\\', *RECORDS, *NAMED, *VALUES])
 
 @given(st.lists(PIECES).map("".join), st.integers(4, 40))
 def test_nor_does_it_for_broken_text(text, window):
-    def outcome():
+    def outcome(**options):
         try:
-            return [(record.path, record.prompt, record.problem) for record in read(text)[1]]
+            return [(record.path, record.prompt, record.problem) for record in read(text, **options)[1]]
         except AnnotationError:
             return None
 
-    whole = outcome()
-    before, parser.WINDOW = parser.WINDOW, window
-    try:
-        assert outcome() == whole
-    finally:
-        parser.WINDOW = before
+    assert outcome(limits=Limits(window=window)) == outcome()
 
 
 def test_fifty_megabytes_take_a_few():

@@ -3,12 +3,13 @@
 Form, keys and encoding are recognised by content, since upstream publishes none of them.
 
 How it works:
-- The file is decoded a window at a time and cut into records by `json`'s own scanner: memory does not grow with it.
-- Whether an object is a record, a table keyed by image path or a wrapper around records is decided by as much of it as
-  a record can have at the most. What is longer than that holds records, or is nobody's description of one image.
-- The first records choose the keys. What then cannot be used becomes a Record with a problem, and the rest goes on.
+- `window` decodes the file a piece at a time, and `scanner` cuts JSON values from it with `json`'s own scanner.
+- `parser` finds the records in any form; `shape` tells it what a value looks like. Memory does not grow with the file.
+- `records` lets the first records choose the keys (`keys`, `values`). What then cannot be used becomes a Record with a
+  problem, and the rest goes on.
 """
 
 from conversion.annotations.records import AnnotationError, Form, Record, read
+from conversion.annotations.window import Limits
 
-__all__ = ["AnnotationError", "Form", "Record", "read"]
+__all__ = ["AnnotationError", "Form", "Limits", "Record", "read"]
