@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from conversion.job import Result
     from conversion.options import Options
+    from mmm_rs_hub.destination import Destination
 
 
 def inspect(arguments: argparse.Namespace) -> int:
@@ -144,15 +145,7 @@ def show(arguments: argparse.Namespace) -> int:
 def upload(arguments: argparse.Namespace) -> int:
     from mmm_rs_hub.upload import upload
 
-    upload(
-        arguments.out,
-        arguments.repo,
-        private=arguments.private,
-        revision=arguments.revision,
-        dry_run=arguments.dry_run,
-        tag=arguments.tag,
-        yes=arguments.yes,
-    )
+    upload(arguments.out, _destination(arguments), dry_run=arguments.dry_run)
     return 0
 
 
@@ -161,7 +154,7 @@ def publish(arguments: argparse.Namespace) -> int:
 
     converted, proof = publish(
         arguments.release,
-        arguments.repo,
+        _destination(arguments),
         arguments.staging,
         keep=arguments.keep,
         subsets=arguments.subset,
@@ -169,10 +162,6 @@ def publish(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         annotations=arguments.annotations,
         overwrite=arguments.overwrite,
-        private=arguments.private,
-        revision=arguments.revision,
-        tag=arguments.tag,
-        yes=arguments.yes,
         say=note,
     )
     _print_summary(converted)
@@ -208,6 +197,18 @@ load it:
   from datasets import load_dataset
   load_dataset("{out}", "WHU-OPT-SAR", split="train", streaming=True)""")
     return 0
+
+
+def _destination(arguments: argparse.Namespace) -> Destination:
+    from mmm_rs_hub.destination import MAIN, Destination
+
+    return Destination(
+        arguments.repo,
+        arguments.private,
+        arguments.revision or MAIN,
+        arguments.tag,
+        arguments.yes,
+    )
 
 
 def _options(arguments: argparse.Namespace) -> Options:

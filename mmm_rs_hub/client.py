@@ -1,14 +1,14 @@
-"""The hub as the upload and its proof see it: one dataset repository, patience with it, and its errors in a line.
+"""One dataset repository on the hub: every request to it, retries, and errors in one line.
 
-The client retries some requests itself, others never (creating a repository, a commit without Xet). `Hub` retries every
-step from outside, whatever the client did before, and turns whatever the client raises into an error with a remedy.
+The client retries some requests itself and others never (creating a repository, a commit without Xet). `Hub` retries
+every step from outside, whatever the client did before, and turns whatever the client raises into an error with a
+remedy.
 """
 
 from __future__ import annotations
 
 import functools
 import glob
-import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from conversion.errors import MMMRSError, OutputError, UsageError
+from mmm_rs_hub.destination import MAIN
+from mmm_rs_hub.files import LocalFile, RemoteFile, holds
 from mmm_rs_reading.retries import is_offline
 
 if TYPE_CHECKING:
@@ -25,67 +27,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TRIES = 5
-WAITS = (1.0, 4.0, 16.0, 30.0)  # seconds before each further try, where the hub does not say how long
-PATIENCE = 60.0  # seconds for an answer to one request
+WAITS = (1.0, 4.0, 16.0, 30.0)  # seconds before each further try, if the hub does not say how long
+PATIENCE = 60.0  # seconds for the answer to one request
 LONGEST_WAIT = 330.0  # seconds; the hub counts requests in windows of 5 minutes
-PASSING = frozenset((408, 409, 412, 425, 429, 500, 502, 503, 504))  # HTTP status codes that another try may not see
+TRANSIENT = frozenset((408, 409, 412, 425, 429, 500, 502, 503, 504))  # HTTP statuses that another try may not see
 NETWORK = frozenset(("httpx", "httpcore", "requests", "urllib", "hf_xet"))  # libraries, without a version's digits
 
-AGAIN = "Run the same command again: what is on the hub is not sent again"
-BLOCK = 1 << 20  # bytes
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """A file to be sent. `blob_id` is git's own checksum, which the hub gives of small text files."""
-
-    path: str
-    size: int
-    sha256: str
-    blob_id: str
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file on the hub; of `sha256` and `blob_id` the one that tells its content is there."""
-
-    size: int
-    sha256: str | None
-    blob_id: str | None
-
-    def is_(self, file: LocalFile) -> bool:
-        same = self.sha256 == file.sha256 if self.sha256 else self.blob_id == file.blob_id
-        return same and self.size == file.size
-
-
-def holds(there: Mapping[str, RemoteFile], file: LocalFile) -> bool:
-    """Whether the hub has this file as it is here."""
-    return file.path in there and there[file.path].is_(file)
-
-
-def shard_file(shard: Mapping[str, Any]) -> LocalFile:
-    """A shard as the manifest has it, which need not be read again: it was verified."""
-    return LocalFile(shard["name"], shard["bytes"], shard["sha256"], "")
-
-
-def local_file(out: Path, path: Path) -> LocalFile:
-    """A file of the folder `out` with its checksums.
-
-    Raises OutputError where it is missing or cannot be read.
-    """
-    name = path.relative_to(out).as_posix()
-    try:
-        length = path.stat().st_size
-        sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % length)
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK):
-                sha256.update(block)
-                blob.update(block)
-    except FileNotFoundError:
-        raise OutputError(f"{path}: not found. Run `mmm-rs card {out}`, or convert again") from None
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read: {error.strerror}. Mend it, then run again") from None
-    return LocalFile(name, length, sha256.hexdigest(), blob.hexdigest())
+AGAIN = "Run the same command again: files that are on the hub are not sent again"
 
 
 def default_api() -> HfApi:
@@ -100,11 +48,15 @@ class Hub:
 
     repo_id: str
     revision: str
-    api: Any
+    api: HfApi
     say: Callable[[str], None]
     again: str = AGAIN  # the remedy that ends every line about a failure
 
-    def at(self, revision: str) -> Hub:
+    @property
+    def where(self) -> str:
+        return f"{self.repo_id} at {self.revision}"
+
+    def with_revision(self, revision: str) -> Hub:
         """The same repository at another revision."""
         return replace(self, revision=revision)
 
@@ -113,19 +65,20 @@ class Hub:
 
         if not (self.api.token or get_token()):
             raise OutputError(
-                "no token for the hub. Run `hf auth login`, or set HF_TOKEN to one that may write, then run again"
+                "there is no token for the hub. Run `hf auth login`, or set HF_TOKEN to a token that may write, then "
+                "run the same command again"
             )
-        self._patiently(self.api.whoami, "asking who you are")
+        self._retried(self.api.whoami, "checking the token")
 
-    def info(self) -> Any:
-        """What the hub says of the repository at the revision: `sha`, its commit, `private` and more."""
-        return self._patiently(
-            lambda: self.api.repo_info(self.repo_id, repo_type="dataset", revision=self.revision),
+    def commit(self) -> str:
+        """The commit that the revision names."""
+        return self._retried(
+            lambda: str(self.api.repo_info(self.repo_id, repo_type="dataset", revision=self.revision).sha),
             "asking for the repository",
         )
 
     def is_private(self) -> bool | None:
-        """Whether the repository is private, whatever its revisions; None where there is none."""
+        """Whether the repository is private; None if the hub knows no such repository."""
         from huggingface_hub.utils import RepositoryNotFoundError
 
         def ask() -> bool | None:
@@ -134,49 +87,57 @@ class Hub:
             except RepositoryNotFoundError:
                 return None
 
-        return self._patiently(ask, "asking for the repository")
+        return self._retried(ask, "asking for the repository")
 
-    def listing(self, missing_ok: bool = False) -> dict[str, RemoteFile] | None:
-        """Every file of the revision, by path; None where repository or revision is not there and that is no fault."""
-        from huggingface_hub.hf_api import RepoFile
-        from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    def listing(self) -> dict[str, RemoteFile]:
+        """The files of the revision by path."""
+        return self._retried(self._list, "listing its files")
+
+    def existing(self) -> dict[str, RemoteFile] | None:
+        """The files of the revision by path; None if there is no such repository or revision."""
+        from huggingface_hub.utils import RepositoryNotFoundError, RevisionNotFoundError
 
         def ask() -> dict[str, RemoteFile] | None:
             try:
-                entries = list(
-                    self.api.list_repo_tree(self.repo_id, recursive=True, repo_type="dataset", revision=self.revision)
-                )
-            except EntryNotFoundError:  # a repository without a file
-                return {}
+                return self._list()
             except (RepositoryNotFoundError, RevisionNotFoundError):
-                if missing_ok:
-                    return None
-                raise
-            return {
-                entry.path: RemoteFile(entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
-                for entry in entries
-                if isinstance(entry, RepoFile)
-            }
+                return None
 
-        return self._patiently(ask, "listing its files")
+        return self._retried(ask, "listing its files")
+
+    def _list(self) -> dict[str, RemoteFile]:
+        from huggingface_hub.hf_api import RepoFile
+        from huggingface_hub.utils import EntryNotFoundError
+
+        try:
+            entries = list(
+                self.api.list_repo_tree(self.repo_id, recursive=True, repo_type="dataset", revision=self.revision)
+            )
+        except EntryNotFoundError:  # a repository without files
+            return {}
+        return {
+            entry.path: RemoteFile(entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+            for entry in entries
+            if isinstance(entry, RepoFile)
+        }
 
     def create(self, private: bool) -> None:
-        """Make repository and branch where they are not there."""
-        self._patiently(
+        """Create the repository and the branch if they do not exist."""
+        self._retried(
             lambda: self.api.create_repo(self.repo_id, repo_type="dataset", private=private, exist_ok=True),
-            "making the repository",
+            "creating the repository",
         )
-        if self.revision != "main":
-            self._patiently(
+        if self.revision != MAIN:
+            self._retried(
                 lambda: self.api.create_branch(self.repo_id, branch=self.revision, repo_type="dataset", exist_ok=True),
-                f"making the branch {self.revision}",
+                f"creating the branch {self.revision}",
             )
 
     def store(self, out: Path, file: LocalFile) -> Any:
-        """Send a file of the folder `out` to the hub's storage; returns what `send` needs to commit it.
+        """Send a file of the folder `out` to the hub's storage; returns the operation that commits it with `send`.
 
-        The folder need not hold it any more. Until it is committed, no listing has it. Bytes that the storage has
-        already are not sent. One file at a time, because a signal does not end the threads that send several by LFS.
+        After that the folder may drop the file. No listing has it until it is committed. Bytes that the storage already
+        has are not sent. Files are sent one by one because a signal does not end the threads that send several by LFS.
         """
         from huggingface_hub import CommitOperationAdd
 
@@ -185,12 +146,12 @@ class Hub:
             self.api.preupload_lfs_files(self.repo_id, [operation], repo_type="dataset", revision=self.revision)
             if operation.path_or_fileobj != b"":  # the client empties what it has sent
                 raise OutputError(
-                    f"{self.repo_id}: {file.path}: the hub would keep it as a text. Mend what its "
+                    f"{self.repo_id}: {file.path}: the hub would store it as text. Fix what the repository's "
                     f".gitattributes says of .tar files. {self.again}"
                 )
             return operation
 
-        return self._patiently(try_once, f"sending {file.path}")
+        return self._retried(try_once, f"sending {file.path}")
 
     def send(
         self,
@@ -200,9 +161,9 @@ class Hub:
         stale: Sequence[str] = (),
         stored: Mapping[str, Any] | None = None,
     ) -> None:
-        """Commit `files` of the folder `out` and remove `stale`. `stored`: what `store` returned of those sent before.
+        """Commit `files` of the folder `out` and remove `stale`. `stored`: what `store` returned for files it has sent.
 
-        After a failed attempt the hub is asked first what of it is there: one whose answer was lost may have landed.
+        After a failed attempt the hub is listed first: a commit whose answer was lost may have landed.
         """
         first = True
 
@@ -210,15 +171,13 @@ class Hub:
             nonlocal first
             left, gone = list(files), list(stale)
             if not first:
-                there = self.listing() or {}
-                left, gone = (
-                    [file for file in files if not holds(there, file)],
-                    [path for path in stale if path in there],
-                )
+                listing = self.listing()
+                left = [file for file in files if not holds(listing, file)]
+                gone = [path for path in stale if path in listing]
             first = False
             if gone or (left and stored):
                 self._commit(out, left, gone, message, stored or {})
-            elif left:  # with Xet this goes on where an attempt broke off
+            elif left:  # with Xet this resumes where an attempt broke off
                 self.api.upload_folder(
                     repo_id=self.repo_id,
                     repo_type="dataset",
@@ -228,7 +187,7 @@ class Hub:
                     commit_message=message,
                 )
 
-        self._patiently(try_once, f"sending {message}")
+        self._retried(try_once, f"sending {message}")
 
     def _commit(
         self, out: Path, files: Sequence[LocalFile], stale: Sequence[str], message: str, stored: Mapping[str, Any]
@@ -244,17 +203,17 @@ class Hub:
         )
 
     def tag(self, tag: str, commit: str) -> None:
-        """Name a commit. A tag that is there and means another commit is not moved."""
+        """Tag a commit. Raises UsageError if the tag exists and names another commit: it is not moved."""
 
-        def make() -> None:
+        def create() -> None:
             self.api.create_tag(self.repo_id, tag=tag, revision=commit, repo_type="dataset", exist_ok=True)
 
-        self._patiently(make, f"making the tag {tag}")
-        tagged = self.at(tag).info().sha
+        self._retried(create, f"creating the tag {tag}")
+        tagged = self.with_revision(tag).commit()
         if tagged != commit:
             raise UsageError(
-                f"{self.repo_id}: the tag {tag} is there already and means commit {tagged}, not {commit}. "
-                "Choose another"
+                f"{self.repo_id}: the tag {tag} already exists and names commit {tagged}, not {commit}. Choose "
+                "another tag"
             )
 
     def download(self, folder: Path, paths: Sequence[str]) -> None:
@@ -268,7 +227,7 @@ class Hub:
                 revision=self.revision,
                 local_dir=folder,
             )
-            self._patiently(fetch, f"downloading {path}")
+            self._retried(fetch, f"downloading {path}")
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         """`length` bytes of a file of the revision, from `offset`."""
@@ -278,27 +237,30 @@ class Hub:
         url = hf_hub_url(self.repo_id, path, repo_type="dataset", revision=self.revision, endpoint=self.api.endpoint)
         headers = {**build_hf_headers(token=self.api.token), "Range": f"bytes={offset}-{offset + length - 1}"}
 
-        def ask() -> bytes:  # one request, where the client's file system makes several
+        def ask() -> bytes:  # one request; the client's file system makes several
             answer = get_session().get(url, headers=headers, timeout=PATIENCE)
             hf_raise_for_status(answer)
-            if len(answer.content) != length:  # a server between here and there that sends whole files
+            if len(answer.content) != length:  # a proxy that sends whole files
                 raise OutputError(
-                    f"{self.repo_id}: {path}: {len(answer.content):,} bytes came where {length:,} were "
-                    f"asked for. Check HF_ENDPOINT and the proxy. {self.again}"
+                    f"{self.repo_id}: {path}: {length:,} bytes were requested, {len(answer.content):,} came. Check "
+                    f"HF_ENDPOINT and the proxy. {self.again}"
                 )
             return answer.content
 
-        return self._patiently(ask, f"reading from {path}")
+        return self._retried(ask, f"reading from {path}")
 
-    def _patiently(self, do: Callable[[], T], what: str) -> T:
-        """Do it, again after a while where the trouble may pass. Raises what `explain` makes of the client's error."""
+    def _retried(self, do: Callable[[], T], what: str) -> T:
+        """The result of `do`, tried again if the error may be transient.
+
+        Raises what `explain` makes of the client's error.
+        """
         for attempt in range(TRIES):
             try:
                 return do()
             except MMMRSError:
                 raise
             except Exception as error:  # the client raises errors of its own, its HTTP library's and Xet's
-                if attempt == TRIES - 1 or not may_pass(error):
+                if attempt == TRIES - 1 or not is_transient(error):
                     raise explain(error, f"{self.repo_id}: {what}", self.again) from error
                 wait = wait_before(error, attempt)
                 self.say(f"{what} failed ({short(error)}); trying again in {wait:.0f} s")
@@ -307,32 +269,32 @@ class Hub:
 
 
 def status_of(error: BaseException | None) -> int | None:
-    """The HTTP status behind an error, None where no answer came. The client hides some in another error's cause."""
+    """The HTTP status behind an error; None if no answer came. The client hides some in the cause of another error."""
     while error is not None:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        if status is None and (said := re.search(r"HTTP status \w+ error \((\d{3}) ", str(error))):  # Xet's words
-            status = int(said[1])
+        if status is None and (text := re.search(r"HTTP status \w+ error \((\d{3}) ", str(error))):  # Xet's
+            status = int(text[1])
         if status is not None:
             return status
         error = error.__cause__
     return None
 
 
-def may_pass(error: BaseException) -> bool:
-    """Whether another try may go well: the server or the way to it failed, not the request."""
+def is_transient(error: BaseException) -> bool:
+    """Whether another try may succeed: the server or the network failed, not the request."""
     status = status_of(error)
     if status is not None:
-        return status in PASSING
+        return status in TRANSIENT
     if is_offline(error):
         return False
     library = type(error).__module__.split(".")[0].rstrip("0123456789")
     if library in NETWORK or isinstance(error, (ConnectionError, TimeoutError)):
         return True
-    return type(error) is RuntimeError  # what Xet raises, whatever happened
+    return type(error) is RuntimeError  # Xet raises it for everything
 
 
 def wait_before(error: BaseException, attempt: int) -> float:
-    """Seconds to wait: as long as the hub says, else longer each time."""
+    """Seconds to wait: as long as the hub says, or else longer each time."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     try:
         return min(max(float(headers.get("Retry-After", "")), 0.0), LONGEST_WAIT)
@@ -349,29 +311,29 @@ def explain(error: BaseException, what: str, again: str) -> MMMRSError:
     if isinstance(error, HFValidationError):
         return UsageError(f"{failed}. Correct the name")
     if isinstance(error, RevisionNotFoundError):
-        return OutputError(f"{failed}. There is no such revision; give a branch, tag or commit that is there")
+        return OutputError(f"{failed}. Give a branch, tag or commit that exists")
     remedies = {
-        401: "The token is missing, wrong or expired. Run `hf auth login`, or set HF_TOKEN to one that may write",
-        403: "The token may not do this. Use one with write access to this organisation and repository",
+        401: "The token is missing, wrong or expired. Run `hf auth login`, or set HF_TOKEN to a token that may write",
+        403: "The token may not do this. Use a token with write access to this organisation and repository",
         404: "No such repository or organisation, or it is private. Check the name, and that the token may see it",
-        409: "Somebody else is changing the repository. Wait until they are done",
-        412: "Somebody else is changing the repository. Wait until they are done",
+        409: "Somebody else is changing the repository. Wait until they have finished",
+        412: "Somebody else is changing the repository. Wait until they have finished",
         413: "The hub refuses files of this size. Convert with a smaller --shard-size",
         429: "The hub asks for a pause: too many requests. Wait five minutes",
     }
     if status in remedies:
         return OutputError(f"{failed}. {remedies[status]}. {again}")
     if status is not None and status >= 500:
-        return OutputError(f"{failed}. The hub has trouble of its own; see status.huggingface.co, and wait. {again}")
+        return OutputError(f"{failed}. The hub has a problem; see status.huggingface.co, and wait. {again}")
     if is_offline(error):  # its own text names the remedy
         return OutputError(f"{failed}. {again}")
-    if may_pass(error):
+    if is_transient(error):
         return OutputError(f"{failed}. The hub cannot be reached: check the network and HF_ENDPOINT. {again}")
     return OutputError(f"{failed}. {again}; if that does not help, update huggingface_hub")
 
 
 def short(error: BaseException) -> str:
-    """The error on one line, without a full stop; the client's own can be a page."""
+    """The error on one line, without its full stop; the client's own text can be a page."""
     status = status_of(error)
     line = " ".join((getattr(error, "server_message", None) or str(error) or type(error).__name__).split())
     line = (line if len(line) <= 200 else line[:197] + "...").rstrip(".")

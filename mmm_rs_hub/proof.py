@@ -1,35 +1,36 @@
 """Proof that a copy on the hub is what was converted: of an upload against the folder, of any copy against itself.
 
-The hub tells the size and checksum of each file without sending it (sha256 of what LFS or Xet keeps, git's own of small
-text). That the shards are the manifest's follows from these; what the small files say of them is read.
+The hub tells the size and checksum of each file without sending it: sha256 for files kept by LFS or Xet, git's own for
+small text. They prove that the shards are the manifest's. The small files are downloaded and must agree with it.
 """
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+
+import pyarrow.parquet as pq
 
 from conversion import layout, verification
 from conversion.display import first_of, size
-from conversion.errors import MMMRSError, UsageError, VerificationError
+from conversion.errors import MMMRSError, VerificationError
 from dataset_card import card, croissant
+from dataset_card.statistics import Converted, read_converted, rows_by_shard
 from mmm_rs import MODALITIES
-from mmm_rs_hub.client import AGAIN, Hub, LocalFile, RemoteFile, default_api, holds, local_file
+from mmm_rs_hub.client import AGAIN, Hub, default_api
+from mmm_rs_hub.destination import parse_url
+from mmm_rs_hub.files import Listing, LocalFile, holds, local_file
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from dataset_card.statistics import Converted
-
-FOLDERS = tuple(f"{folder}/" for folder in layout.FOLDERS)  # the conversion's alone
+OWN_FOLDERS = tuple(f"{folder}/" for folder in layout.FOLDERS)  # nothing but the conversion's files belongs there
 READ = tuple(
     f"{folder}/" for folder in (layout.DATA, layout.INDEX, layout.REPORT)
-)  # those of which the manifest tells every file
+)  # the manifest tells every file of these
 
 
 @dataclass(frozen=True)
@@ -50,50 +51,56 @@ class Proof:
         return f"hf://datasets/{self.repo_id}@{self.revision}"
 
     def lines(self) -> list[str]:
-        found = f"{self.files:,} files, {size(self.bytes)}, have the size and checksum that they should have"
-        counted = f"{self.shards:,} shards with {self.samples:,} samples, as the manifest says"
-        return [self.url, found, counted + (f"; {self.read:,} downloaded and read" if self.read else "")]
+        """What was proved, for a person."""
+        shards = f"{self.shards:,} shards with {self.samples:,} samples, as the manifest says"
+        return [
+            self.url,
+            f"{self.files:,} files, {size(self.bytes)}, have the expected size and checksum",
+            shards + (f"; {self.read:,} downloaded and read" if self.read else ""),
+        ]
 
 
-def prove(hub: Hub, made: dict[str, Any], files: Sequence[LocalFile], sent: int) -> Proof:
-    """Compare the hub with the folder and the manifest. Raises VerificationError with what differs."""
-    commit = hub.info().sha
-    there = hub.at(commit).listing() or {}
-    faults = [_difference(file.path, file.size, file.sha256, there) for file in files if not holds(there, file)]
-    faults += [fault for shard in made["shards"] if (fault := shard_fault(shard, there))]
+def prove(hub: Hub, manifest: dict[str, Any], files: Sequence[LocalFile], sent: int) -> Proof:
+    """Compare the hub with the folder and the manifest. Raises VerificationError with the differences."""
+    commit = hub.commit()
+    listing = hub.with_revision(commit).listing()
+    faults = [_difference(file.path, file.size, file.sha256, listing) for file in files if not holds(listing, file)]
+    faults += shard_faults(manifest, listing)
     faults += [
-        f"{path}: is on the hub, but is not the manifest's"
-        for path in stale_files(there, {file.path for file in files})
+        f"{path}: is on the hub, but not in the manifest"
+        for path in stale_files(listing, {file.path for file in files})
     ]
     if faults:
         raise VerificationError(f"{hub.repo_id}: the hub's copy is not this folder's. {AGAIN}\n{first_of(faults)}")
     total = sum(file.size for file in files)
-    samples = sum(shard["samples"] for shard in made["shards"])
-    return Proof(hub.repo_id, commit, len(files), len(made["shards"]), samples, total, sent)
+    samples = sum(shard["samples"] for shard in manifest["shards"])
+    return Proof(hub.repo_id, commit, len(files), len(manifest["shards"]), samples, total, sent)
 
 
-def shard_fault(shard: dict[str, Any], there: dict[str, RemoteFile]) -> str | None:
-    """How a shard on the hub differs from the manifest; None where it does not."""
-    found = there.get(shard["name"])
-    if found and (found.size, found.sha256) == (shard["bytes"], shard["sha256"]):
-        return None
-    return _difference(shard["name"], shard["bytes"], shard["sha256"], there)
+def shard_faults(manifest: dict[str, Any], listing: Listing) -> list[str]:
+    """How shards on the hub differ from the manifest."""
+    faults = []
+    for shard in manifest["shards"]:
+        file = listing.get(shard["name"])
+        if not file or (file.size, file.sha256) != (shard["bytes"], shard["sha256"]):
+            faults.append(_difference(shard["name"], shard["bytes"], shard["sha256"], listing))
+    return faults
 
 
-def _difference(path: str, length: int, sha256: str, there: dict[str, RemoteFile]) -> str:
-    found = there.get(path)
-    if found is None:
+def _difference(path: str, length: int, sha256: str, listing: Listing) -> str:
+    file = listing.get(path)
+    if file is None:
         return f"{path}: is not on the hub"
-    if found.size != length:
-        return f"{path}: {found.size:,} bytes on the hub, {length:,} expected"
-    if found.sha256:
-        return f"{path}: sha256 {found.sha256} on the hub, {sha256} expected"
+    if file.size != length:
+        return f"{path}: {file.size:,} bytes on the hub, {length:,} expected"
+    if file.sha256:
+        return f"{path}: sha256 {file.sha256} on the hub, {sha256} expected"
     return f"{path}: another text of the same length on the hub"
 
 
-def stale_files(there: Iterable[str], ours: Collection[str]) -> list[str]:
-    """Paths on the hub in folders that are the conversion's alone, which it does not have: an earlier one's shards."""
-    return sorted(path for path in there if path.startswith(FOLDERS) and path not in ours)
+def stale_files(listing: Iterable[str], paths: Collection[str]) -> list[str]:
+    """Files on the hub in the conversion's own folders that are not among its `paths`: those of an earlier one."""
+    return sorted(path for path in listing if path.startswith(OWN_FOLDERS) and path not in paths)
 
 
 def verify_hub(
@@ -103,35 +110,46 @@ def verify_hub(
     say: Callable[[str], None] = lambda line: None,
     api: HfApi | None = None,
 ) -> Proof:
-    """Prove a copy on the hub, `hf://datasets/org/name[@revision]`, by its own manifest, without downloading shards.
+    """Prove a copy on the hub by its own manifest, without downloading shards.
 
-    The manifest, card, index and report are downloaded and must agree; every shard's size and sha256 on the hub must be
-    the manifest's. `deep` downloads each shard as well, one at a time, and reads every member.
+    The manifest, card, index and report are downloaded and must agree. The size and sha256 of every shard on the hub
+    must be the manifest's.
 
-    Raises UsageError for another URL, OutputError where the hub cannot be reached, VerificationError with what differs.
+    Args:
+        url: `hf://datasets/org/name[@revision]`.
+        deep: Also download each shard, one at a time, and read every member.
+        say: Is called with a line about each shard that was read.
+        api: The hub's client (default: one for `HF_ENDPOINT` and the token that is logged in).
+
+    Returns:
+        What was compared and found equal.
+
+    Raises:
+        UsageError: The URL is not the address of a dataset.
+        OutputError: The hub cannot be reached.
+        VerificationError: The copy is not what its manifest says.
     """
     repo_id, revision = parse_url(url)
     named = Hub(repo_id, revision, api or default_api(), say, again="Run the same command again")
-    commit = named.info().sha
-    hub = named.at(commit)  # whatever is pushed meanwhile
-    there = hub.listing() or {}
+    hub = named.with_revision(named.commit())  # whatever is pushed meanwhile
+    listing = hub.listing()
+    small = [
+        path
+        for path in listing
+        if path in (layout.CARD, layout.MANIFEST, layout.CROISSANT)
+        or path.startswith((f"{layout.INDEX}/", f"{layout.REPORT}/"))
+    ]
+    if layout.MANIFEST not in small:
+        raise VerificationError(f"{url}: has no {layout.MANIFEST}. Finish its upload, or give another dataset")
+    read = 0
     with tempfile.TemporaryDirectory(prefix="mmm-rs-verify-") as folder:
         copy = Path(folder)
-        small = [
-            path
-            for path in there
-            if path in (layout.CARD, layout.MANIFEST, layout.CROISSANT)
-            or path.startswith((f"{layout.INDEX}/", f"{layout.REPORT}/"))
-        ]
-        if layout.MANIFEST not in small:
-            raise VerificationError(f"{url}: no {layout.MANIFEST} there. Finish its upload, or it is another dataset")
         hub.download(copy, small)
         try:
-            faults, made = check_copy(copy, there)
+            faults, manifest = check_copy(copy, listing)
         except MMMRSError as error:
             raise VerificationError(str(error).replace(f"{copy}", url)) from None
-        read = 0
-        for shard in made["shards"] if deep and not faults else ():
+        for shard in manifest["shards"] if deep and not faults else ():
             hub.download(copy, [shard["name"]])
             faults += [fault.replace(f"{copy}/", "") for fault in _read_shard(copy, shard)]
             (copy / shard["name"]).unlink(missing_ok=True)
@@ -139,55 +157,47 @@ def verify_hub(
             say(f"{shard['name']}: read")
     if faults:
         raise VerificationError(f"{url}: is not what its manifest says. Upload it again\n{first_of(faults)}")
-    samples = sum(shard["samples"] for shard in made["shards"])
-    checked = [*small, *(shard["name"] for shard in made["shards"])]
-    total = sum(there[path].size for path in checked)
-    return Proof(repo_id, commit, len(checked), len(made["shards"]), samples, total, read=read)
+    samples = sum(shard["samples"] for shard in manifest["shards"])
+    paths = [*small, *(shard["name"] for shard in manifest["shards"])]
+    total = sum(listing[path].size for path in paths)
+    return Proof(repo_id, hub.revision, len(paths), len(manifest["shards"]), samples, total, read=read)
 
 
-def parse_url(url: str) -> tuple[str, str]:
-    """(repository, revision) of `hf://datasets/org/name[@revision]`. Raises UsageError for anything else."""
-    match = re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^@]+?))?/?", url)
-    if not match:
-        raise UsageError(f"{url}: is no address of a dataset. Give hf://datasets/org/name or ...@revision")
-    return match[1], unquote(match[2] or "main")
-
-
-def check_copy(copy: Path, there: dict[str, RemoteFile]) -> tuple[list[str], dict[str, Any]]:
-    """Faults of a hub copy of which `copy` has the small files, and its manifest."""
-    from dataset_card.statistics import read_converted, rows_by_shard
-
+def check_copy(copy: Path, listing: Listing) -> tuple[list[str], dict[str, Any]]:
+    """Faults of a hub copy, and its manifest. `copy`: a folder with its small files."""
     faults = []
     for path in sorted(copy.rglob("*")):
         name = path.relative_to(copy).as_posix()
-        if path.is_file() and name in there and not there[name].is_(local_file(copy, path)):
-            faults.append(f"{name}: what was downloaded is not what the hub lists")
+        if path.is_file() and name in listing and not listing[name].equals(local_file(copy, path)):
+            faults.append(f"{name}: the downloaded file is not the one that the hub lists")
     converted = read_converted(copy)
-    made = converted.manifest
-    names = {shard["name"] for shard in made["shards"]} | {layout.index_name(subset) for subset in made["subsets"]}
+    manifest = converted.manifest
+    names = {shard["name"] for shard in manifest["shards"]} | set(map(layout.index_name, manifest["subsets"]))
     names |= {layout.SUMMARY, layout.UNPUBLISHED}
-    faults += [fault for shard in made["shards"] if (fault := shard_fault(shard, there))]
-    faults += [f"{path}: is not on the hub" for path in sorted(names - there.keys())]
-    faults += [f"{path}: is not the manifest's" for path in there if path.startswith(READ) and path not in names]
+    faults += shard_faults(manifest, listing)
+    faults += [f"{path}: is not on the hub" for path in sorted(names - listing.keys())]
+    faults += [f"{path}: is not in the manifest" for path in listing if path.startswith(READ) and path not in names]
     unbalanced = [fault.replace(f"{copy}/", "") for fault in verification.balance(copy)]
-    faults += unbalanced or _report(converted)
+    faults += unbalanced or _report_faults(converted)
     rows = rows_by_shard(copy, converted.subsets)
-    for shard in made["shards"]:
+    for shard in manifest["shards"]:
         if rows[shard["name"]] != shard["samples"]:
-            faults.append(f"{shard['name']}: {rows[shard['name']]} rows of the index, {shard['samples']} samples said")
+            faults.append(
+                f"{shard['name']}: the index has {rows[shard['name']]} rows, the manifest says {shard['samples']}"
+            )
     faults += card.text_faults(_text(copy / layout.CARD), converted)
     if _text(copy / layout.CROISSANT) != croissant.render(converted):
         faults.append(f"{layout.CROISSANT}: is not what manifest and index say")
-    return faults, made
+    return faults, manifest
 
 
-def _report(converted: Converted) -> Iterator[str]:
+def _report_faults(converted: Converted) -> Iterator[str]:
     """Where a report that balances counts other images than the index."""
-    for name, counted in converted.statistics.items():
-        held = {m: sum(n for those, n in counted.together.items() if m in those) for m in MODALITIES}
-        said = converted.summary["subsets"].get(name, {}).get("by_modality")
-        if said != held:
-            yield f"{layout.SUMMARY}: images of {name} by modality are {said}, the index has {held}"
+    for name, statistics in converted.statistics.items():
+        indexed = {m: sum(n for held, n in statistics.together.items() if m in held) for m in MODALITIES}
+        reported = converted.summary["subsets"].get(name, {}).get("by_modality")
+        if reported != indexed:
+            yield f"{layout.SUMMARY}: images of {name} by modality are {reported}, the index has {indexed}"
 
 
 def _text(path: Path) -> str:
@@ -195,9 +205,7 @@ def _text(path: Path) -> str:
 
 
 def _read_shard(copy: Path, shard: dict[str, Any]) -> list[str]:
-    import pyarrow.parquet as pq
-
     index = copy / layout.index_name(shard["subset"])
     rows = pq.read_table(index, filters=[("shard", "==", shard["name"])]).to_pylist()
-    found, _ = verification.check_shard(copy, shard, rows)
-    return found
+    faults, _ = verification.check_shard(copy, shard, rows)
+    return faults

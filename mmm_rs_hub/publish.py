@@ -3,58 +3,55 @@
 How it works:
 
 - The conversion is `conversion.job`'s own, in a staging folder. Each few shards that are written are checked as
-  `mmm-rs verify` does, sent to the hub's storage and removed. Their markers stay, from which index, manifest and report
-  are made in the end as ever.
-- What the storage has is not in the repository until it is committed. A commit takes more shards than lie here at a
+  `mmm-rs verify` does, sent to the hub's storage and removed. Their markers stay; index, manifest and report are made
+  from them in the end as ever.
+- A shard in the storage is not in the repository until it is committed. A commit takes more shards than lie here at a
   time, so that the whole takes a few dozen commits however small the disk is.
-- What the hub lists is how an interrupted run goes on. Shards that had been sent but not committed are not listed: they
-  are written again, one commit's shards at the most. The storage recognises their bytes.
+- An interrupted run resumes from what the hub lists. Shards that were sent but not committed are not listed: they are
+  written again, those of one commit at most. The storage recognises their bytes.
 - The card's pictures need some images of shards that are gone: they are read back from the hub.
 - The rest goes as in `mmm_rs_hub.upload`: index, report and pictures, then card and manifest, then the proof.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conversion import layout, manifest
+from conversion import layout
 from conversion.display import first_of, size
 from conversion.errors import OutputError, UsageError, VerificationError
-from conversion.execution import completed, threads
 from conversion.job import Job, Result, check_disk, finish, opened, write_shards
+from conversion.manifest import read as read_manifest
 from conversion.options import Options
-from conversion.shards import finished, marker_rows, read_marker
-from conversion.verification import check_shard
+from conversion.shards import finished
 from dataset_card import card
-from mmm_rs_hub.client import Hub, LocalFile, RemoteFile, default_api, holds, shard_file
+from mmm_rs_hub.client import Hub, default_api
+from mmm_rs_hub.destination import Destination
+from mmm_rs_hub.files import LocalFile, shard_file
 from mmm_rs_hub.proof import Proof, check_copy, prove
+from mmm_rs_hub.shipment import Shipment
 from mmm_rs_hub.upload import (
-    GROUP,
-    agree,
     check_limits,
-    check_name,
-    differing,
+    confirm,
+    differences,
     local_files,
-    message_of,
-    privacy,
+    say_creation,
     send,
+    will_be_private,
 )
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-COMMITS = 24  # of shards, where these are not more than GROUP times as many
-
 
 def publish(
     release_path: str | os.PathLike[str],
-    repo_id: str,
+    destination: Destination,
     staging: str | os.PathLike[str],
     *,
     keep: int = 8,
@@ -63,30 +60,45 @@ def publish(
     workers: int | None = None,
     annotations: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    private: bool = False,
-    revision: str | None = None,
-    tag: str | None = None,
-    yes: bool = False,
     say: Callable[[str], None] = print,
     ask: Callable[[str], bool] | None = None,
     api: HfApi | None = None,
 ) -> tuple[Result, Proof]:
-    """Convert a release and send it to the dataset repository `repo_id`, with `keep` shards in `staging` at a time.
+    """Convert a release and send it to the hub, with few shards on the disk at a time.
 
-    What is then on the hub is what `convert` and `upload` would have put there. In `staging` all but the shards stays.
-    Called again after an interruption it goes on; the other parameters are those of `convert` and `upload`.
+    The hub then holds what `convert` and `upload` would have put there. Everything but the shards stays in `staging`.
+    After an interruption the same call resumes.
 
-    Raises UsageError, ReleaseError, OutputError (the folder, the disk, the hub) or VerificationError.
+    Args:
+        release_path: The release, as `convert` takes it.
+        destination: The repository, and what may be done there.
+        staging: A folder for shards on their way.
+        keep: How many shards lie there at a time, at most.
+        subsets: Only these (default: all that the release holds).
+        options: The options that shape the output.
+        workers: Shards to write at a time (default: one per core).
+        annotations: A folder or zip with the annotation files, if they are not beside the images.
+        overwrite: Start again where another conversion was published before.
+        say: Is called with a line about each step.
+        ask: Answers a question (default: the person at the terminal).
+        api: The hub's client (default: one for `HF_ENDPOINT` and the token that is logged in).
+
+    Returns:
+        What the conversion came to, and what was compared with the hub and found equal.
+
+    Raises:
+        UsageError: An option does not fit, or the person does not want to go on.
+        ReleaseError: The release cannot be used.
+        OutputError: The folder, the disk, the hub or the network refuses or fails.
+        VerificationError: A shard or the hub's copy is not what was written.
     """
     staging = Path(staging).absolute()
-    check_name(repo_id)
     if not overwrite:
         _check_staging(staging)
-    hub = Hub(repo_id, revision or "main", api or default_api(), say)
+    hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)
     hub.check_login()
-    there = hub.listing(missing_ok=True)
-    private = privacy(hub, private)
-    shards = _Shards(hub, staging, there or {}, workers)
+    private = will_be_private(hub, destination)
+    shipment = Shipment(hub, staging, workers)
     description = _Card(hub)
     with opened(
         release_path,
@@ -97,43 +109,47 @@ def publish(
         annotations=annotations,
         overwrite=overwrite,
         card=description,
-        done=shards.done,
+        done=shipment.is_done,
         say=say,
     ) as job:
-        _check_held(hub, shards.there, staging, job.earlier)
+        _check_held(shipment, staging, job.earlier)
         if not job.complete:
-            check_limits(_shards_of(job))
+            shards = _shard_files(job)
+            check_limits(shards)
             check_disk(job, keep)
-            _say_plan(hub, job, keep, there is None, private)
-            agree(yes, ask)
-            if there is None:
+            if shipment.is_new:
+                say_creation(hub, private)
+            _say_plan(hub, job, keep, len(shards))
+            confirm(destination, ask)
+            if shipment.is_new:
                 hub.create(private)
-                shards.there = hub.listing() or {}  # a new branch begins with what main has
-            _send_shards(job, shards, keep)
+                shipment.refresh()  # a new branch begins with what main has
+            shipment.plan(len(shards), keep)
+            _send_shards(job, shipment, keep)
             say("writing index, report, card and manifest")
         result = finish(job)
-        if card.named_repository(staging) != repo_id:  # a person published it elsewhere before
+        if card.named_repository(staging) != destination.repo_id:  # a person published it elsewhere before
             description.write(staging)
         files = local_files(staging, result.manifest)
         check_limits(files)
-        listed = hub.listing() or {}
-        _check_held(hub, listed, staging, result.manifest)
-        missing, stale = differing(files, listed)
+        shipment.refresh()
+        _check_held(shipment, staging, result.manifest)
+        missing, stale = differences(files, shipment.listing)
         if job.complete and (missing or stale):
-            agree(yes, ask)
+            confirm(destination, ask)
         send(hub, staging, missing, stale)
-        proof = prove(hub, result.manifest, files, shards.sent + len(missing))
-        faults, _ = check_copy(staging, hub.at(proof.revision).listing() or {})
+        proof = prove(hub, result.manifest, files, shipment.sent + len(missing))
+        faults, _ = check_copy(staging, hub.with_revision(proof.revision).listing())
         if faults:
             raise VerificationError(f"{staging}: its files contradict each other\n{first_of(faults)}")
-        if tag:
-            hub.tag(tag, proof.revision)
+        if destination.tag:
+            hub.tag(destination.tag, proof.revision)
     return replace(result, written=bool(proof.sent)), proof
 
 
 @dataclass(frozen=True)
 class _Card:
-    """The dataset card of a folder whose shards are on the hub, and whose examples name the repository."""
+    """The dataset card of a folder whose shards are on the hub and whose examples name the repository."""
 
     hub: Hub
 
@@ -151,140 +167,63 @@ class _Card:
 
 
 def _check_staging(staging: Path) -> None:
-    """Shards are removed from the staging folder: one that a person has converted is not to be taken for it."""
-    made = manifest.read(staging)
-    if any((staging / shard["name"]).exists() for shard in (made or {"shards": ()})["shards"]):
+    """Raises UsageError if a person has converted into the folder: shards are removed from it."""
+    manifest = read_manifest(staging)
+    if manifest and any((staging / shard["name"]).exists() for shard in manifest["shards"]):
         raise UsageError(
             f"{staging}: holds a finished conversion, whose shards would be removed. Send it with "
             "`mmm-rs upload`, or give another folder for --staging"
         )
 
 
-def _check_held(hub: Hub, there: dict[str, RemoteFile], staging: Path, made: dict[str, Any] | None) -> None:
-    """What was published before must still be on the hub: its shards are nowhere else."""
-    shards = (made or {"shards": ()})["shards"]
-    lacking = [shard["name"] for shard in shards if not holds(there, shard_file(shard))]
-    if lacking:
+def _check_held(shipment: Shipment, staging: Path, manifest: dict[str, Any] | None) -> None:
+    """Raises OutputError if a shard that was published before is not on the hub: it is nowhere else."""
+    shards = manifest["shards"] if manifest else []
+    if lacking := shipment.lacking(shards):
         raise OutputError(
-            f"{hub.repo_id} at {hub.revision}: {len(lacking):,} of the {len(shards):,} shards that "
-            f"{staging / layout.MANIFEST} describes are not there, for example {lacking[0]}. "
-            "--overwrite converts and sends them again"
+            f"{shipment.hub.where}: lacks {len(lacking):,} of the {len(shards):,} shards that "
+            f"{staging / layout.MANIFEST} describes, for example {lacking[0]}. Use --overwrite to convert and send "
+            "them again"
         )
 
 
-def _shards_of(job: Job) -> list[LocalFile]:
+def _shard_files(job: Job) -> list[LocalFile]:
     """The shards of an earlier run and of the plan, these as large as they may become."""
-    earlier = (job.earlier or {"shards": ()})["shards"]
-    planned = [LocalFile(shard.name, shard.bytes, "", "") for one in job.planned for shard in one.plan.shards]
-    return [*map(shard_file, earlier), *planned]
+    earlier = map(shard_file, job.earlier["shards"] if job.earlier else ())
+    planned = (LocalFile(shard.name, shard.bytes, "", "") for subset in job.planned for shard in subset.plan.shards)
+    return [*earlier, *planned]
 
 
-def _say_plan(hub: Hub, job: Job, keep: int, new: bool, private: bool) -> None:
-    where = f"{hub.repo_id} at {hub.revision}"
-    if new:
-        hub.say(f"{where}: not there yet, will be made ({'private' if private else 'public'})")
-    left = [one.plan.shards[number].bytes for one in job.planned for number in job.left(one)]
+def _say_plan(hub: Hub, job: Job, keep: int, total: int) -> None:
+    left = sorted(subset.plan.shards[number].bytes for subset in job.planned for number in job.left(subset))
+    hub.say(f"{hub.where}: {len(left):,} of {total:,} shards to convert and send, at most {size(sum(left))}")
     hub.say(
-        f"{where}: {len(left):,} of {len(_shards_of(job)):,} shards to convert and send, {size(sum(left))} at the most"
-    )
-    hub.say(
-        f"{job.out}: {keep:,} of them lie here at a time, {size(sum(sorted(left)[-keep:]))}; "
+        f"{job.out}: holds {keep:,} of them at a time, at most {size(sum(left[-keep:]))}; "
         f"{size(shutil.disk_usage(job.out).free)} are free"
     )
 
 
-def _send_shards(job: Job, shards: _Shards, keep: int) -> None:
-    """Write what is left, a few at a time, until the hub lists every shard."""
-    shards.together = min(GROUP, max(keep, math.ceil(len(_shards_of(job)) / COMMITS)))
+def _send_shards(job: Job, shipment: Shipment, keep: int) -> None:
+    """Write the shards that are left, a few at a time, until the hub lists every shard."""
     waiting = _waiting(job)
-    for batch in [waiting[at : at + keep] for at in range(0, len(waiting), keep)]:
-        shards.send(batch)
-    write_shards(job, at_once=keep, then=shards.send)
-    shards.commit(0)
-    for folder in [*(job.out / layout.DATA).glob("*"), job.out / layout.DATA]:
+    for first in range(0, len(waiting), keep):
+        shipment.send(waiting[first : first + keep])
+    write_shards(job, at_once=keep, then=shipment.send)
+    shipment.finish()
+    data = job.out / layout.DATA
+    for folder in [*data.glob("*"), data]:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
 def _waiting(job: Job) -> list[Path]:
-    """Markers of shards that a run which was killed wrote but did not send. Other shards that it left are removed."""
+    """Markers of shards that a killed run wrote but did not send. Other shards that it left are removed."""
     waiting = []
-    for one in job.planned:
-        left = {one.plan.shards[number].name for number in job.left(one)}
-        for shard, marker in zip(one.plan.shards, one.markers(), strict=True):
+    for subset in job.planned:
+        left = {subset.plan.shards[number].name for number in job.left(subset)}
+        for shard, marker in zip(subset.plan.shards, subset.markers(), strict=True):
             if shard.name in left and finished(job.out, marker):
                 waiting.append(marker)
             else:
                 (job.out / shard.name).unlink(missing_ok=True)
     return waiting
-
-
-@dataclass
-class _Shards:
-    """The shards on their way: which the hub lists, and which are in its storage and wait for a commit."""
-
-    hub: Hub
-    staging: Path
-    there: dict[str, RemoteFile]
-    workers: int | None
-    together: int = GROUP  # shards a commit
-    sent: int = 0
-    stored: dict[str, tuple[LocalFile, Any]] = field(default_factory=dict)
-    """path -> the file that was sent, and what commits it"""
-
-    def done(self, path: Path) -> bool:
-        """Whether the shard of the marker at `path` is on the hub, in its storage at the least."""
-        if not path.exists():
-            return False
-        marker = read_marker(path)
-        return marker.name is None or marker.name in self.stored or holds(self.there, shard_file(marker.row()))
-
-    def send(self, paths: list[Path]) -> None:
-        """Send the shards of these markers to the storage, if the hub has them not, and remove them here."""
-        self._check(paths)
-        files = [shard_file(marker.row()) for marker in map(read_marker, paths) if marker.name]
-        missing = [file for file in files if not holds(self.there, file)]
-        if missing:
-            self.hub.say(f"sending {missing[0].path} to {missing[-1].path}, {size(sum(file.size for file in missing))}")
-        for file in files:
-            if file in missing:
-                self.stored[file.path] = file, self.hub.store(self.staging, file)
-                self.sent += 1
-            (self.staging / file.path).unlink()
-        self.commit(self.together - 1)
-
-    def commit(self, most: int) -> None:
-        """Commit what waits, until `most` shards are left waiting, and see that the hub then lists what it should."""
-        while len(self.stored) > most:
-            group = dict(list(self.stored.items())[: self.together])
-            files = [file for file, _ in group.values()]
-            self.hub.send(
-                self.staging,
-                files,
-                message_of(files),
-                stored={path: operation for path, (_, operation) in group.items()},
-            )
-            self.there = self.hub.listing() or {}
-            wrong = [file.path for file in files if not holds(self.there, file)]
-            if wrong:
-                raise VerificationError(
-                    f"{self.hub.repo_id}: the hub does not list what was sent. {self.hub.again}\n{first_of(wrong)}"
-                )
-            for path in group:
-                del self.stored[path]
-            self.hub.say(f"committed {len(files):,} shards")
-
-    def _check(self, paths: list[Path]) -> None:
-        """Read the shards as `mmm-rs verify` does, so that nothing wrong is sent."""
-
-        def check(path: Path) -> list[str]:
-            marker = read_marker(path)
-            if marker.name is None:  # none of its samples could be published
-                return []
-            faults, _ = check_shard(self.staging, marker.row(), marker_rows(path).to_pylist())
-            return faults
-
-        with threads(self.workers) as pool, completed(pool, check, paths) as results:
-            faults = [fault for _, found in results for fault in found]
-        if faults:
-            raise VerificationError(first_of(faults))

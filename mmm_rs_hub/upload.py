@@ -3,27 +3,29 @@
 How it works:
 
 - The folder is checked first (finished, verified, within the hub's limits), so that nothing wrong is ever sent.
-- What the hub holds is listed with sizes and checksums; only files that differ are sent. That listing is also how an
-  interrupted upload goes on, and how a commit whose answer was lost is known to have landed: there is no state here.
-- Shards go first, a group a commit, then index, report and pictures, then card and manifest in one last commit, which
-  also removes shards of an earlier conversion. Until that commit the card on the hub describes what it did before.
-- The listing is read once more and compared, file by file, with this folder and its manifest: the proof.
+- The hub lists what it holds with sizes and checksums; only files that differ are sent. From the same listing an
+  interrupted upload resumes, and a commit whose answer was lost is known to have landed: there is no state here.
+- Shards go first, one group per commit, then index, report and pictures, then card and manifest in one last commit,
+  which also removes shards of an earlier conversion. Until then the card on the hub describes what it did before.
+- The hub is listed once more and compared, file by file, with this folder and its manifest: the proof.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conversion import layout, manifest
+from conversion import layout
 from conversion.display import size
 from conversion.errors import OutputError, UsageError
-from conversion.job import check_called
+from conversion.manifest import read as read_manifest
 from dataset_card import card
-from mmm_rs_hub.client import Hub, LocalFile, RemoteFile, default_api, holds, local_file, shard_file, short
+from mmm_rs_hub.client import Hub, default_api
+from mmm_rs_hub.destination import Destination
+from mmm_rs_hub.files import Listing, LocalFile, holds, local_file, shard_file
 from mmm_rs_hub.proof import Proof, prove, stale_files
 
 if TYPE_CHECKING:
@@ -33,125 +35,117 @@ if TYPE_CHECKING:
 MOST_FILES = 100_000
 MOST_ENTRIES = 10_000  # in a folder
 LARGEST_FILE = 200 * 10**9  # bytes
-GROUP = 90  # files a commit; the hub recommends fewer than 100
+GROUP = 90  # files per commit; the hub recommends fewer than 100
 
 LAST = (layout.CARD, layout.MANIFEST)
 
 
 def upload(
     out: str | Path,
-    repo_id: str,
+    destination: Destination,
     *,
-    private: bool = False,
-    revision: str | None = None,
     dry_run: bool = False,
-    tag: str | None = None,
-    yes: bool = False,
     say: Callable[[str], None] = print,
     ask: Callable[[str], bool] | None = None,
     api: HfApi | None = None,
 ) -> Proof | None:
-    """Send the converted folder `out` to the dataset repository `repo_id` and prove it. None for `dry_run`.
+    """Send a converted folder to the hub and prove that it arrived.
 
-    `revision`: the branch, made if it is not there (default: main). `tag`: name the proved commit. `dry_run`: say what
-    would be sent, and change nothing. `yes`: do not ask. `say` is told each step in a line; `ask` answers a question.
+    Args:
+        out: The converted folder.
+        destination: The repository, and what may be done there.
+        dry_run: Say what would be sent, and change nothing.
+        say: Is called with a line about each step.
+        ask: Answers a question (default: the person at the terminal).
+        api: The hub's client (default: one for `HF_ENDPOINT` and the token that is logged in).
 
-    Raises UsageError (name, options, refusal), OutputError (the hub or the way to it) and VerificationError (the folder
-    is not what its manifest says, or the hub's copy is not the folder).
+    Returns:
+        What was compared with the hub and found equal; None for `dry_run`.
+
+    Raises:
+        UsageError: An option does not fit, or the person does not want to go on.
+        OutputError: The hub, or the network, refuses or fails.
+        VerificationError: The folder is not what its manifest says, or the hub's copy is not the folder.
     """
     out = Path(out)
-    check_name(repo_id)
-    made = check_folder(out, say)
-    if not dry_run and card.named_repository(out) != repo_id:
-        card.write(out, repo_id)  # its examples name the repository
-    files = local_files(out, made)
+    manifest = check_folder(out, say)
+    if not dry_run and card.named_repository(out) != destination.repo_id:
+        card.write(out, destination.repo_id)  # its examples name the repository
+    files = local_files(out, manifest)
     check_limits(files)
-    hub = Hub(repo_id, revision or "main", api or default_api(), say)
+    hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)
     if not dry_run:
         hub.check_login()
-    there = hub.listing(missing_ok=True)
-    private = privacy(hub, private)
-    missing, stale = differing(files, there or {})
-    _say_plan(hub, files, missing, stale, there is None, private, say)
+    listing = hub.existing()
+    private = will_be_private(hub, destination)
+    missing, stale = differences(files, listing or {})
+    if listing is None:
+        say_creation(hub, private)
+    _say_plan(hub, files, missing, stale)
     if dry_run:
         return None
     if missing or stale:
-        agree(yes, ask)
-    if there is None:
+        confirm(destination, ask)
+    if listing is None:
         hub.create(private)
-        missing, stale = differing(files, hub.listing() or {})  # a new branch begins with what main has
+        missing, stale = differences(files, hub.listing())  # a new branch begins with what main has
     send(hub, out, missing, stale)
-    proof = prove(hub, made, files, len(missing))
-    if tag:
-        hub.tag(tag, proof.revision)
+    proof = prove(hub, manifest, files, len(missing))
+    if destination.tag:
+        hub.tag(destination.tag, proof.revision)
     for line in proof.lines():
         say(line)
     return proof
 
 
-def differing(files: Sequence[LocalFile], there: Mapping[str, RemoteFile]) -> tuple[list[LocalFile], list[str]]:
-    """The files that the hub has not as they are here, and the paths that it has of an earlier conversion."""
-    missing = [file for file in files if not holds(there, file)]
-    return missing, stale_files(there, {file.path for file in files})
+def differences(files: Sequence[LocalFile], listing: Listing) -> tuple[list[LocalFile], list[str]]:
+    """The files that the hub does not have as they are here, and the paths that it has of an earlier conversion."""
+    missing = [file for file in files if not holds(listing, file)]
+    return missing, stale_files(listing, {file.path for file in files})
 
 
-def privacy(hub: Hub, private: bool) -> bool:
-    """Whether the repository is private, or is to be made so.
+def will_be_private(hub: Hub, destination: Destination) -> bool:
+    """Whether the repository is private, or will be created so.
 
-    Raises UsageError where it shall be private and is public already, whichever revision is meant.
+    Raises UsageError if it must be private and is public.
     """
-    is_private = hub.is_private()
-    if private and is_private is False:
-        raise UsageError(
-            f"{hub.repo_id}: is public already. Change that in its settings on the hub, or leave out --private"
-        )
-    return private if is_private is None else is_private
+    private = hub.is_private()
+    if destination.private and private is False:
+        raise UsageError(f"{hub.repo_id}: is already public. Change that in its settings on the hub, or omit --private")
+    return destination.private if private is None else private
 
 
-def agree(yes: bool, ask: Callable[[str], bool] | None) -> None:
-    """Raises UsageError where a person, asked by `ask`, does not want to go on. `yes`: do not ask."""
-    if not yes and not (ask or _ask)("Go on?"):
+def confirm(destination: Destination, ask: Callable[[str], bool] | None) -> None:
+    """Raises UsageError if the person, asked by `ask`, does not want to go on."""
+    if not destination.yes and not (ask or _ask)("Go on?"):
         raise UsageError("nothing was sent")
 
 
-def check_name(repo_id: str) -> None:
-    """Raises UsageError for a name that the hub or `datasets` would refuse."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    if repo_id.count("/") != 1:
-        raise UsageError(f"{repo_id}: is no name of a repository. Give it as org/MMM-RS")
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UsageError(f"{repo_id}: {short(error)}. Give it as org/MMM-RS") from None
-    check_called(repo_id, repo_id.split("/")[1])
-
-
 def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """The manifest of a folder that is finished and right; see `conversion.verification` for what is checked."""
+    """The manifest of a folder whose conversion is finished and that `conversion.verification` finds intact."""
     from conversion.verification import verify
 
-    made = manifest.read(out)
-    if made is None or (out / layout.BEGUN).exists():
+    manifest = read_manifest(out)
+    if manifest is None or (out / layout.BEGUN).exists():
         raise OutputError(f"{out}: its conversion is not finished. Run the same `mmm-rs convert` again, then upload")
-    say(f"{out}: verifying {len(made['shards']):,} shards")
+    say(f"{out}: verifying {len(manifest['shards']):,} shards")
     verify(out, card=card)
-    return made
+    return manifest
 
 
-def local_files(out: Path, made: dict[str, Any]) -> list[LocalFile]:
-    """The files to be sent: the manifest's shards by path, then the others."""
+def local_files(out: Path, manifest: dict[str, Any]) -> list[LocalFile]:
+    """The files to be sent: the shards of the manifest by path, then the others."""
     paths: list[Path] = []
     for name in layout.PRODUCTS:
         path = out / name
         if name != layout.DATA:
             paths += sorted(inner for inner in path.rglob("*") if inner.is_file()) if path.is_dir() else [path]
-    shards = sorted((shard_file(shard) for shard in made["shards"]), key=lambda file: file.path)
+    shards = sorted((shard_file(shard) for shard in manifest["shards"]), key=lambda file: file.path)
     return [*shards, *(local_file(out, path) for path in paths if not path.name.startswith("."))]
 
 
 def check_limits(files: Sequence[LocalFile]) -> None:
-    """Raises UsageError where the hub would refuse the folder."""
+    """Raises UsageError if the hub would refuse the folder."""
     if len(files) >= MOST_FILES:
         raise UsageError(
             f"{len(files):,} files are more than the hub takes ({MOST_FILES:,}). Convert with a larger --shard-size"
@@ -171,55 +165,49 @@ def check_limits(files: Sequence[LocalFile]) -> None:
             )
 
 
-def _say_plan(
-    hub: Hub,
-    files: Sequence[LocalFile],
-    missing: Sequence[LocalFile],
-    stale: Sequence[str],
-    new: bool,
-    private: bool,
-    say: Callable[[str], None],
-) -> None:
-    where = f"{hub.repo_id} at {hub.revision}"
-    if new:
-        say(f"{where}: not there yet, will be made ({'private' if private else 'public'})")
+def say_creation(hub: Hub, private: bool) -> None:
+    hub.say(f"{hub.where}: does not exist and will be created ({'private' if private else 'public'})")
+
+
+def _say_plan(hub: Hub, files: Sequence[LocalFile], missing: Sequence[LocalFile], stale: Sequence[str]) -> None:
     kept = len(files) - len(missing)
-    say(
-        f"{where}: {len(missing):,} of {len(files):,} files to send, {size(sum(file.size for file in missing))}"
+    hub.say(
+        f"{hub.where}: {len(missing):,} of {len(files):,} files to send, {size(sum(file.size for file in missing))}"
         + (f"; {kept:,} are there already" if kept else "")
     )
     if stale:
-        say(f"{where}: {len(stale):,} files of an earlier conversion to remove, for example {stale[0]}")
+        hub.say(f"{hub.where}: {len(stale):,} files of an earlier conversion to remove, for example {stale[0]}")
 
 
 def _ask(question: str) -> bool:
-    nobody = UsageError("nobody is there to answer. Give --yes to send without being asked")
+    no_terminal = UsageError("there is no terminal to ask on. Give --yes to send without being asked")
     if not sys.stdin or not sys.stdin.isatty():
-        raise nobody
+        raise no_terminal
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:  # Ctrl-D
         print()
-        raise nobody from None
+        raise no_terminal from None
 
 
 def send(hub: Hub, out: Path, missing: Sequence[LocalFile], stale: Sequence[str]) -> None:
     """Shards, then what describes them, then card and manifest together with the removal of stale files."""
-    shards = [file for file in missing if file.path.startswith("data/")]
+    shards = [file for file in missing if file.path.startswith(f"{layout.DATA}/")]
     last = [file for file in missing if file.path in LAST]
     rest = [file for file in missing if file not in shards and file not in last]
-    groups = [part[at : at + GROUP] for part in (shards, rest) for at in range(0, len(part), GROUP)]
+    groups = [part[first : first + GROUP] for part in (shards, rest) for first in range(0, len(part), GROUP)]
     for number, group in enumerate(groups, 1):
         hub.say(
             f"sending group {number} of {len(groups)}: {group[0].path} to {group[-1].path}, "
             f"{size(sum(file.size for file in group))}"
         )
-        hub.send(out, group, message_of(group))
+        hub.send(out, group, commit_message(group))
     if last or stale:
         hub.say("sending card and manifest")
         hub.send(out, last, "card and manifest", stale)
 
 
-def message_of(files: Sequence[LocalFile]) -> str:
-    subsets = dict.fromkeys(file.path.split("/")[1] for file in files if file.path.startswith("data/"))
+def commit_message(files: Sequence[LocalFile]) -> str:
+    """What a group of files is."""
+    subsets = dict.fromkeys(file.path.split("/")[1] for file in files if file.path.startswith(f"{layout.DATA}/"))
     return f"shards of {', '.join(subsets)}" if subsets else "index, report and pictures"

@@ -20,6 +20,7 @@ from huggingface_hub import HfApi, constants
 
 from conversion import archives, findings
 from mmm_rs_cli.demo.synthetic import write_release
+from mmm_rs_hub.destination import Destination
 from mmm_rs_hub.upload import upload
 from tests.conversions import convert
 from tests.hub import TOKEN, Hub
@@ -140,8 +141,7 @@ def test_every_block_runs(place, tmp_path, monkeypatch, torch):
     with Hub() as hub:
         upload(
             place / "MMM-RS-hub",
-            "org/MMM-RS",
-            yes=True,
+            Destination("org/MMM-RS", yes=True),
             api=HfApi(endpoint=hub.url, token=TOKEN),
             say=lambda line: None,
         )

@@ -20,6 +20,8 @@ from huggingface_hub import HfApi, constants
 from conversion import disk, job, shards
 from conversion.errors import REPORTED, MMMRSError, OutputError, UsageError, VerificationError
 from mmm_rs_hub import publish as publication
+from mmm_rs_hub import shipment
+from mmm_rs_hub.destination import Destination
 from mmm_rs_hub.proof import verify_hub
 from mmm_rs_hub.publish import publish
 from mmm_rs_hub.upload import upload
@@ -50,7 +52,7 @@ def expected(release, tmp_path_factory) -> dict[str, bytes]:
     convert(release, out)
     with pytest.MonkeyPatch.context() as patch, Hub() as hub:
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        upload(out, REPO, yes=True, api=HfApi(endpoint=hub.url, token=TOKEN), say=lambda line: None)
+        upload(out, Destination(REPO, yes=True), api=HfApi(endpoint=hub.url, token=TOKEN), say=lambda line: None)
         return hub.files(REPO)
 
 
@@ -70,8 +72,10 @@ def run(hub, release, tmp_path):
     api = HfApi(endpoint=hub.url, token=TOKEN)
 
     def publish_here(path: Path = release, **options):
-        options = {"keep": KEEP, "workers": 2, "yes": True, "api": api, "say": lambda line: None} | options
-        return publish(path, REPO, tmp_path / "staging", **options)
+        where = {name: options.pop(name) for name in ("private", "revision", "tag", "yes") if name in options}
+        destination = Destination(REPO, **({"yes": True} | where))
+        options = {"keep": KEEP, "workers": 2, "api": api, "say": lambda line: None} | options
+        return publish(path, destination, tmp_path / "staging", **options)
 
     return publish_here
 
@@ -148,15 +152,15 @@ def test_a_disk_smaller_than_the_data(hub, run, monkeypatch, tmp_path):
 
 
 def test_a_few_commits_for_many_shards(hub, run, expected, monkeypatch):
-    monkeypatch.setattr(publication, "COMMITS", 3)
+    monkeypatch.setattr(shipment, "COMMITS", 3)
     run()
     assert hub.files(REPO) == expected
     assert messages(hub) == ["shards of weather, SEN1-2", "shards of SEN1-2, Inria", "shards of Inria, fMoW", *LAST]
 
 
 def test_a_commit_takes_as_many_shards_as_the_hub_recommends(hub, run, expected, monkeypatch):
-    monkeypatch.setattr(publication, "COMMITS", 1)
-    monkeypatch.setattr(publication, "GROUP", 4)
+    monkeypatch.setattr(shipment, "COMMITS", 1)
+    monkeypatch.setattr(shipment, "GROUP", 4)
     run()
     shards = sum(path.startswith("data/") for path in expected)
     assert hub.files(REPO) == expected
@@ -189,7 +193,7 @@ def test_subsets_that_come_later(hub, run, expected):
 
 def test_what_is_public_already_is_not_taken_for_private(hub, run):
     HfApi(endpoint=hub.url, token=TOKEN).create_repo(REPO, repo_type="dataset")
-    with pytest.raises(UsageError, match="is public already"):
+    with pytest.raises(UsageError, match="is already public"):
         run(private=True, revision="next")
     assert list(hub.repositories[REPO].refs) == ["main"]
 
@@ -199,9 +203,9 @@ def test_it_says_what_it_will_do_and_asks(hub, run, tmp_path):
     with pytest.raises(UsageError, match="nothing was sent"):
         run(yes=False, private=True, say=said.append, ask=lambda question: bool(said.append(question)))
     assert said[-1] == "Go on?"
-    assert said[-4] == f"{REPO} at main: not there yet, will be made (private)"
-    assert re.match(rf"{REPO} at main: (\d+) of \1 shards to convert and send, .* at the most$", said[-3])
-    assert said[-2].startswith(f"{tmp_path / 'staging'}: 2 of them lie here at a time, ")
+    assert said[-4] == f"{REPO} at main: does not exist and will be created (private)"
+    assert re.match(rf"{REPO} at main: (\d+) of \1 shards to convert and send, at most .*B$", said[-3])
+    assert said[-2].startswith(f"{tmp_path / 'staging'}: holds 2 of them at a time, at most ")
     assert hub.repositories == {} and tars(tmp_path / "staging") == []
     with pytest.raises(UsageError, match="--yes"):  # standard input is no terminal here
         run(yes=False)
@@ -243,7 +247,7 @@ def test_other_options_than_those_of_the_folder(hub, run):
 @pytest.mark.parametrize("name", ["mmm_rs", "org/mmm_rs", "MMM-RS"])
 def test_a_name_that_could_not_be_loaded_is_refused(hub, release, tmp_path, name):
     with pytest.raises(UsageError):
-        publish(release, name, tmp_path / "staging", api=HfApi(endpoint=hub.url, token=TOKEN))
+        publish(release, Destination(name), tmp_path / "staging", api=HfApi(endpoint=hub.url, token=TOKEN))
     assert not hub.requests and not (tmp_path / "staging").exists()
 
 
@@ -313,12 +317,12 @@ def test_a_commit_whose_answer_was_lost_is_known_to_have_landed(hub, run, expect
     [
         ("whoami", {"status": 401}, "hf auth login"),
         ("create", {"status": 403}, "write access"),
-        ("lfs_put", {"status": 500, "skip": 3}, "trouble of its own"),
+        ("lfs_put", {"status": 500, "skip": 3}, "The hub has a problem"),
         ("lfs_put", {"skip": 7}, "check the network"),
         ("commit", {"status": 429, "skip": 1}, "Wait five minutes"),
-        ("commit", {"status": 503}, "trouble of its own"),
-        ("resolve", {"status": 503}, "trouble of its own"),
-        ("tree", {"status": 503, "skip": 2}, "trouble of its own"),
+        ("commit", {"status": 503}, "The hub has a problem"),
+        ("resolve", {"status": 503}, "The hub has a problem"),
+        ("tree", {"status": 503, "skip": 2}, "The hub has a problem"),
     ],
 )
 def test_trouble_that_stays_ends_in_one_line_and_the_same_command_goes_on(
@@ -354,7 +358,7 @@ def test_shards_that_vanish_after_all_is_done_are_told(hub, run, expected):
     run()
     path = next(path for path in expected if path.startswith("data/"))
     hub.damage(REPO, path, None)
-    with pytest.raises(OutputError, match=f"1 of the .* shards .* not there, for example {path}. --overwrite"):
+    with pytest.raises(OutputError, match=f"lacks 1 of the .* shards .*, for example {path}. Use --overwrite"):
         run()
     run(overwrite=True)
     assert hub.files(REPO) == expected
@@ -362,7 +366,7 @@ def test_shards_that_vanish_after_all_is_done_are_told(hub, run, expected):
 
 def test_a_server_that_sends_whole_files_where_a_part_was_asked_for(hub, run, monkeypatch):
     monkeypatch.setattr("tests.hub._Handler.ranges", False)
-    with pytest.raises(MMMRSError, match=r"bytes came where [\d,]+ were asked for\. Check HF_ENDPOINT") as error:
+    with pytest.raises(MMMRSError, match=r"bytes were requested, [\d,]+ came\. Check HF_ENDPOINT") as error:
         run()
     assert len(str(error.value).splitlines()) == 1
 

@@ -18,6 +18,7 @@ from conversion.errors import MMMRSError, OutputError, UsageError, VerificationE
 from dataset_card.card import write as write_card
 from mmm_rs import index_schema
 from mmm_rs_hub import upload as uploading
+from mmm_rs_hub.destination import Destination
 from mmm_rs_hub.proof import verify_hub
 from mmm_rs_hub.upload import upload
 from tests import converted
@@ -73,7 +74,7 @@ def lines_of(error: pytest.ExceptionInfo) -> list[str]:
 
 def test_everything_arrives_shards_first_card_and_manifest_last(out, hub, api):
     said: list[str] = []
-    proof = upload(out, REPO, yes=True, api=api, say=said.append)
+    proof = upload(out, Destination(REPO, yes=True), api=api, say=said.append)
 
     assert hub.files(REPO) == local(out)
     assert sent(hub) == [
@@ -89,9 +90,9 @@ def test_everything_arrives_shards_first_card_and_manifest_last(out, hub, api):
 
 
 def test_the_same_command_again_sends_nothing_and_proves_it_again(out, hub, api):
-    first = upload(out, REPO, yes=True, api=api)
+    first = upload(out, Destination(REPO, yes=True), api=api)
     before = hub.requests.copy()
-    again = upload(out, REPO, api=api)  # nothing to send: nothing to ask
+    again = upload(out, Destination(REPO), api=api)  # nothing to send: nothing to ask
 
     assert again.sent == 0 and again.revision == first.revision
     assert hub.requests["commit"] == before["commit"] and hub.requests["lfs_put"] == before["lfs_put"]
@@ -100,19 +101,19 @@ def test_the_same_command_again_sends_nothing_and_proves_it_again(out, hub, api)
 def test_a_dry_run_says_what_it_would_send_and_changes_nothing(out, hub, api):
     before = local(out)
     said: list[str] = []
-    assert upload(out, "them/MMM-RS", dry_run=True, api=api, say=said.append) is None
+    assert upload(out, Destination("them/MMM-RS"), dry_run=True, api=api, say=said.append) is None
     assert hub.repositories == {} and local(out) == before
-    assert "them/MMM-RS at main: not there yet, will be made (public)" in said
+    assert "them/MMM-RS at main: does not exist and will be created (public)" in said
     assert any("28 of 28 files to send" in line for line in said)
 
 
 def test_it_asks_before_it_sends(out, hub, api):
     questions = []
     with pytest.raises(UsageError, match="nothing was sent"):
-        upload(out, REPO, api=api, ask=lambda question: bool(questions.append(question)))
+        upload(out, Destination(REPO), api=api, ask=lambda question: bool(questions.append(question)))
     assert len(questions) == 1 and hub.repositories == {}
     with pytest.raises(UsageError, match="--yes"):  # standard input is no terminal here
-        upload(out, REPO, api=api)
+        upload(out, Destination(REPO), api=api)
 
 
 def test_the_end_of_input_is_no_answer(out, hub, api, monkeypatch):
@@ -120,54 +121,54 @@ def test_the_end_of_input_is_no_answer(out, hub, api, monkeypatch):
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdin", terminal)
     with pytest.raises(UsageError, match="--yes"):
-        upload(out, REPO, api=api)
+        upload(out, Destination(REPO), api=api)
     assert hub.repositories == {}
 
 
 def test_private_revision_and_tag(out, hub, api):
-    proof = upload(out, REPO, private=True, revision="next", tag="v1", yes=True, api=api)
+    proof = upload(out, Destination(REPO, private=True, revision="next", tag="v1", yes=True), api=api)
     repository = hub.repositories[REPO]
     assert repository.private
     assert hub.files(REPO, "next") == hub.files(REPO, "v1") == local(out)
     assert hub.files(REPO, "main") == {}
     assert repository.refs["v1"] == proof.revision
-    assert upload(out, REPO, revision="next", tag="v1", api=api).sent == 0
+    assert upload(out, Destination(REPO, revision="next", tag="v1"), api=api).sent == 0
 
 
 def test_what_is_public_already_is_not_taken_for_private(out, hub, api):
-    upload(out, REPO, yes=True, api=api)
-    with pytest.raises(UsageError, match="is public already"):
-        upload(out, REPO, private=True, yes=True, api=api)
-    with pytest.raises(UsageError, match="is public already"):  # nor is a branch that it has not yet
-        upload(out, REPO, private=True, revision="next", yes=True, api=api)
+    upload(out, Destination(REPO, yes=True), api=api)
+    with pytest.raises(UsageError, match="is already public"):
+        upload(out, Destination(REPO, private=True, yes=True), api=api)
+    with pytest.raises(UsageError, match="is already public"):  # nor is a branch that it has not yet
+        upload(out, Destination(REPO, private=True, revision="next", yes=True), api=api)
     assert list(hub.repositories[REPO].refs) == ["main"]
     said: list[str] = []
-    upload(out, REPO, revision="next", dry_run=True, api=api, say=said.append)
-    assert f"{REPO} at next: not there yet, will be made (public)" in said
+    upload(out, Destination(REPO, revision="next"), dry_run=True, api=api, say=said.append)
+    assert f"{REPO} at next: does not exist and will be created (public)" in said
 
 
 def test_a_tag_that_means_another_commit_is_not_moved(out, hub, api):
-    upload(out, REPO, yes=True, tag="v1", api=api)
+    upload(out, Destination(REPO, yes=True, tag="v1"), api=api)
     tagged = hub.repositories[REPO].refs["v1"]
     (out / "assets" / "pairs.png").unlink()
     write_card(out, REPO)
     (out / "README.md").write_text(
         (out / "README.md").read_text().replace("own: about -->\n", "own: about -->\nNew.\n")
     )
-    with pytest.raises(UsageError, match="tag v1 is there already"):
-        upload(out, REPO, yes=True, tag="v1", api=api)
+    with pytest.raises(UsageError, match="tag v1 already exists"):
+        upload(out, Destination(REPO, yes=True, tag="v1"), api=api)
     assert hub.repositories[REPO].refs["v1"] == tagged
 
 
 def test_another_conversion_replaces_the_first_and_leaves_no_shard_of_it(out, hub, api, tmp_path):
-    upload(out, REPO, yes=True, api=api)
+    upload(out, Destination(REPO, yes=True), api=api)
     repository = hub.repositories[REPO]
     files = repository.commits[repository.refs["main"]]
     repository.add("main", files | {"notes.txt": files["README.md"]}, "a person's file")
     second = tmp_path / "second"
     converted.write(second, converted.samples()[:-3], shards=3)
     write_card(second)
-    upload(second, REPO, yes=True, api=api)
+    upload(second, Destination(REPO, yes=True), api=api)
 
     files = hub.files(REPO)
     assert files.pop("notes.txt")
@@ -175,11 +176,11 @@ def test_another_conversion_replaces_the_first_and_leaves_no_shard_of_it(out, hu
 
 
 def test_a_new_branch_does_not_keep_the_shards_that_it_has_from_main(out, hub, api, tmp_path):
-    upload(out, REPO, yes=True, api=api)
+    upload(out, Destination(REPO, yes=True), api=api)
     second = tmp_path / "second"
     converted.write(second, converted.samples()[:-3], shards=3)
     write_card(second)
-    assert upload(second, REPO, revision="next", yes=True, api=api).sent < len(local(second))
+    assert upload(second, Destination(REPO, revision="next", yes=True), api=api).sent < len(local(second))
     assert hub.files(REPO, "next") == local(second)
     assert hub.files(REPO) == local(out)
 
@@ -187,14 +188,14 @@ def test_a_new_branch_does_not_keep_the_shards_that_it_has_from_main(out, hub, a
 def test_a_name_that_reads_as_a_pattern_arrives(out, hub, api):
     write_card(out, REPO)
     shutil.copy(out / "assets" / "pairs.png", out / "assets" / "my[1].png")
-    upload(out, REPO, yes=True, api=api)
+    upload(out, Destination(REPO, yes=True), api=api)
     assert hub.files(REPO) == local(out)
     assert "assets/my[1].png" in hub.files(REPO)
 
 
 def test_many_files_go_in_groups(out, hub, api, monkeypatch):
     monkeypatch.setattr(uploading, "GROUP", 4)
-    upload(out, REPO, yes=True, api=api)
+    upload(out, Destination(REPO, yes=True), api=api)
     assert hub.files(REPO) == local(out)
     assert len(sent(hub)) == 3 + 4 + 1  # 10 shards, 16 others, the last two
 
@@ -205,7 +206,7 @@ def test_many_files_go_in_groups(out, hub, api, monkeypatch):
 @pytest.mark.parametrize("name", ["mmm_rs", "org/mmm_rs", "MMM-RS", "a/b/c", "org/MMM RS", "org/-x"])
 def test_a_name_that_could_not_be_loaded_is_refused(out, hub, api, name):
     with pytest.raises(UsageError) as error:
-        upload(out, name, yes=True, api=api)
+        upload(out, Destination(name, yes=True), api=api)
     assert len(lines_of(error)) == 1 and not hub.requests
     if name == "org/mmm_rs":
         assert "taken for a loading script" in str(error.value)
@@ -217,14 +218,14 @@ def test_a_folder_that_is_not_right_is_not_sent(out, hub, api):
     data[700] ^= 1
     shard.write_bytes(data)
     with pytest.raises(VerificationError, match=r"train-00000-of-00002\.tar"):
-        upload(out, REPO, yes=True, api=api)
+        upload(out, Destination(REPO, yes=True), api=api)
     assert not hub.requests
 
 
 def test_an_unfinished_conversion_is_not_sent(out, hub, api):
     (out / "manifest.json").unlink()
     with pytest.raises(OutputError, match="is not finished"):
-        upload(out, REPO, yes=True, api=api)
+        upload(out, Destination(REPO, yes=True), api=api)
     assert not hub.requests
 
 
@@ -232,7 +233,7 @@ def test_an_unfinished_conversion_is_not_sent(out, hub, api):
 def test_what_the_hub_would_refuse_is_refused_here(out, hub, api, monkeypatch, limit, value):
     monkeypatch.setattr(uploading, limit, value)
     with pytest.raises(UsageError, match="than the hub takes") as error:
-        upload(out, REPO, yes=True, api=api)
+        upload(out, Destination(REPO, yes=True), api=api)
     assert "--shard-size" in str(error.value) and not hub.requests
 
 
@@ -264,7 +265,7 @@ HANGS_UP: dict = {}
 )
 def test_trouble_that_passes_is_waited_out(out, hub, api, route, how):
     hub.fail(route, **how)
-    upload(out, REPO, yes=True, api=api, say=lambda line: None)
+    upload(out, Destination(REPO, yes=True), api=api, say=lambda line: None)
     assert hub.files(REPO) == local(out)
     assert len(sent(hub)) == 3
     if how.get("status") == 429:
@@ -274,7 +275,7 @@ def test_trouble_that_passes_is_waited_out(out, hub, api, route, how):
 @pytest.mark.parametrize("skip", [0, 1, 2], ids=["shards", "rest", "last"])
 def test_a_commit_whose_answer_was_lost_is_known_to_have_landed(out, hub, api, skip):
     hub.fail("commit", lost=True, skip=skip)
-    upload(out, REPO, yes=True, api=api, say=lambda line: None)
+    upload(out, Destination(REPO, yes=True), api=api, say=lambda line: None)
     assert hub.files(REPO) == local(out)
     assert len(sent(hub)) == 3  # none was made twice
 
@@ -286,22 +287,22 @@ def test_a_commit_whose_answer_was_lost_is_known_to_have_landed(out, hub, api, s
         ("create", 403, "write access"),
         ("preupload", 404, "Check the name"),
         ("lfs_batch", 403, "write access"),
-        ("lfs_put", 500, "trouble of its own"),
+        ("lfs_put", 500, "The hub has a problem"),
         ("commit", 413, "--shard-size"),
         ("commit", 429, "Wait five minutes"),
-        ("commit", 503, "trouble of its own"),
+        ("commit", 503, "The hub has a problem"),
     ],
 )
 def test_trouble_that_stays_ends_in_one_line_and_the_same_command_completes(out, hub, api, route, status, remedy):
     hub.fail(route, status=status, times=1000)
     with pytest.raises(OutputError) as error:
-        upload(out, REPO, yes=True, api=api, say=lambda line: None)
+        upload(out, Destination(REPO, yes=True), api=api, say=lambda line: None)
     (line,) = lines_of(error)
     assert line.startswith(f"{REPO}: ") and remedy in line and "Run the same command again" in line
     assert error.value.exit_code == 5
 
     hub.faults.clear()
-    upload(out, REPO, yes=True, api=api, say=lambda line: None)
+    upload(out, Destination(REPO, yes=True), api=api, say=lambda line: None)
     assert hub.files(REPO) == local(out)
 
 
@@ -309,27 +310,32 @@ def test_a_server_gone_in_the_middle_ends_in_one_line_and_the_same_command_compl
     hub.fail("lfs_put", skip=5, times=1000)
     hub.fail("tree", skip=2, times=1000)
     with pytest.raises(OutputError) as error:
-        upload(out, REPO, yes=True, api=api, say=lambda line: None)
+        upload(out, Destination(REPO, yes=True), api=api, say=lambda line: None)
     assert len(lines_of(error)) == 1 and "check the network" in str(error.value)
 
     hub.faults.clear()
     stored = len(hub.objects)
     before = hub.requests["lfs_put"]
-    upload(out, REPO, yes=True, api=api, say=lambda line: None)
+    upload(out, Destination(REPO, yes=True), api=api, say=lambda line: None)
     assert hub.files(REPO) == local(out)
     assert hub.requests["lfs_put"] - before == len(hub.objects) - stored  # nothing that was there came again
 
 
 def test_nothing_listens(out, hub):
     with pytest.raises(OutputError, match="cannot be reached") as error:
-        upload(out, REPO, yes=True, api=HfApi(endpoint="http://127.0.0.1:9", token=TOKEN), say=lambda line: None)
+        upload(
+            out,
+            Destination(REPO, yes=True),
+            api=HfApi(endpoint="http://127.0.0.1:9", token=TOKEN),
+            say=lambda line: None,
+        )
     assert len(lines_of(error)) == 1
 
 
 def test_without_a_token_it_says_how_to_get_one(out, hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(OutputError, match="hf auth login"):
-        upload(out, REPO, yes=True, api=HfApi(endpoint=hub.url))
+        upload(out, Destination(REPO, yes=True), api=HfApi(endpoint=hub.url))
     assert not hub.requests
 
 
@@ -342,7 +348,7 @@ def test_a_hub_that_keeps_other_bytes_is_found_out(out, hub, api, monkeypatch):
 
     monkeypatch.setattr(uploading, "prove", damaged)
     with pytest.raises(VerificationError, match=r"data/Inria/train-00000-of-00002\.tar: sha256 \w+ on the hub"):
-        upload(out, REPO, yes=True, api=api)
+        upload(out, Destination(REPO, yes=True), api=api)
 
 
 # ------------------------------------------------------------------------------------------------------------- proof
@@ -350,7 +356,7 @@ def test_a_hub_that_keeps_other_bytes_is_found_out(out, hub, api, monkeypatch):
 
 @pytest.fixture
 def published(out: Path, hub: Hub, api: HfApi) -> Path:
-    upload(out, REPO, yes=True, tag="v1", api=api, say=lambda line: None)
+    upload(out, Destination(REPO, yes=True, tag="v1"), api=api, say=lambda line: None)
     hub.requests.clear()
     return out
 
@@ -375,7 +381,7 @@ def test_deep_reads_every_shard(published, hub, api):
         ("data/Inria/train-00000-of-00002.tar", lambda data: None, "is not on the hub"),
         ("index/Inria.parquet", lambda data: None, "Inria.parquet: not found"),
         ("manifest.json", lambda data: data.replace(b'"samples": 6', b'"samples": 7'), "manifest.json: was edited"),
-        ("manifest.json", lambda data: None, "no manifest.json there"),
+        ("manifest.json", lambda data: None, "has no manifest.json"),
         ("README.md", lambda data: data.replace(b"num_examples: 6\n", b"num_examples: 7\n"), "dataset_info of weather"),
         ("croissant.json", lambda data: data.replace(b"10240 B", b"10241 B"), "croissant.json: is not what"),
         ("report/summary.json", lambda data: b"{", "summary.json: cannot be read"),
@@ -397,7 +403,7 @@ def test_whatever_was_changed_on_the_hub_is_named(published, hub, api, path, cha
 def test_a_file_too_many_is_named(published, hub, api, more):
     files = hub.repositories[REPO].commits[hub.repositories[REPO].refs["main"]]
     hub.repositories[REPO].add("main", files | {more: files["data/Inria/train-00000-of-00002.tar"]}, "one more")
-    with pytest.raises(VerificationError, match=f"{more}: is not the manifest's"):
+    with pytest.raises(VerificationError, match=f"{more}: is not in the manifest"):
         verify_hub(URL, api=api)
 
 
