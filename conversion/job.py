@@ -29,8 +29,9 @@ from conversion.disk import TEMPORARY, disk_needed, output_error, sync_path, wri
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, ended, local, program
 from conversion.findings import Problem
+from conversion.memory import release_memory
 from conversion.options import Options
-from conversion.plan import PlanFile, make, release_memory
+from conversion.plan import PlanFile, make
 from conversion.release import IMAGE, Release, SubsetFiles
 from conversion.shards import Task, finished, read_marker, write_shard
 

@@ -22,6 +22,7 @@ from conversion.columns import split_folders
 from conversion.containers import ANNOTATION, IMAGE, OTHER, Remark, containers
 from conversion.errors import ReleaseError, UsageError
 from conversion.findings import Problem
+from conversion.memory import frees_memory
 from mmm_rs import SUBSETS
 
 # What is said of an archive of which some or all files cannot be read, by their problem.
@@ -87,6 +88,7 @@ def check_there(path: str | os.PathLike[str]) -> None:
         raise UsageError(f"{path}: no such file or folder. Give the folder or zip that holds the release")
 
 
+@frees_memory
 def find(
     path: str | os.PathLike[str], annotations: str | os.PathLike[str] | None = None, exclude: Path | None = None
 ) -> Release:

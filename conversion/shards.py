@@ -28,7 +28,10 @@ from conversion.disk import BUFFER, begin_writeback, replacing, write_all
 from conversion.execution import Run, Watch, check_place, check_stop
 from conversion.findings import Reported
 from conversion.images import RejectedImage
-from conversion.plan import BLOCK, IMAGE_COLUMNS, StoredRecord, read_batch, release_memory
+from conversion.memory import release_memory
+from conversion.plan import IMAGE_COLUMNS, read_batch
+from conversion.records import StoredRecord
+from conversion.sharding import BLOCK
 from mmm_rs import MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, index_schema
 
 _decode_record = msgspec.msgpack.Decoder(StoredRecord).decode

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from conversion import names, plan
+from conversion import names, sharding
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_the_config_with_a_dot_has_none_in_its_keys():
 
 def key_of(subset, place):
     image = np.array([[0, -1, -1]])  # its row among the sources
-    return plan._keys(subset, pa.array([place]), image, pa.array([f"{place}.jpg"]), np.array([0]))[0].as_py()
+    return sharding.keys(subset, pa.array([place]), image, pa.array([f"{place}.jpg"]), np.array([0]))[0].as_py()
 
 
 @pytest.mark.parametrize(

@@ -165,10 +165,10 @@ def test_the_share_is_about_right_on_many_scenes(out, described):
 
 
 def test_a_hundredth_of_ten_thousand_scenes():
-    from conversion.plan import _held_out
+    from conversion.sharding import is_held_out
 
     options = Options(validation=0.01)
-    assert 70 < sum(_held_out("fMoW", f"airport_{n}_0_rgb", options) for n in range(10_000)) < 130
+    assert 70 < sum(is_held_out("fMoW", f"airport_{n}_0_rgb", options) for n in range(10_000)) < 130
 
 
 def test_the_seed_decides(release, out, described, tmp_path):

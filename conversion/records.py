@@ -1,0 +1,243 @@
+"""The records of a subset: read from its annotation files, kept as columns, their text in a file.
+
+A subset can have a million records, and a Python object for each would not fit. Whoever writes a shard reads the text
+of its records back from the file, at the offsets that the plan holds.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from conversion import names
+from conversion.annotations import AnnotationError, Form, Record
+from conversion.annotations import read as read_annotations
+from conversion.archives import Archive, DamagedEntry, Entry, Reader
+from conversion.disk import BUFFER
+from conversion.findings import Problem, Reported
+from conversion.options import Options
+from conversion.release import ANNOTATION, SubsetFiles
+
+CHUNK = 1 << 16  # paths that are Python objects at a time
+
+
+class StoredRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A record as its file keeps it for whoever writes the shard."""
+
+    file: str
+    position: int
+    path: str
+    prompt: str
+    category: str | None
+    gsd: float | None
+    cloud_cover: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """One annotation file that was read: what was recognised of it and which records are its."""
+
+    path: str
+    form: Form
+    records: int  # in the file, whether they can be used or not
+    example: str | None
+    start: int  # its usable records among those of the subset
+    stop: int
+
+
+@dataclass(frozen=True)
+class Records:
+    """The usable records of a subset, one element of each column per record, file after file."""
+
+    paths: pa.Array = field(repr=False)  # string: the image's path, as the record has it
+    position: np.ndarray = field(repr=False)  # int32: in its file
+    prompt_hash: np.ndarray = field(repr=False)  # int64: equal for equal prompts
+    prompt_length: np.ndarray = field(repr=False)  # int32: characters
+    stored: np.ndarray = field(repr=False)  # (records, 2) int64: offset and length in the file of records, bytes
+    files: tuple[AnnotationFile, ...]
+    released: int  # records in all files that were read, whether they can be used or not
+    lacking: bool  # whether there may be more that could not be read
+
+    def file_of(self, row: int) -> str:
+        return self.files[bisect.bisect_right(self.files, row, key=lambda file: file.start) - 1].path
+
+    @property
+    def hints(self) -> list[tuple[int, int, str | None]]:
+        """(first row, the one after the last, the modality or weather that the file's name tells)."""
+        return [(file.start, file.stop, names.hint(file.path)) for file in self.files]
+
+
+class RecordStore:
+    """Collects the records of a subset, one annotation file after the other. Their text goes to `sink` at once."""
+
+    def __init__(self, sink: BinaryIO | None) -> None:
+        self._sink, self._written = sink, 0
+        self._paths: list[pa.Array] = []
+        self._offset, self._prompt_hash = array("q"), array("q")
+        self._length, self._prompt_length, self._position = array("i"), array("i"), array("i")
+        self._files: list[AnnotationFile] = []
+        self.reported: list[Reported] = []
+        self.lacking = False  # whether there may be more that could not be read
+
+    @contextlib.contextmanager
+    def file(self, path: str, form: Form) -> Iterator[_OpenFile]:
+        """Takes the records of one annotation file: all of them or, if the block ends in an exception, none."""
+        start, opened = len(self._offset), _OpenFile(self, path)
+        try:
+            yield opened
+        except BaseException:
+            for column in (self._offset, self._prompt_hash, self._length, self._prompt_length, self._position):
+                del column[start:]
+            raise
+        self._paths += [*opened.chunks, pa.array(opened.paths, pa.string())]
+        self._files.append(AnnotationFile(path, form, opened.count, opened.example, start, len(self._offset)))
+        self.reported += opened.reported
+        self.lacking |= opened.lacking
+
+    def add(self, record: StoredRecord) -> None:
+        data = msgspec.msgpack.encode(record)
+        if self._sink:
+            self._sink.write(data)
+        self._offset.append(self._written)
+        self._length.append(len(data))
+        self._prompt_length.append(len(record.prompt))
+        self._prompt_hash.append(hash(record.prompt))
+        self._position.append(record.position)
+        self._written += len(data)
+
+    def records(self) -> Records:
+        """All that was collected. Takes no more records afterwards."""
+        return Records(
+            paths=pa.concat_arrays(self._paths) if self._paths else pa.array([], pa.string()),
+            position=np.asarray(self._position),
+            prompt_hash=np.asarray(self._prompt_hash),
+            prompt_length=np.asarray(self._prompt_length),
+            stored=np.stack([np.asarray(self._offset), np.asarray(self._length)], axis=1).astype(np.int64),
+            files=tuple(self._files),
+            released=sum(file.records for file in self._files),
+            lacking=self.lacking,
+        )
+
+
+class _OpenFile:
+    """An annotation file whose records are on their way into the store."""
+
+    def __init__(self, store: RecordStore, path: str) -> None:
+        self.store, self.path = store, path
+        self.chunks: list[pa.Array] = []
+        self.paths: list[str] = []  # that are in no chunk yet
+        self.reported: list[Reported] = []
+        self.count = 0
+        self.example: str | None = None
+        self.lacking = False
+
+    def add(self, record: Record) -> None:
+        self.count += 1
+        if record.problem:
+            self.lacking |= record.problem == "invalid_json"  # perhaps all that follows
+            row = Reported("record", self.path, record.position, record.problem, record.detail or "")
+            self.reported.append(row)
+            return
+        self.example = self.example or record.text
+        stored = StoredRecord(
+            self.path,
+            record.position,
+            record.path or "",
+            record.prompt or "",
+            record.category,
+            record.gsd,
+            record.cloud_cover,
+            record.text,
+        )
+        self.store.add(stored)
+        self.paths.append(stored.path)
+        if len(self.paths) == CHUNK:
+            self.chunks.append(pa.array(self.paths, pa.string()))
+            self.paths = []
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An annotation file of the release and where it is."""
+
+    path: str  # within the subset
+    archive: Archive
+    row: dict[str, Any]  # its row in the archive's table of entries
+
+    @property
+    def label(self) -> str:
+        return f"{self.archive.label}/{self.row['name']}"
+
+    def is_copy_of(self, other: _Source) -> bool:
+        """Whether both are known to have the same content; of files in a folder nothing tells it."""
+        return self.row["crc"] is not None and all(self.row[name] == other.row[name] for name in ("size", "crc"))
+
+
+def read_records(
+    files: SubsetFiles, options: Options, path: Path | None = None
+) -> tuple[Records, list[Reported], list[Problem]]:
+    """The usable records of a subset; the records that are not; the annotation files that are not.
+
+    `path`: the file that the records' text is written to, if any.
+    """
+    problems: list[Problem] = []
+    taken: dict[str, _Source] = {}
+    with open(path, "wb", BUFFER) if path else contextlib.nullcontext() as sink:
+        store = RecordStore(sink)
+        for source in _sources(files):
+            name = source.path
+            if damage := source.row["problem"]:
+                store.lacking = True
+                if damage not in ("encrypted", "unsupported_compression"):  # named with its archive's other files
+                    detail = f"this annotation file is not read: it is {damage}"
+                    problems.append(Problem(source.label, damage, detail, "Repair or remove it", files.name))
+                continue
+            if name in taken:
+                if source.is_copy_of(taken[name]):
+                    detail = f"this annotation file is that of {taken[name].label} once more"
+                    problems.append(Problem(source.label, "same_name", detail, "Nothing is to be done", files.name))
+                    continue
+                name = source.label  # each zip of a modality has its own
+            try:
+                form, records = _open(source, options)
+                with store.file(name, form) as file:
+                    for record in records:
+                        file.add(record)
+            except (AnnotationError, DamagedEntry) as error:
+                store.lacking = True
+                problems.append(_unreadable(source, error, files.name))
+                continue
+            taken[name] = source
+    return store.records(), store.reported, problems
+
+
+def _sources(files: SubsetFiles) -> list[_Source]:
+    sources = []
+    for part in files.parts:
+        table = part.entries.filter(pc.equal(part.entries["type"], ANNOTATION))
+        sources += [_Source(row["source"], part.archive, row) for row in table.to_pylist()]
+    return sorted(sources, key=lambda source: (source.path, source.archive.label))
+
+
+def _open(source: _Source, options: Options) -> tuple[Form, Iterator[Record]]:
+    def open_stream() -> BinaryIO:
+        return Reader(source.archive).stream(Entry.of(source.row))
+
+    return read_annotations(open_stream, options.image_key, options.prompt_key, label=source.label)
+
+
+def _unreadable(source: _Source, error: AnnotationError | DamagedEntry, subset: str) -> Problem:
+    detail = error.detail if isinstance(error, DamagedEntry) else str(error)
+    remedy = "Download it again, or see --image-key and --prompt-key"
+    return Problem(source.label, "unreadable_annotations", f"none of its records is used: {detail}", remedy, subset)
