@@ -66,6 +66,51 @@ RECORD_REASONS = {
 
 REASONS = IMAGE_REASONS | RECORD_REASONS
 
+REMEDIES = {
+    "no_record": "Check that all annotation files are there, or publish such images too with --keep-unprompted",
+    "same_place": "Remove or rename one of the two images",
+    "same_name": "Remove the copy that is not wanted",
+    "duplicate_image": "Nothing to do: its bytes are published once",
+    "unknown_modality": "Put it into a folder that names its modality, for example NIR_jpg",
+    "unknown_subset": "Put it into a folder named after its subset, for example GID_dataset",
+    "crc_mismatch": "Download the archive again",
+    "truncated": "Download the archive again",
+    "size_mismatch": "Download the archive again",
+    "inflate_error": "Download the archive again",
+    "bad_local_header": "Download the archive again",
+    "overlap": "Download the archive again",
+    "read_error": "Copy the release to another disk",
+    "missing_file": "Put the file back",
+    "too_large": "Nothing to do: no image of the release is this large",
+    "encrypted": "Unzip the archive with its password and give the folder instead",
+    "unsupported_compression": "Unzip the archive with the program that made it and give the folder instead",
+    "unsupported_version": "Unzip the archive with the program that made it and give the folder instead",
+    "bad_directory_entry": "Download the archive again",
+    "unsafe_name": "Unzip the archive, rename the file and give the folder instead",
+    "link": "Replace the link with what it points to",
+    "not_a_file": "Nothing to do: it is not an image",
+    "unreadable_folder": "Give yourself the permission to read it",
+    "empty": "Download the archive again; if it stays empty, ask upstream",
+    "not_an_image": "Download the archive again; if it stays so, ask upstream",
+    "no_end_marker": "Download the archive again; if it stays so, ask upstream",
+    "too_many_pixels": "Nothing to do: readers of the dataset could not open it",
+    "not_decodable": "Download the archive again; if it stays so, ask upstream",
+    "no_image": "Check that all images are there: a part of the download may be missing",
+    "ambiguous_path": "Give the whole path of the image in the annotation file",
+    "duplicate_record": "Nothing to do: the prompt is published once",
+    "conflicting_prompt": "Remove the record that is not wanted",
+    "image_rejected": "See the reason of its image",
+    "no_path": "Name the key of the image path with --image-key",
+    "no_prompt": "Name the key of the prompt with --prompt-key, if it has one",
+    "wrong_type": "Name the right keys with --image-key and --prompt-key",
+    "not_an_object": "Download the annotation file again; if it stays so, ask upstream",
+    "invalid_text": "Download the annotation file again, or save it as UTF-8",
+    "invalid_json": "Download the annotation file again, or correct it",
+    "too_long": "Download the annotation file again; if it stays so, ask upstream",
+    "too_deep": "Download the annotation file again; if it stays so, ask upstream",
+}
+"""What a person can do about it: code of an image or a record -> remedy."""
+
 PROBLEMS = {
     "unreadable_archive": "the archive cannot be read",
     "crc_mismatch": "the compressed archive's own CRC32 is wrong; its images are checked one by one",
@@ -85,6 +130,21 @@ PROBLEMS = {
 }
 """Why a source is not used, or not as it stands: code -> meaning. An annotation file whose bytes cannot be read has one
 of IMAGE_REASONS."""
+
+DROPPED = frozenset(
+    (
+        "unreadable_archive",
+        "empty_archive",
+        "nested_too_deep",
+        "other_archive",
+        "half_download",
+        "multi_part",
+        "unreadable_folder",
+        "no_images",
+        "unreadable_annotations",
+    )
+)
+"""The problems by which nothing of a source could be used."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"mmm-rs {__version__}")
     subparsers = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_inspect, _convert, _verify, _card, _preview, _show, _upload, _publish, _demo):
+    for add in (_inspect, _convert, _report, _verify, _card, _preview, _show, _upload, _publish, _demo):
         add(subparsers)
     return top
 
@@ -95,8 +95,26 @@ def _convert(subparsers: Any) -> None:
     )
     command.add_argument("--overwrite", action="store_true", help="remove an earlier output and start again")
     command.add_argument("--strict", action="store_true", help="fail if anything is left out")
-    command.add_argument("--quiet", action="store_true", help="no progress, only the summary")
+    _add_output_options(command)
     _add_plan_options(command)
+
+
+def _report(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "report",
+        commands.report,
+        "list what a conversion left out, and why",
+        "mmm-rs report ./MMM-RS-hub --subset fMoW --csv > left-out.csv",
+    )
+    command.add_argument("out", type=_folder, help=CONVERTED)
+    command.add_argument(
+        "--subset", action="append", type=_subset, metavar="NAME", help="only this subset (repeatable)"
+    )
+    command.add_argument("--reason", action="append", metavar="CODE", help="only this reason (repeatable)")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    form.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def _verify(subparsers: Any) -> None:
@@ -111,6 +129,7 @@ def _verify(subparsers: Any) -> None:
     command.add_argument("--release", type=_path, help="compare every image with this release, byte by byte")
     command.add_argument("--deep", action="store_true", help="on the hub: download and read every shard too")
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
+    _add_output_options(command)
 
 
 def _card(subparsers: Any) -> None:
@@ -229,6 +248,11 @@ def _demo(subparsers: Any) -> None:
     )
 
 
+def _add_output_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    command.add_argument("--json", action="store_true", help="print the result as JSON for programs")
+
+
 def _add_hub_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--private", action="store_true", help="create a private repository")
     command.add_argument("--revision", metavar="BRANCH", help="the branch (default: main)")
@@ -302,6 +326,14 @@ def _text(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8. Choose another") from None
+    return text
+
+
+def _subset(text: str) -> str:
+    from mmm_rs import SUBSETS
+
+    if text not in SUBSETS:
+        raise argparse.ArgumentTypeError(f"{text}: no such subset. The subsets are {', '.join(SUBSETS)}")
     return text
 
 

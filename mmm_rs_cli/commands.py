@@ -6,10 +6,12 @@ Modules that take seconds to import are imported by the command that needs them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conversion.errors import REPORTED, UsageError, VerificationError
 from mmm_rs_cli.terminal import Progress, note, result, silent, table
@@ -52,13 +54,25 @@ def convert(arguments: argparse.Namespace) -> int:
             progress=progress,
             say=silent if arguments.quiet else note,
         )
-    _print_summary(converted)
+    if arguments.json:
+        from mmm_rs_cli import summary
+
+        result(json.dumps(summary.data(converted), indent=2))
+    else:
+        _print_summary(converted)
+    if not arguments.json and not arguments.quiet:
+        release, out = map(shlex.quote, (str(arguments.release), str(arguments.out)))
+        _print_next(
+            *([f"mmm-rs report {out}"] if converted.reported else []),
+            f"mmm-rs verify {out} --release {release}",
+            f"mmm-rs preview {out}",
+        )
     if not converted.reported:
         return 0
     if arguments.strict:
         raise VerificationError(
-            f"{converted.out}: complete, but something was left out and --strict was given; see "
-            f"{converted.out}/report/summary.json"
+            f"{converted.out}: something was left out and --strict was given. `mmm-rs report "
+            f"{shlex.quote(str(arguments.out))}` lists it"
         )
     return REPORTED
 
@@ -77,37 +91,68 @@ def _cluster(address: str | None) -> Iterator[Executor | None]:
 def _print_summary(converted: Result) -> None:
     from mmm_rs_cli import summary
 
+    result(summary.headline(converted), "yellow" if converted.reported else "green")
     for line in summary.lines(converted):
         result(line)
-    for source in converted.summary["sources"]:
-        note(f"mmm-rs: {source['path']}: {source['detail']}. {source['remedy']}")
+
+
+def _print_next(*steps: str) -> None:
+    """Commands to type next."""
+    result()
+    result("Next:", "bold")
+    for step in steps:
+        result(f"  {step}", "cyan")
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from mmm_rs_cli import report
+
+    form = report.csv_lines if arguments.csv else report.json_lines if arguments.json else report.lines
+    for line in form(arguments.out, arguments.subset or (), arguments.reason or ()):
+        result(line)
+    return 0
 
 
 def verify(arguments: argparse.Namespace) -> int:
+    on_hub = "://" in arguments.out
+    if on_hub and arguments.release:
+        raise UsageError("--release compares a local folder; verify the folder that was uploaded")
+    if arguments.deep and not on_hub:
+        raise UsageError("--deep is for a copy on the hub; a folder is always read")
+    try:
+        lines, facts = (_verify_hub if on_hub else _verify_folder)(arguments)
+    except VerificationError as error:
+        if arguments.json:
+            result(json.dumps({"ok": False, "faults": str(error).splitlines()}, indent=2))
+        raise
+    if arguments.json:
+        result(json.dumps({"ok": True, **facts}, indent=2))
+        return 0
+    result(lines[0], "green")
+    for line in lines[1:]:
+        result(line)
+    if not on_hub and not arguments.quiet:
+        _print_next(f"mmm-rs upload {shlex.quote(arguments.out)} org/MMM-RS")
+    return 0
+
+
+def _verify_folder(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     from conversion import verify
     from dataset_card import card
 
-    if "://" in arguments.out:
-        return _verify_hub(arguments)
-    if arguments.deep:
-        raise UsageError("--deep is for a copy on the hub; a folder is always read")
-    with Progress() as progress:
+    with Progress(arguments.quiet) as progress:
         verified = verify(arguments.out, arguments.release, workers=arguments.workers, card=card, progress=progress)
-    result(
-        f"{arguments.out} is OK: {verified.shards} shards, {verified.samples:,} samples, {verified.images:,} images"
-        + (f"; {verified.compared:,} images are byte for byte the release's" if arguments.release else "")
-    )
-    return 0
+    line = f"{arguments.out} is OK: {verified.shards} shards, {verified.samples:,} samples, {verified.images:,} images"
+    if arguments.release:
+        line += f"; {verified.compared:,} images are byte for byte the release's"
+    return [line], {"out": arguments.out, **dataclasses.asdict(verified)}
 
 
-def _verify_hub(arguments: argparse.Namespace) -> int:
+def _verify_hub(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     from mmm_rs_hub.proof import verify_hub
 
-    if arguments.release:
-        raise UsageError("--release compares a local folder; verify the folder that was uploaded")
-    for line in verify_hub(arguments.out, arguments.deep, say=note).lines():
-        result(line)
-    return 0
+    proof = verify_hub(arguments.out, arguments.deep, say=silent if arguments.quiet else note)
+    return proof.lines(), {"out": proof.url, **dataclasses.asdict(proof)}
 
 
 def card(arguments: argparse.Namespace) -> int:

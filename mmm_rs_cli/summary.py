@@ -1,21 +1,30 @@
-"""What a conversion came to, as text for a person."""
+"""What a conversion came to, as text for a person and as data for a program."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conversion.display import size
 from mmm_rs import MODALITIES, SUBSETS
+from mmm_rs_cli import report
 from mmm_rs_cli.terminal import table
 
 if TYPE_CHECKING:
     from conversion.job import Result
 
+REASONS = 5  # that are explained; `mmm-rs report` has all
+SOURCES = 10  # that are named; `mmm-rs report` has all
+
+
+def headline(converted: Result) -> str:
+    """The first line: whether everything is there."""
+    line = report.headline(converted.out, converted.summary)
+    return line if converted.written else f"{line}. It was converted before: nothing to do"
+
 
 def lines(converted: Result) -> Iterator[str]:
-    """The summary of a conversion: counts by subset, and what was left out."""
-    yield f"{converted.out}: complete" + ("" if converted.written else " already, nothing to do")
+    """What follows the headline: counts by subset, what was left out, and why."""
     yield from table(
         ("subset", "samples", *MODALITIES, "shards", "size", "images left out", "records left out"),
         [
@@ -39,12 +48,46 @@ def lines(converted: Result) -> Iterator[str]:
     yield (
         f"records: {records['released']:,} in the release = {records['used']:,} used + {records['reported']:,} reported"
     )
-    if absent := [name for name in SUBSETS if name not in converted.manifest["subsets"]]:
+    if absent := _absent(converted):
         yield f"not in this folder: {', '.join(absent)}"
     for kind, count in converted.summary["unknown"].items():
         if count:
             yield f"{kind} of no subset: {count:,}"
-    if converted.reported:
-        if not converted.written:
-            yield "what has been fixed since then is converted with --overwrite"
-        yield f"what was left out and why: {converted.out / 'report'}"
+    yield from _left_out(converted)
+
+
+def _left_out(converted: Result) -> Iterator[str]:
+    if sources := converted.summary["sources"]:
+        yield ""
+        yield "Not used, or not as it stands:"
+        for source in sources[:SOURCES]:
+            yield f"  {source['path']}: {source['detail']}. {source['remedy']}"
+        if len(sources) > SOURCES:
+            yield f"  ... and {len(sources) - SOURCES} more"
+    if reasons := report.reasons(converted.out, converted.summary, REASONS):
+        yield ""
+        yield "Left out, most frequent first:"
+        for reason in reasons:
+            yield from report.explained(reason)
+    if converted.reported and not converted.written:
+        yield ""
+        yield "If you have fixed something since then, convert again with --overwrite."
+
+
+def data(converted: Result) -> dict[str, Any]:
+    """The same, ready for JSON."""
+    return {
+        "out": str(converted.out),
+        "written": converted.written,
+        "complete": not converted.reported,
+        "subsets": converted.manifest["subsets"],
+        "missing": _absent(converted),
+        "total": converted.summary["total"],
+        "unknown": converted.summary["unknown"],
+        "sources": converted.summary["sources"],
+        "reasons": [report.as_data(reason) for reason in report.reasons(converted.out, converted.summary)],
+    }
+
+
+def _absent(converted: Result) -> list[str]:
+    return [name for name in SUBSETS if name not in converted.manifest["subsets"]]

@@ -26,7 +26,14 @@ _WATCHED = ("open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.rmdi
 # A server that has imported everything once forks each process: a command starts in a few milliseconds.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    ["tests.stopping", "mmm_rs_hub.publish", "dataset_card.card", "dataset_card.croissant", "huggingface_hub.hf_api"]
+    [
+        "tests.stopping",
+        "mmm_rs_cli.summary",
+        "mmm_rs_hub.publish",
+        "dataset_card.card",
+        "dataset_card.croissant",
+        "huggingface_hub.hf_api",
+    ]
 )
 
 

@@ -62,7 +62,7 @@ def test_the_version_is_that_of_the_package(run):
 
 
 def test_0_complete(run, clean, tmp_path):
-    for words in ("complete", "complete already, nothing to do"):
+    for words in ("complete", "complete. It was converted before: nothing to do"):
         code, out, errors = run("convert", clean, tmp_path / "out", "--quiet")
         assert (code, errors) == (0, [])
         assert out.splitlines()[0] == f"{tmp_path / 'out'}: {words}"
@@ -83,7 +83,7 @@ def test_strict_fails_on_anything_reported(run, unmatched, tmp_path):
     for _ in range(2):
         code, _, errors = run("convert", unmatched, tmp_path / "out", "--quiet", "--strict")
         assert code == 6
-        assert len(errors) == 1 and "something was left out and --strict was given" in errors[0]
+        assert len(errors) == 1 and "something was left out and --strict was given. `mmm-rs report" in errors[0]
 
 
 def with_a_broken_archive(folder):

@@ -1,0 +1,186 @@
+"""`mmm-rs report` and the summary of `convert`: what was left out, why, and what to do about it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from conversion import findings
+from tests import releases
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    return releases.zips_stored(releases.small(), tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture(scope="module")
+def out(release, tmp_path_factory) -> Path:
+    from mmm_rs_cli import cli
+
+    folder = tmp_path_factory.mktemp("converted") / "out"
+    assert cli.main(["convert", str(release), str(folder), "--quiet"]) == 3
+    return folder
+
+
+def table(out: Path) -> list[dict]:
+    """The rows of the report, read by pyarrow."""
+    return pq.read_table(out / "report/unpublished.parquet").to_pylist()
+
+
+def test_every_row_of_the_report_is_a_line(out, run):
+    code, printed, errors = run("report", out)
+    assert (code, errors) == (0, [])
+    for row in table(out):
+        place = f"{row['subset']}/{row['path']}" + ("" if row["position"] is None else f" record {row['position']}")
+        assert f"{row['kind']}  {row['reason']}  {place}: {row['detail']}" in printed.splitlines()
+    images = sum(row["kind"] == "image" for row in table(out))
+    assert (
+        printed.splitlines()[0] == f"{out}: complete except for {images} images and {len(table(out)) - images} records"
+    )
+
+
+def test_csv_is_the_table_for_other_programs(out, run):
+    _, printed, _ = run("report", out, "--csv")
+    read = list(csv.DictReader(io.StringIO(printed)))
+    expected = [{name: "" if value is None else str(value) for name, value in row.items()} for row in table(out)]
+    assert read == expected and len(read) > 4
+
+
+def test_json_has_rows_and_reasons(out, run):
+    _, printed, _ = run("report", out, "--json")
+    report = json.loads(printed)
+    assert report["rows"] == table(out)
+    counts = {(reason["kind"], reason["reason"]): reason["count"] for reason in report["reasons"]}
+    for (kind, reason), count in counts.items():
+        assert count == sum(row["kind"] == kind and row["reason"] == reason for row in table(out))
+    assert sum(counts.values()) == len(table(out))
+    assert all(reason["example"] in table(out) and reason["remedy"] for reason in report["reasons"])
+    summary = json.loads((out / "report/summary.json").read_bytes())
+    assert report["total"] == summary["total"]
+
+
+@pytest.mark.parametrize("form", ["--csv", "--json"])
+def test_subset_and_reason_choose_rows(out, run, form):
+    def rows(*words) -> list[tuple[str, str]]:
+        _, printed, _ = run("report", out, form, *words)
+        found = csv.DictReader(io.StringIO(printed)) if form == "--csv" else json.loads(printed)["rows"]
+        return [(row["subset"], row["reason"]) for row in found]
+
+    every = [(row["subset"], row["reason"]) for row in table(out)]
+    assert rows("--subset", "fMoW", "--subset", "GID") == [row for row in every if row[0] in ("fMoW", "GID")]
+    assert rows("--reason", "no_image") == [row for row in every if row[1] == "no_image"]
+    assert rows("--reason", "no_image", "--subset", "fMoW") == [row for row in every if row == ("fMoW", "no_image")]
+
+
+def test_a_choice_without_rows_says_so(out, run):
+    _, printed, _ = run("report", out, "--reason", "encrypted")
+    assert printed == f"{out}: nothing of encrypted was left out\n"
+
+
+@pytest.mark.parametrize("words", [["--reason", "no_imag"], ["--subset", "fmow"]])
+def test_an_unknown_choice_is_one_line(out, words, capsys):
+    from mmm_rs_cli import cli
+
+    try:
+        code = cli.main(["report", str(out), *words])
+    except SystemExit as end:
+        code = end.code
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mmm-rs")]
+    assert code == 2 and len(errors) == 1 and words[1] in errors[0]
+
+
+def test_a_folder_without_a_conversion_is_one_line(run, tmp_path):
+    code, printed, errors = run("report", tmp_path)
+    assert (code, printed, len(errors)) == (5, "", 1) and "no manifest.json" in errors[0]
+
+
+def test_sources_stand_in_the_report_too(run, tmp_path):
+    path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "release")
+    releases.truncate(path / "GID.zip")
+    run("convert", path, tmp_path / "out", "--quiet")
+    _, printed, _ = run("report", tmp_path / "out", "--csv")
+    (row,) = csv.DictReader(io.StringIO(printed))
+    assert (row["subset"], row["kind"], row["reason"]) == ("GID", "source", "unreadable_archive")
+    assert row["path"].endswith("GID.zip") and row["detail"]
+
+
+def test_every_reason_has_a_meaning_and_a_remedy():
+    assert findings.REMEDIES.keys() == findings.REASONS.keys()
+    assert findings.PROBLEMS.keys() > findings.DROPPED
+    for text in [*findings.REASONS.values(), *findings.REMEDIES.values()]:
+        assert text and not text.endswith(".")
+
+
+# --- the summary of `convert` ----------------------------------------------------------------------------------------
+
+
+def test_the_summary_explains_the_most_frequent_reasons(release, run, tmp_path):
+    code, printed, errors = run("convert", release, tmp_path / "out", "--quiet")
+    assert (code, errors) == (3, [])
+    head, explained = printed.split("\nLeft out, most frequent first:\n")
+    assert head.splitlines()[0].startswith(f"{tmp_path / 'out'}: complete except for ")
+    rows = table(tmp_path / "out")
+    kinds = {(row["kind"], row["reason"]) for row in rows}
+    counts = sorted((sum((row["kind"], row["reason"]) == kind for row in rows) for kind in kinds), reverse=True)
+    lines = explained.splitlines()
+    assert [int(line.split()[0]) for line in lines if not line.startswith("   ")] == counts[:5]
+    for kind, reason in kinds:
+        assert f"{reason}: {findings.REASONS[reason]}" in explained
+        assert findings.REMEDIES[reason] in explained
+        assert any(row["path"] in explained for row in rows if (row["kind"], row["reason"]) == (kind, reason))
+
+
+def test_a_dropped_archive_is_said_in_the_first_line(run, tmp_path):
+    path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "release")
+    releases.truncate(path / "GID.zip")
+    code, printed, _ = run("convert", path, tmp_path / "out", "--quiet")
+    first = printed.splitlines()[0]
+    assert code == 3 and "incomplete" in first and "GID.zip could not be used" in first
+    assert "Not used, or not as it stands:" in printed
+    again = run("convert", path, tmp_path / "out", "--quiet")[1].splitlines()
+    assert (
+        "incomplete" in again[0] and "If you have fixed something since then, convert again with --overwrite." in again
+    )
+
+
+def test_a_conversion_ends_with_commands_that_work(release, run, tmp_path):
+    out = tmp_path / "my out"
+    _, printed, _ = run("convert", release, out)
+    steps = [shlex.split(line) for line in printed.split("\nNext:\n")[1].splitlines()]
+    assert [step[:2] for step in steps] == [["mmm-rs", word] for word in ("report", "verify", "preview")]
+    for step in steps:
+        assert run(*step[1:])[0] == 0
+    assert (tmp_path / "my out-preview.html").is_file()
+
+
+def test_json_is_alone_on_standard_output(release, run, tmp_path):
+    code, printed, errors = run("convert", release, tmp_path / "out", "--json")
+    data = json.loads(printed)
+    assert code == 3 and not data["complete"] and data["written"] and any("planning" in line for line in errors)
+    summary = json.loads((tmp_path / "out/report/summary.json").read_bytes())
+    assert data["total"] == summary["total"] and data["sources"] == summary["sources"]
+    assert sum(reason["count"] for reason in data["reasons"]) == len(table(tmp_path / "out"))
+    assert set(data["subsets"]) == set(releases.NAMES) and data["missing"] == []
+
+    code, printed, errors = run("verify", tmp_path / "out", "--release", release, "--json", "--quiet")
+    verified = json.loads(printed)
+    images = summary["total"]["images"]["published"]
+    assert (code, errors) == (0, [])
+    assert verified["ok"] and verified["images"] == verified["compared"] == images
+
+
+def test_a_failed_verification_is_json_too(release, run, tmp_path):
+    run("convert", release, tmp_path / "out", "--quiet", "--subset", "GID")
+    shard = min((tmp_path / "out").glob("data/*/*.tar"))
+    releases.flip_bit(shard, 700)
+    code, printed, errors = run("verify", tmp_path / "out", "--json", "--quiet")
+    assert code == 6 and errors[0].startswith("mmm-rs: ")
+    result = json.loads(printed)
+    assert result["ok"] is False and len(result["faults"]) == 1 and str(shard) in result["faults"][0]
