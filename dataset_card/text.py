@@ -5,6 +5,7 @@ The prose stands in the template. Here are the values that go into it: numbers, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import resources
 
@@ -19,9 +20,6 @@ from dataset_card.provenance import PAPER, PROVENANCE, Provenance
 from dataset_card.statistics import Converted, Statistics, opened_parquet
 from mmm_rs import FIELDS, HOMEPAGE, MEMBERS, MODALITIES, PROMPT_COLUMNS, SUBSETS
 
-# Upstream's badge names no version of the licence, and each source adds its own terms, so none of the hub's own
-# identifiers would be true.
-LICENCE = {"license": "other", "license_name": "cc-by-nc-sa", "license_link": HOMEPAGE}
 EXAMPLES = ("SEN1-2", "WHU-OPT-SAR")  # the config of the examples: the first of these that is held
 
 Values = dict[str, str | None]  # of the template; None leaves a line out
@@ -89,6 +87,17 @@ def counts(converted: Converted) -> dict[str, list[str]]:
     }
     numbers[mmm_rs.ALL] = [sum(column) for column in zip(*numbers.values(), strict=True)]
     return {name: [f"{number:,}" if number else "" for number in row] for name, row in numbers.items()}
+
+
+def faults(card: str, converted: Converted) -> list[str]:
+    """Where the table of subsets in a card has other numbers than these."""
+    lines = []
+    for config, numbers in counts(converted).items():
+        row = re.search(rf"^\| `{re.escape(config)}` \|(.*)$", card, re.M)
+        cells = [cell.strip() for cell in row[1].split("|")][: len(numbers)] if row else None
+        if cells != numbers:
+            lines.append(f"the table of subsets says {cells} for {config}, manifest and index say {numbers}")
+    return lines
 
 
 def _subsets(converted: Converted) -> Values:

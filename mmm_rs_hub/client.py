@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import glob
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,18 +18,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from conversion.errors import MMMRSError, OutputError, UsageError
 from mmm_rs_hub.destination import MAIN
 from mmm_rs_hub.files import LocalFile, RemoteFile, holds
-from mmm_rs_reading.retries import is_offline
+from mmm_rs_reading import retries
+from mmm_rs_reading.retries import attempt
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
-TRIES = 5
-WAITS = (1.0, 4.0, 16.0, 30.0)  # seconds before each further try, if the hub does not say how long
 PATIENCE = 60.0  # seconds for the answer to one request
-LONGEST_WAIT = 330.0  # seconds; the hub counts requests in windows of 5 minutes
-TRANSIENT = frozenset((408, 409, 412, 425, 429, 500, 502, 503, 504))  # HTTP statuses that another try may not see
+BUSY = frozenset((409, 412, 425))  # HTTP statuses of a repository that somebody else is changing
 NETWORK = frozenset(("httpx", "httpcore", "requests", "urllib", "hf_xet"))  # libraries, without a version's digits
 
 AGAIN = "Run the same command again: files that are on the hub are not sent again"
@@ -254,24 +251,22 @@ class Hub:
 
         Raises what `explain` makes of the client's error.
         """
-        for attempt in range(TRIES):
-            try:
-                return do()
-            except MMMRSError:
-                raise
-            except Exception as error:  # the client raises errors of its own, its HTTP library's and Xet's
-                if attempt == TRIES - 1 or not is_transient(error):
-                    raise explain(error, f"{self.repo_id}: {what}", self.again) from error
-                wait = wait_before(error, attempt)
-                self.say(f"{what} failed ({short(error)}); trying again in {wait:.0f} s")
-                time.sleep(wait)
-        raise AssertionError("unreachable")
+
+        def announce(error: Exception, tries: int, pause: float) -> None:
+            self.say(f"{what} failed ({short(error)}); trying again in {pause:.2g} s")
+
+        try:
+            return attempt(do, is_transient, announce)
+        except MMMRSError:
+            raise
+        except Exception as error:  # the client raises errors of its own, its HTTP library's and Xet's
+            raise explain(error, f"{self.repo_id}: {what}", self.again) from error
 
 
 def status_of(error: BaseException | None) -> int | None:
     """The HTTP status behind an error; None if no answer came. The client hides some in the cause of another error."""
     while error is not None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        status = retries.status_of(error)
         if status is None and (text := re.search(r"HTTP status \w+ error \((\d{3}) ", str(error))):  # Xet's
             status = int(text[1])
         if status is not None:
@@ -282,24 +277,15 @@ def status_of(error: BaseException | None) -> int | None:
 
 def is_transient(error: BaseException) -> bool:
     """Whether another try may succeed: the server or the network failed, not the request."""
+    if isinstance(error, MMMRSError) or retries.is_offline(error):
+        return False
     status = status_of(error)
     if status is not None:
-        return status in TRANSIENT
-    if is_offline(error):
-        return False
+        return retries.is_passing_status(status) or status in BUSY
     library = type(error).__module__.split(".")[0].rstrip("0123456789")
     if library in NETWORK or isinstance(error, (ConnectionError, TimeoutError)):
         return True
     return type(error) is RuntimeError  # Xet raises it for everything
-
-
-def wait_before(error: BaseException, attempt: int) -> float:
-    """Seconds to wait: as long as the hub says, or else longer each time."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    try:
-        return min(max(float(headers.get("Retry-After", "")), 0.0), LONGEST_WAIT)
-    except ValueError:
-        return WAITS[min(attempt, len(WAITS) - 1)]
 
 
 def explain(error: BaseException, what: str, again: str) -> MMMRSError:
@@ -325,7 +311,7 @@ def explain(error: BaseException, what: str, again: str) -> MMMRSError:
         return OutputError(f"{failed}. {remedies[status]}. {again}")
     if status is not None and status >= 500:
         return OutputError(f"{failed}. The hub has a problem; see status.huggingface.co, and wait. {again}")
-    if is_offline(error):  # its own text names the remedy
+    if retries.is_offline(error):  # its own text names the remedy
         return OutputError(f"{failed}. {again}")
     if is_transient(error):
         return OutputError(f"{failed}. The hub cannot be reached: check the network and HF_ENDPOINT. {again}")

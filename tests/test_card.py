@@ -16,8 +16,9 @@ from PIL import Image
 
 import mmm_rs
 from conversion.errors import OutputError, UsageError, VerificationError
-from dataset_card.card import named_repository, size_category, text_faults, write_own
+from dataset_card.card import named_repository, text_faults, write_own
 from dataset_card.card import write as write_card
+from dataset_card.metadata import size_category
 from dataset_card.provenance import PROVENANCE
 from dataset_card.statistics import read_converted
 from tests import converted
@@ -272,7 +273,7 @@ def test_a_repository_that_a_persons_own_text_names_is_not_the_cards(out):
         (lambda card: card.replace("<!-- own: about -->\n", ""), "an `end own` without its beginning"),
         (lambda card: card.replace("own: notes", "own: about"), "two parts `own: about`"),
         (lambda card: card.replace("# own: yaml\n", "# own: yaml\na: [\n"), "between `# own: yaml` and `# end own`"),
-        (lambda card: card.replace("# own: yaml\n", "# own: yaml\nconfigs: []\n"), "any key but configs"),
+        (lambda card: card.replace("# own: yaml\n", "# own: yaml\nconfigs: []\n"), "any key except configs"),
         (lambda card: "# My own card\n", "was not written by mmm-rs"),
     ],
 )
@@ -292,7 +293,7 @@ def test_a_card_that_says_something_else_than_the_manifest_is_told(out):
     card = (out / "README.md").read_text()
     folder = read_converted(out)
     assert text_faults(card, folder) == []
-    assert text_faults("# no YAML", folder) == ["README.md: has no YAML"]
+    assert text_faults("# no YAML", folder)[0] == "README.md: has no YAML"
     assert text_faults(card.replace("num_examples: 6\n", "num_examples: 7\n"), folder) == [
         "README.md: dataset_info of weather is not what manifest and index say"
     ]
