@@ -780,7 +780,7 @@ def test_an_encrypted_directory_is_refused(tmp_path):
 
 
 def test_a_directory_over_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives.directory, "LARGEST_DIRECTORY", 100)
+    monkeypatch.setattr(archives.end, "LARGEST_DIRECTORY", 100)
     assert "more than the 100 that are read" in refused(on_disk(tmp_path, zipped(FILES)))
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from conversion.archives.end import Directory
 from conversion.archives.entry_names import checked_names, decode
 from conversion.archives.headers import (
     ENCRYPTED,
@@ -28,7 +27,6 @@ from conversion.archives.model import (
     PROBLEM_NUMBER,
     SCHEMA,
     STORED,
-    Archive,
     ArchiveError,
     Block,
     MiB,
@@ -37,11 +35,7 @@ from conversion.archives.model import (
 from conversion.archives.sources import DEFLATE_RATIO, Source, read_at
 
 LATEST_VERSION = 63  # of the format, in tenths: the last that APPNOTE.TXT defines
-LARGEST_DIRECTORY = 512 * MiB  # about five million entries
 BLOCK = 4 * MiB  # of a directory, read at once; an entry in it takes at most 0.2 MB
-_END = struct.Struct("<4s4H2IH")
-_LOCATOR = struct.Struct("<4sIQI")
-_END64 = struct.Struct("<4sQ2H2I4Q")
 _CENTRAL = np.dtype(
     [
         ("signature", "S4"),
@@ -64,115 +58,15 @@ _CENTRAL = np.dtype(
     ]
 )
 _CENTRAL_SIGNATURE = b"PK\1\2"
-_PART = re.compile(r"\.(z\d\d|zip\.\d{2,3}|part\d+)$", re.IGNORECASE)
-_DOWNLOADING = re.compile(r"\.(downloading|crdownload|part|partial|aria2|quark|tmp|download)$", re.IGNORECASE)
-_OTHER_FORMATS = {
-    b"7z\xbc\xaf": "a 7z archive",
-    b"Rar!": "a RAR archive",
-    b"\x1f\x8b": "a gzip file",
-    b"\xfd7zXZ": "an xz file",
-    b"BZh": "a bzip2 file",
-    b"\x28\xb5\x2f\xfd": "a zstd file",
-    b"%PDF": "a PDF",
-    b"<": "a web page",
-}
-_JOIN = "Get all its parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01, `cat X.zip.* > X.zip` for .001"
-
-
-@dataclass(frozen=True)
-class Directory:
-    at: int  # of the first byte, in the source
-    size: int  # bytes
-    count: int  # of entries, as the end record states it
-    wide: bool  # zip64: the count is exact, else modulo 65,536
-    base: int  # what the offsets of entries are counted from, in the source
-
-
-def find_directory(source: Source, archive: Archive, first: int, last: int) -> Directory:
-    """Read the records at the end of the zip in bytes [first, last). The rules are those of `zipfile`."""
-    label = archive.label
-    tail_at = max(first, last - _END.size - 0xFFFF - _LOCATOR.size - _END64.size)
-    tail = read_at(source, tail_at, max(last - tail_at, 0))
-    at = len(tail) - _END.size
-    if not (at >= 0 and tail[at:].startswith(b"PK\5\6") and tail.endswith(b"\0\0")):
-        at = tail.rfind(b"PK\5\6", max(0, len(tail) - _END.size - 0xFFFF))
-        if at < 0 or at + _END.size > len(tail):
-            raise _no_end(source, label, first, last)
-    _, disk, start_disk, here, count, size, offset, _ = _END.unpack_from(tail, at)
-    parts = _PART.search(label) is not None
-    multi_part = ArchiveError(label, "it is one part of a zip in several parts", _JOIN)
-    end_at, wide = tail_at + at, False
-    if at >= _LOCATOR.size and tail[at - _LOCATOR.size :].startswith(b"PK\6\7"):
-        _, _, end64, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
-        if disks > 1:
-            raise multi_part
-        # The record stands where the locator says, or, with other bytes before the zip, just before the locator.
-        beside = end_at - _LOCATOR.size - _END64.size
-        for where in (first + end64, beside):
-            if not first <= where <= beside:
-                continue
-            record = bytes(read_at(source, where, _END64.size))
-            if record.startswith(b"PK\6\6"):
-                narrow = (disk, start_disk, here, count, size, offset)
-                _, _, _, _, *fields = _END64.unpack(record)
-                if any(
-                    a not in (b, limit) for a, b, limit in zip(narrow, fields, (0xFFFF,) * 4 + (FULL,) * 2, strict=True)
-                ):
-                    raise ArchiveError(label, "its two end records contradict each other", AGAIN)
-                disk, start_disk, here, count, size, offset = fields
-                end_at, wide = where, True
-                break
-        else:
-            raise ArchiveError(label, "its zip64 end record is missing, so it is damaged", AGAIN)
-    if disk or start_disk or here != count:
-        raise multi_part
-    directory_at = end_at - size
-    base = directory_at - offset
-    if directory_at < first or base < first:
-        if parts:
-            raise multi_part
-        raise ArchiveError(
-            label,
-            f"{first - min(base, directory_at)} bytes are missing in it: its directory is not "
-            "where its end record says",
-            AGAIN,
-        )
-    if size > LARGEST_DIRECTORY:
-        raise ArchiveError(
-            label,
-            f"its directory takes {size} bytes, more than the {LARGEST_DIRECTORY} that are read",
-            "Unzip it and give the folder",
-        )
-    return Directory(directory_at, size, count, wide, base)
-
-
-def _no_end(source: Source, label: str, first: int, last: int) -> ArchiveError:
-    """Why there is no end record."""
-    head = bytes(read_at(source, first, min(max(last - first, 0), 64)))
-    if _DOWNLOADING.search(label):
-        return ArchiveError(label, "its download is not finished", "Let it finish or download it again")
-    if _PART.search(label) or head.startswith((b"PK\7\x08PK\3\4", b"PK00PK\3\4")):
-        return ArchiveError(label, "it is one part of a zip in several parts", _JOIN)
-    if not head:
-        return ArchiveError(label, "it is empty", AGAIN)
-    if head.startswith(b"PK\3\4"):
-        return ArchiveError(label, "it is truncated: the directory at its end is missing", AGAIN)
-    if not head.strip(b"\0"):
-        return ArchiveError(label, "it starts with zeros and has no directory: its download is not finished", AGAIN)
-    for start, what in _OTHER_FORMATS.items():
-        if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(start):
-            remedy = f"{AGAIN}; the site sent a page instead" if start == b"<" else "Unpack it and give the folder"
-            return ArchiveError(label, f"it is not a zip but {what}", remedy)
-    return ArchiveError(label, "it is not a zip", AGAIN)
 
 
 def read_blocks(source: Source, directory: Directory, label: str) -> Iterator[Block]:
     """Read the directory block by block into one buffer, so that memory stays small and in the processor's cache."""
     buffer = bytearray(min(BLOCK, directory.size))
-    view, at, end, held, intact = memoryview(buffer), directory.at, directory.at + directory.size, 0, 0
-    while at < end or held:
-        filled = held + source.into(view[held : held + min(end - at, len(buffer) - held)], at)
-        at += filled - held
+    view, position, end, held, intact = memoryview(buffer), directory.start, directory.start + directory.size, 0, 0
+    while position < end or held:
+        filled = held + source.into(view[held : held + min(end - position, len(buffer) - held)], position)
+        position += filled - held
         starts, used = _walk_directory(buffer, filled)
         fields = _gather(np.frombuffer(buffer, np.uint8), starts, _CENTRAL.itemsize).view(_CENTRAL).reshape(-1)
         bad = np.flatnonzero(fields["signature"] != _CENTRAL_SIGNATURE)
@@ -191,32 +85,33 @@ def _walk_directory(raw: bytearray, end: int) -> tuple[np.ndarray, int]:
     """Where each whole entry begins in `raw[:end]`, int64, and where the last one ends."""
     # All signatures at once. Where each entry's lengths lead to the next signature, that is what the walk would find.
     data = np.frombuffer(raw, np.uint8, end)
-    at = np.flatnonzero(data[: max(end - 45, 0)] == 0x50)
-    at = at[(data[at + 1] == 0x4B) & (data[at + 2] == 1) & (data[at + 3] == 2)]
-    if len(at) and at[0] == 0:
-        following = at + 46 + _gather(data, at + 28, 6).view("<u2").sum(axis=1, dtype=np.int64)
-        if np.array_equal(following[:-1], at[1:]):
-            return (at, int(following[-1])) if following[-1] <= end else (at[:-1], int(at[-1]))
+    fixed = _CENTRAL.itemsize
+    rows = np.flatnonzero(data[: max(end - fixed + 1, 0)] == 0x50)
+    rows = rows[(data[rows + 1] == 0x4B) & (data[rows + 2] == 1) & (data[rows + 3] == 2)]
+    if len(rows) and rows[0] == 0:
+        following = rows + fixed + _gather(data, rows + 28, 6).view("<u2").sum(axis=1, dtype=np.int64)
+        if np.array_equal(following[:-1], rows[1:]):
+            return (rows, int(following[-1])) if following[-1] <= end else (rows[:-1], int(rows[-1]))
     starts = array("q")
     append, lengths = starts.append, struct.Struct("<3H").unpack_from
-    here, last = 0, end - _CENTRAL.itemsize
-    while here <= last:
-        n, m, k = lengths(raw, here + 28)
-        if here + 46 + n + m + k > end:
+    start, last = 0, end - fixed
+    while start <= last:
+        following = start + fixed + sum(lengths(raw, start + 28))
+        if following > end:
             break
-        append(here)
-        here += 46 + n + m + k
-    return np.array(starts, np.int64), here
+        append(start)
+        start = following
+    return np.array(starts, np.int64), start
 
 
 def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) -> Block:
     data = np.frombuffer(raw, np.uint8)
-    name_at = starts + _CENTRAL.itemsize
-    name_end = name_at + fields["name"]
+    name_start = starts + _CENTRAL.itemsize
+    name_end = name_start + fields["name"]
     extra_end = name_end + fields["extra"]
     packed, size, offset = (fields[column].astype(np.int64) for column in ("packed", "size", "offset"))
-    wide_at, wide_length, unicode, overrun = _extra_fields(data, name_end, extra_end)
-    contradicts = _widen(data, (size, packed, offset), wide_at, wide_length) | overrun
+    wide_start, wide_length, unicode, overrun = _extra_fields(data, name_end, extra_end)
+    contradicts = _widen(data, (size, packed, offset), wide_start, wide_length) | overrun
     offset += base
     kind = fields["external"] >> np.uint32(28)
     on_unix = np.isin(fields["made_by"] >> 8, (3, 19))  # Unix and macOS write the file's type
@@ -235,7 +130,7 @@ def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) ->
         problem[holds] = PROBLEM_NUMBER[code]
     paths = {}
     for row in np.flatnonzero(unicode).tolist():
-        raw_name, extra = raw[name_at[row] : name_end[row]], raw[name_end[row] : extra_end[row]]
+        raw_name, extra = raw[name_start[row] : name_end[row]], raw[name_end[row] : extra_end[row]]
         if (path := unicode_path(bytes(raw_name), bytes(extra))) is not None:
             paths[row] = path
     columns = {
@@ -249,10 +144,11 @@ def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) ->
         "problem": problem,
         "folder": on_unix & (kind == 4),
     }
-    return Block(_slices(raw, name_at, name_end), columns, paths)
+    return Block(_slices(raw, name_start, name_end), columns, paths)
 
 
 def entry_table(blocks: list[Block], directory: Directory, label: str, source: Source | None) -> pa.Table:
+    """The table of all entries. `source`: where their local headers can be looked at, None where they cannot."""
     count = sum(len(block.names) for block in blocks)
     if count != directory.count if directory.wide else (count - directory.count) % 65536:
         raise ArchiveError(label, f"its directory lists {count} entries, its end record says {directory.count}", AGAIN)
@@ -262,7 +158,7 @@ def entry_table(blocks: list[Block], directory: Directory, label: str, source: S
     # Taken out of the blocks, so that a column is not held twice.
     columns = {name: np.concatenate([block.columns.pop(name) for block in blocks]) for name in list(blocks[0].columns)}
     problem = columns["problem"]
-    for code, rows in _conflicts(columns["offset"], columns["ends"], directory.at, source):
+    for code, rows in _conflicts(columns["offset"], columns["ends"], directory.start, source):
         problem[rows[problem[rows] < 0]] = PROBLEM_NUMBER[code]
     problem[np.concatenate(unsafes)] = PROBLEM_NUMBER["unsafe_name"]
     keep = np.concatenate(keeps) & ~columns["folder"]
@@ -300,37 +196,37 @@ def _extra_fields(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tup
     Returns where each entry's zip64 values begin (-1: none) and their length in bytes; and masks: which entries have a
     Unicode path, and which a field that is longer than what holds it.
     """
-    wide_at, wide_length = np.full(len(begins), -1, np.int64), np.zeros(len(begins), np.int64)
+    wide_start, wide_length = np.full(len(begins), -1, np.int64), np.zeros(len(begins), np.int64)
     unicode, overrun = np.zeros(len(begins), bool), np.zeros(len(begins), bool)
     rows = np.flatnonzero(begins + 4 <= ends)
-    at = begins[rows]
+    field = begins[rows]
     while len(rows):
-        head = _gather(data, at, 4).view("<u2")
+        head = _gather(data, field, 4).view("<u2")
         kind, length = head[:, 0], head[:, 1].astype(np.int64)
         unicode[rows[kind == 0x7075]] = True
-        wide = (kind == 1) & (wide_at[rows] < 0)
-        wide_at[rows[wide]] = at[wide] + 4
-        wide_length[rows[wide]] = np.minimum(length[wide], ends[rows[wide]] - at[wide] - 4)
-        at = at + 4 + length
-        overrun[rows[at > ends[rows]]] = True
-        going = at + 4 <= ends[rows]
-        rows, at = rows[going], at[going]
-    return wide_at, wide_length, unicode, overrun
+        wide = (kind == 1) & (wide_start[rows] < 0)
+        wide_start[rows[wide]] = field[wide] + 4
+        wide_length[rows[wide]] = np.minimum(length[wide], ends[rows[wide]] - field[wide] - 4)
+        field = field + 4 + length
+        overrun[rows[field > ends[rows]]] = True
+        going = field + 4 <= ends[rows]
+        rows, field = rows[going], field[going]
+    return wide_start, wide_length, unicode, overrun
 
 
-def _widen(data: np.ndarray, columns: tuple[np.ndarray, ...], at: np.ndarray, length: np.ndarray) -> np.ndarray:
+def _widen(data: np.ndarray, columns: tuple[np.ndarray, ...], start: np.ndarray, length: np.ndarray) -> np.ndarray:
     """Put zip64 values in the place of full 32-bit fields, in place. Returns a mask: entries that lack them."""
-    bad = np.zeros(len(at), bool)
-    at, left = at.copy(), length.copy()
+    bad = np.zeros(len(start), bool)
+    start, left = start.copy(), length.copy()
     for column in columns:
-        full = (column == FULL) & (at >= 0)
+        full = (column == FULL) & (start >= 0)
         bad |= full & (left < 8)
         rows = np.flatnonzero(full & (left >= 8))
-        values = _gather(data, at[rows], 8).view("<u8").reshape(-1)
+        values = _gather(data, start[rows], 8).view("<u8").reshape(-1)
         huge = values >= 1 << 62
         bad[rows[huge]] = True
         column[rows] = np.where(huge, 0, values).astype(np.int64)
-        at[rows] += 8
+        start[rows] += 8
         left[rows] -= 8
     return bad
 
@@ -356,5 +252,5 @@ def _conflicts(
 def _overlapping(offset: np.ndarray, ends: np.ndarray, limit: int, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of the rows in `order`, by offset: those that reach into the next one or past `limit`, and these next ones."""
     following = np.minimum(np.append(offset[order[1:]], limit), limit)
-    at = np.flatnonzero(ends[order] > following)
-    return order[at], order[at[at + 1 < len(order)] + 1]
+    reaching = np.flatnonzero(ends[order] > following)
+    return order[reaching], order[reaching[reaching + 1 < len(order)] + 1]

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conversion.archives.directory import entry_table, find_directory, read_blocks
+from conversion.archives.directory import entry_table, read_blocks
+from conversion.archives.end import find_directory
 from conversion.archives.folder import walk
 from conversion.archives.inner import Tail
 from conversion.archives.model import (
@@ -53,7 +54,7 @@ def read_entries(archive: Archive) -> pa.Table:
             else:
                 size = cast(File, source).size
                 last = size if archive.length is None else min(size, first + archive.length)
-            directory = find_directory(source, archive, first, last)
+            directory = find_directory(source, archive.label, first, last)
             blocks = list(read_blocks(source, directory, archive.label))
             # Of a deflated inner zip only the end is at hand: its local headers cannot be looked at.
             table = entry_table(blocks, directory, archive.label, None if archive.inside else source)

@@ -149,7 +149,7 @@ class Block:
 
     names: pa.Array  # raw, binary
     columns: dict[str, np.ndarray]  # offset, packed, size, crc, method, flags, as in SCHEMA, and what follows
-    # ends: of the data, at the least; problem: index into PROBLEMS or -1; folder: mask, by the file's type
+    # ends: of the data, at least; problem: index into PROBLEMS or -1; folder: mask, by the file's type
     unicode: dict[int, str]  # row -> its Unicode path, where it has one
 
 
