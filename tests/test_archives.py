@@ -290,6 +290,96 @@ def test_readers_and_streams_leave_no_descriptor_open(tmp_path):
     assert len(os.listdir("/dev/fd")) == len(before)
 
 
+# --- more than 4 GiB without zip64 -----------------------------------------------------------------------------------
+
+
+def modulo_zip(files: dict[str, bytes], wrap: int, method=STORED, before=b"", holes=()) -> bytes:
+    """A zip as macOS's Archive Utility writes it: offsets and sizes modulo 2**32, here modulo `wrap`.
+
+    `before`: bytes before the zip. `holes`: numbers of entries before which `wrap` bytes belong to no entry.
+    """
+    data, directory = bytearray(before), b""
+    for number, (name, content) in enumerate(files.items()):
+        data += bytes(wrap * holes.count(number))
+        offset, raw, packed = len(data) - len(before), name.encode(), content
+        if method == DEFLATED:
+            engine = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+            packed = engine.compress(content) + engine.flush()
+        stated = zlib.crc32(content), len(packed) % wrap, len(content) % wrap
+        flags, local = (8, (0, 0, 0)) if method == DEFLATED else (0, stated)
+        data += struct.pack("<4s5H3I2H", b"PK\3\4", 20, flags, method, 0, 33, *local, len(raw), 0) + raw + packed
+        if flags:
+            data += struct.pack("<4s3I", b"PK\7\x08", *stated)
+        directory += struct.pack("<4s6H3I", b"PK\1\2", 0x315, 20, flags, method, 0, 33, *stated)
+        directory += struct.pack("<5H2I", len(raw), 0, 0, 0, 0, 0o100644 << 16, offset % wrap) + raw
+    start = (len(data) - len(before)) % wrap
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, len(files), len(files), len(directory), start, 0)
+    return bytes(data) + directory + end
+
+
+sizes = st.lists(st.integers(0, 40_000) | st.sampled_from([0, 1, 8192, 8191]), min_size=1, max_size=12)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sizes, st.sampled_from([STORED, DEFLATED]), st.integers(0, 300), st.lists(st.integers(0, 11), max_size=2))
+def test_offsets_and_sizes_modulo_4_gib_are_unwrapped(tmp_path, monkeypatch, sizes, method, before, holes):
+    """With a modulus of 8 KiB, so that small files show it: entries of any size, bytes before the zip, holes in it."""
+    holes = [number for number in holes if not number or sizes[min(number, len(sizes)) - 1] < 8000]
+    monkeypatch.setattr(archives.sources, "WRAP", 8192)
+    files = {f"{number}.jpg": random.Random(number).randbytes(size) for number, size in enumerate(sizes)}
+    archive = on_disk(tmp_path, modulo_zip(files, 8192, method, bytes(before), holes))
+    assert problems(archive) == dict.fromkeys(files)
+    assert contents(archive) == streamed(archive) == files
+
+
+def test_a_text_that_shrinks_below_4_gib_is_streamed_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.sources, "WRAP", 8192)
+    files = {"a.json": b"[" + b" " * 900_000 + b"]", "b.jpg": random.Random(1).randbytes(20_000)}
+    assert streamed(on_disk(tmp_path, modulo_zip(files, 8192, DEFLATED))) == files
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_a_zip_of_more_than_4_gib_in_such_a_zip(tmp_path, monkeypatch, method):
+    monkeypatch.setattr(archives.sources, "WRAP", 8192)
+    files = {f"{number}.jpg": random.Random(number).randbytes(5000) for number in range(20)}
+    outer = on_disk(tmp_path, modulo_zip({"a.txt": b"x", "Inria.zip": modulo_zip(files, 8192)}, 8192, method))
+    archive = inner_archive(outer, read_entries(outer), 1)
+    assert bool(archive.inside) == (method == DEFLATED)
+    assert contents(archive) == streamed(archive) == files
+    with extracted(archive, tmp_path) as plain:
+        assert contents(plain) == files
+
+
+def test_one_damaged_header_does_not_cost_the_other_entries_of_such_a_zip(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.sources, "WRAP", 8192)
+    files = {f"{number}.jpg": random.Random(number).randbytes(3000) for number in range(40)}
+    whole = modulo_zip(files, 8192)
+    for name in files:
+        start = whole.index(b"PK\3\4" + whole[4:14] + struct.pack("<I", zlib.crc32(files[name])))
+        archive = on_disk(tmp_path, patched(whole, start, "I", 0))
+        assert {row["name"]: row["problem"] for row in rows(archive)} == dict.fromkeys(files)
+        assert damage(archive, list(files).index(name)) == "bad_local_header"
+
+
+def test_a_zip_behind_4_gib_of_other_bytes_is_no_such_zip(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.sources, "WRAP", 8192)
+    assert contents(on_disk(tmp_path, bytes(100_000) + zipped(FILES))) == FILES
+
+
+def test_a_sparse_zip_of_more_than_4_gib(tmp_path):
+    """The real modulus: a hole of 4 GiB, which takes no place on the disk."""
+    files = {"a.jpg": b"first", "b.jpg": b"second", "c.jpg": b"third"}
+    data = modulo_zip(files, 1 << 32)
+    second = data.index(b"PK\3\4", 1)
+    path = tmp_path / "x.zip"
+    with open(path, "wb") as file:
+        file.write(data[:second])
+        file.seek(1 << 32, os.SEEK_CUR)
+        file.write(data[second:])
+    assert path.stat().st_blocks < 100
+    assert contents(Archive(str(path), "x.zip", "zip")) == files
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 

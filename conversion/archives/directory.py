@@ -33,6 +33,7 @@ from conversion.archives.model import (
     problem_column,
 )
 from conversion.archives.sources import DEFLATE_RATIO, Source, read_at
+from conversion.archives.wrapped import unwrapped
 
 LATEST_VERSION = 63  # of the format, in tenths: the last that APPNOTE.TXT defines
 BLOCK = 4 * MiB  # of a directory, read at once; an entry in it takes at most 0.2 MB
@@ -76,7 +77,7 @@ def read_blocks(source: Source, directory: Directory, label: str) -> Iterator[Bl
         intact += int(bad[0]) if len(bad) else len(starts)
         if len(bad) or not used:
             raise ArchiveError(label, f"its directory is damaged after {intact} entries", AGAIN)
-        yield _block(buffer, starts, fields, directory.base)
+        yield _block(buffer, starts, fields)
         held = filled - used
         buffer[:held] = buffer[used:filled]
 
@@ -104,7 +105,7 @@ def _walk_directory(raw: bytearray, end: int) -> tuple[np.ndarray, int]:
     return np.array(starts, np.int64), start
 
 
-def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) -> Block:
+def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray) -> Block:
     data = np.frombuffer(raw, np.uint8)
     name_start = starts + _CENTRAL.itemsize
     name_end = name_start + fields["name"]
@@ -112,14 +113,11 @@ def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) ->
     packed, size, offset = (fields[column].astype(np.int64) for column in ("packed", "size", "offset"))
     wide_start, wide_length, unicode, overrun = _extra_fields(data, name_end, extra_end)
     contradicts = _widen(data, (size, packed, offset), wide_start, wide_length) | overrun
-    offset += base
     kind = fields["external"] >> np.uint32(28)
     on_unix = np.isin(fields["made_by"] >> 8, (3, 19))  # Unix and macOS write the file's type
     method, compressed = fields["method"], fields["method"] == DEFLATED
-    possible = np.where(compressed, packed * DEFLATE_RATIO + DEFLATE_RATIO >= size, packed == size)
     problem = np.full(len(starts), -1, np.int8)
     for code, holds in (
-        ("size_mismatch", ~possible),
         ("bad_directory_entry", contradicts | (fields["flags"] & PATCHED != 0)),  # a patch of what is nowhere
         ("unsupported_compression", ~compressed & (method != STORED)),
         ("unsupported_version", fields["needed"] > LATEST_VERSION),
@@ -140,7 +138,7 @@ def _block(raw: bytearray, starts: np.ndarray, fields: np.ndarray, base: int) ->
         "crc": fields["crc"].copy(),
         "method": method.copy(),
         "flags": fields["flags"].copy(),
-        "ends": offset + LOCAL.size + fields["name"] + packed,
+        "header": (fields["name"] + np.uint32(LOCAL.size)).astype(np.int32),
         "problem": problem,
         "folder": on_unix & (kind == 4),
     }
@@ -157,8 +155,11 @@ def entry_table(blocks: list[Block], directory: Directory, label: str, source: S
     keeps, unsafes, texts = zip(*(checked_names(text) for text in decode(blocks)), strict=True)
     # Taken out of the blocks, so that a column is not held twice.
     columns = {name: np.concatenate([block.columns.pop(name) for block in blocks]) for name in list(blocks[0].columns)}
-    problem = columns["problem"]
-    for code, rows in _conflicts(columns["offset"], columns["ends"], directory.start, source):
+    columns |= zip(("offset", "packed", "size"), unwrapped(columns, blocks, directory, source), strict=True)
+    offset, packed, size, problem = (columns[name] for name in ("offset", "packed", "size", "problem"))
+    possible = np.where(columns["method"] == DEFLATED, packed * DEFLATE_RATIO + DEFLATE_RATIO >= size, packed == size)
+    problem[~possible & (problem < 0)] = PROBLEM_NUMBER["size_mismatch"]
+    for code, rows in _conflicts(offset, offset + columns["header"] + packed, directory.start, source):
         problem[rows[problem[rows] < 0]] = PROBLEM_NUMBER[code]
     problem[np.concatenate(unsafes)] = PROBLEM_NUMBER["unsafe_name"]
     keep = np.concatenate(keeps) & ~columns["folder"]

@@ -36,6 +36,7 @@ _JOIN = "Get all its parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01,
 class Directory:
     """Where a zip's directory is. Positions count from the first byte of the source."""
 
+    first: int  # of the zip's own bytes; others may precede them
     start: int
     size: int  # bytes
     count: int  # of entries, as the end record states it
@@ -85,7 +86,7 @@ def find_directory(source: Source, label: str, first: int, last: int) -> Directo
             f"its directory takes {end.size} bytes, more than the {LARGEST_DIRECTORY} that are read",
             "Unzip it and give the folder",
         )
-    return Directory(start, end.size, end.entries, end.wide, base)
+    return Directory(first, start, end.size, end.entries, end.wide, base)
 
 
 def _end_position(tail: bytearray) -> int:

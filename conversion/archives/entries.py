@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from array import array
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,12 +48,9 @@ def read_entries(archive: Archive) -> pa.Table:
         if archive.kind == "folder":
             return walk(archive)
         with contextlib.closing(Tail(archive) if archive.inside else File(archive.path)) as source:
-            first = archive.start
-            if archive.inside:
-                last = archive.inside.size
-            else:
-                size = cast(File, source).size
-                last = size if archive.length is None else min(size, first + archive.length)
+            first, last = archive.start, source.size
+            if archive.length is not None:
+                last = min(last, first + archive.length)
             directory = find_directory(source, archive.label, first, last)
             blocks = list(read_blocks(source, directory, archive.label))
             # Of a deflated inner zip only the end is at hand: its local headers cannot be looked at.

@@ -8,8 +8,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from conversion.archives.model import DamagedEntry, Entry
-from conversion.archives.sources import Source, read_at
+from conversion.archives import sources
+from conversion.archives.model import DEFLATED, STORED, DamagedEntry, Entry, explain
+from conversion.archives.sources import Source, checked, inflated, largest_inflated, read_at, read_pieces
 
 LOCAL = struct.Struct("<4s5H3I2H")
 LOCAL_SIGNATURE = b"PK\3\4"
@@ -32,6 +33,35 @@ def data_offset(source: Source, entry: Entry) -> int:
     return entry.offset + len(head)
 
 
+def data_chunks(source: Source, entry: Entry) -> Iterator[bytes]:
+    """The entry's bytes, inflated, in chunks of at most CHUNK; the last one only after the CRC32 has proved right.
+
+    Raises DamagedEntry.
+    """
+    pieces = read_pieces(source, data_offset(source, entry), entry.packed)
+    if entry.method == DEFLATED:
+        pieces = inflated(pieces, entry.size, largest_inflated(entry.packed))
+    else:
+        check_stored(entry)
+    return checked(pieces, entry.crc)
+
+
+def check_stored(entry: Entry) -> None:
+    """Raise DamagedEntry unless the entry is stored as it is; a deflated one is not brought here."""
+    if entry.method != STORED:
+        raise DamagedEntry("bad_local_header", explain("unsupported_compression", entry.method))
+    if entry.packed != entry.size:
+        raise DamagedEntry("size_mismatch", f"{entry.packed} bytes are stored, {entry.size} are stated")
+
+
+def header_names(source: Source, offset: int, name: bytes) -> bool:
+    """Whether a local header with this raw name stands at an offset."""
+    head = read_at(source, offset, LOCAL.size + len(name))
+    if len(head) < LOCAL.size + len(name) or not head.startswith(LOCAL_SIGNATURE):
+        return False
+    return LOCAL.unpack_from(head)[9] == len(name) and head.endswith(name)
+
+
 def check_header(head: bytes | bytearray, entry: Entry) -> None:
     """Raise DamagedEntry where a local header contradicts the directory. `head` starts with the whole header."""
     signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = LOCAL.unpack_from(head)
@@ -50,7 +80,9 @@ def check_header(head: bytes | bytearray, entry: Entry) -> None:
             values = iter(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
             size = next(values, size) if size == FULL else size
             packed = next(values, packed) if packed == FULL else packed
-        if (crc, packed, size) != (entry.crc, entry.packed, entry.size):
+        # Without zip64 it states sizes modulo 2**32.
+        modulo = (entry.crc, entry.packed % sources.WRAP, entry.size % sources.WRAP)
+        if (crc, packed, size) not in ((entry.crc, entry.packed, entry.size), modulo):
             raise DamagedEntry(
                 "bad_local_header",
                 f"its header says {packed} bytes, {size} inflated, CRC32 {crc:08x}; "

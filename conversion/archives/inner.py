@@ -85,7 +85,8 @@ class Tail:
                 self.crc = sources.crc32(chunk, self.crc)
                 while kept_bytes - len(kept[0]) >= TAIL:
                     kept_bytes -= len(kept.popleft())
-        self.start, self.data, self.label = total - kept_bytes, b"".join(kept), archive.label
+        self.size, self.label = total, archive.label
+        self.start, self.data = total - kept_bytes, b"".join(kept)
 
     def into(self, view: memoryview, offset: int) -> int:
         if offset < self.start:
@@ -110,8 +111,12 @@ def open_source(archive: Archive) -> Source:
 
 
 def inner_chunks(source: Source, entry: Entry) -> Iterator[bytes]:
-    """The bytes of the inner zip that is this deflated entry of the zip in `source`."""
-    return inflated(read_pieces(source, data_offset(source, entry), entry.packed), entry.size)
+    """The bytes of the inner zip that is this deflated entry of the zip in `source`. Its CRC32 is not checked.
+
+    Where it is so large that a zip without zip64 states its size modulo 2**32, it may be up to twice what is packed.
+    """
+    pieces = read_pieces(source, data_offset(source, entry), entry.packed)
+    return inflated(pieces, entry.size, 2 * entry.packed if entry.packed >= sources.WRAP else None)
 
 
 def inner_archive(archive: Archive, entries: pa.Table, row: int) -> Archive:
@@ -165,6 +170,7 @@ def extracted(archive: Archive, folder: str | os.PathLike[str]) -> Iterator[Arch
                     rest = memoryview(chunk)
                     while rest:
                         rest = rest[sink.write(rest) :]
+                size = sink.tell()
         except DamagedEntry as error:
             raise ArchiveError(archive.label, f"it cannot be inflated ({error.detail})", AGAIN) from None
         except OSError as error:
@@ -172,6 +178,6 @@ def extracted(archive: Archive, folder: str | os.PathLike[str]) -> Iterator[Arch
                 f"{path}: cannot be written: {error.strerror or error}. Free disk space or fix the "
                 "folder's permissions, then run the same command again"
             ) from None
-        yield Archive(str(path), archive.label, "zip", length=archive.inside.size)
+        yield Archive(str(path), archive.label, "zip", length=size)
     finally:
         path.unlink(missing_ok=True)

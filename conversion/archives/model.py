@@ -148,8 +148,8 @@ class Block:
     """Some entries of a directory, as columns."""
 
     names: pa.Array  # raw, binary
-    columns: dict[str, np.ndarray]  # offset, packed, size, crc, method, flags, as in SCHEMA, and what follows
-    # ends: of the data, at least; problem: index into PROBLEMS or -1; folder: mask, by the file's type
+    columns: dict[str, np.ndarray]  # offset (as stated), packed, size, crc, method, flags, as in SCHEMA, and
+    # header: its bytes, at least; problem: index into PROBLEMS or -1; folder: mask, by the file's type
     unicode: dict[int, str]  # row -> its Unicode path, where it has one
 
 

@@ -9,20 +9,18 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from conversion.archives import sources
-from conversion.archives.headers import ENCRYPTED, LOCAL, LOCAL_SIGNATURE, check_header, data_offset
+from conversion.archives.headers import ENCRYPTED, LOCAL, LOCAL_SIGNATURE, check_header, check_stored, data_chunks
 from conversion.archives.inner import open_source
 from conversion.archives.model import (
     DEFLATED,
-    STORED,
     Archive,
     DamagedEntry,
     Entry,
     MiB,
     crc_mismatch,
-    explain,
     unreadable,
 )
-from conversion.archives.sources import File, Source, checked, inflate, inflated, read_pieces
+from conversion.archives.sources import File, Source, checked, inflate, read_pieces
 from conversion.errors import ReleaseError
 
 LARGEST_ENTRY = 256 * MiB  # read whole; above what any image that Pillow opens takes
@@ -123,7 +121,7 @@ class Reader:
         data = view[begin:end]
         if entry.method == DEFLATED:
             return inflate(data, entry.size)
-        _check_stored(entry)
+        check_stored(entry)
         return data
 
     def _zipped_chunks(self, entry: Entry) -> Iterator[bytes]:
@@ -132,12 +130,7 @@ class Reader:
         except OSError as error:
             raise unreadable(self.archive.label, error) from None
         with contextlib.closing(source):
-            pieces = read_pieces(source, data_offset(source, entry), entry.packed)
-            if entry.method == DEFLATED:
-                pieces = inflated(pieces, entry.size)
-            else:
-                _check_stored(entry)
-            yield from checked(pieces, cast(int, entry.crc))
+            yield from data_chunks(source, entry)
 
     def _open(self) -> Source:
         try:
@@ -225,14 +218,6 @@ class _Stream(io.RawIOBase):
         if not self.closed:
             cast(Any, self._chunks).close()
         super().close()
-
-
-def _check_stored(entry: Entry) -> None:
-    """Raise DamagedEntry unless the entry is stored as it is; a deflated one is not brought here."""
-    if entry.method != STORED:
-        raise DamagedEntry("bad_local_header", explain("unsupported_compression", entry.method))
-    if entry.packed != entry.size:
-        raise DamagedEntry("size_mismatch", f"{entry.packed} bytes are stored, {entry.size} are stated")
 
 
 def _changed(size: int) -> DamagedEntry:

@@ -1,6 +1,6 @@
 """Bytes, wherever they are: random access to a file, pieces, inflating, and the check of what came out.
 
-Other modules use `CHUNK`, `crc32` and `preadv` through this module, so that they have one value everywhere.
+Other modules use `CHUNK`, `WRAP`, `crc32` and `preadv` through this module, so that they have one value everywhere.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ except ImportError:
     deflate_decompress = None  # type: ignore[assignment]
 
 CHUNK = 1 * MiB  # of a stream; blocks of 0.5 to 1 MB are the fastest to copy
+WRAP = 1 << 32  # fields of 32 bits, and so offsets and sizes of a zip without zip64, are modulo this
 DEFLATE_RATIO = 1032  # the most that deflate can expand: 258 bytes from two bits (zlib's technical notes)
 
 
@@ -90,8 +91,12 @@ def read_pieces(source: Source, offset: int, length: int) -> Iterator[bytes]:
         offset, length = offset + len(data), length - len(data)
 
 
-def inflated(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Inflate to exactly `size` bytes, in chunks of at most CHUNK."""
+def inflated(pieces: Iterable[bytes], size: int, limit: int | None = None) -> Iterator[bytes]:
+    """Inflate to exactly `size` bytes, in chunks of at most CHUNK.
+
+    With a `limit` the size is known modulo 2**32 only: it may be any such one up to the limit.
+    """
+    most = size if limit is None or limit < size % WRAP + WRAP else limit
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
     total = 0
     for piece in pieces:
@@ -103,7 +108,7 @@ def inflated(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
                 raise DamagedEntry("inflate_error", f"the compressed data is damaged ({error})") from None
             piece = engine.unconsumed_tail
             total += len(data)
-            if total > size:
+            if total > most:
                 raise DamagedEntry("size_mismatch", f"it inflates to more than the stated {size} bytes")
             if data:
                 yield data
@@ -112,11 +117,16 @@ def inflated(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
             break
     if not engine.eof:
         raise DamagedEntry("inflate_error", "the compressed data ends early")
-    if total < size:
+    if total != size and (most == size or (total - size) % WRAP):
         raise DamagedEntry("size_mismatch", f"it inflates to {total} bytes, {size} are stated")
 
 
-def checked(chunks: Iterable[bytes], crc: int) -> Iterator[bytes]:
+def largest_inflated(packed: int) -> int:
+    """The most bytes that so many deflated ones can become."""
+    return packed * DEFLATE_RATIO + DEFLATE_RATIO
+
+
+def checked(chunks: Iterable[bytes], crc: int | None) -> Iterator[bytes]:
     """The chunks; the last one only after the CRC32 of all of them has proved right."""
     actual, last = 0, b""
     for chunk in chunks:
@@ -130,7 +140,7 @@ def checked(chunks: Iterable[bytes], crc: int) -> Iterator[bytes]:
 
 def inflate(data: memoryview, size: int) -> memoryview:
     """Inflate to exactly `size` bytes."""
-    if size > len(data) * DEFLATE_RATIO + DEFLATE_RATIO:
+    if size > largest_inflated(len(data)):
         raise DamagedEntry("size_mismatch", f"{len(data)} bytes cannot inflate to the stated {size}")
     if deflate_decompress is not None and size:  # it takes a size of 0 as "nothing to do" and checks nothing
         with contextlib.suppress(DeflateError):
