@@ -1,12 +1,13 @@
 """One reader for a zip, a zip within a zip and a folder.
 
 How it works:
-- `read_entries` reads a zip's central directory (never its data) into a table, one row per file. Fixed fields become numpy
-  columns and names one Arrow buffer, so a million entries cost a second and no Python object each.
+- `read_entries` reads a zip's central directory (never its data) into a table, one row per file. Fixed fields become
+  numpy columns and names one Arrow buffer, so a million entries cost a second and no Python object each.
 - What the directory alone shows to be unusable keeps its row and gets a `problem`, so that nothing is lost silently.
 - `Reader` reads one entry with one system call and returns it only if header, length and CRC32 agree with the
   directory.
-- A zip of more than 4 GiB without zip64, as macOS writes it, states offsets modulo 2**32; `wrapped` finds the real ones.
+- A zip of more than 4 GiB without zip64, as macOS writes it, states offsets modulo 2**32: `wrapped` finds the real
+  ones.
 - A zip stored in a zip is read in place. A deflated one is inflated forward, without a file, for its directory and for
   streams; `extracted` inflates it once to a file for reads in any order.
 

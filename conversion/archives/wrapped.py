@@ -94,7 +94,7 @@ def _confirmation(blocks: Sequence[Block], source: Source) -> Callable[[np.ndarr
 def _sizes(
     columns: dict[str, np.ndarray], offset: np.ndarray, directory: Directory, source: Source | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes in the archive and inflated. The gap before the next entry belongs to an entry that is not whole without."""
+    """Sizes in the archive and inflated. The gap before the next entry belongs to an entry that is damaged without."""
     packed, size = columns["packed"].copy(), columns["size"].copy()
     laps = (np.append(offset[1:], directory.start) - offset - columns["header"] - packed) // sources.WRAP
     for row in np.flatnonzero(laps > 0).tolist() if source else ():
