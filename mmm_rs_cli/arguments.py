@@ -20,6 +20,7 @@ EXIT_CODES = """exit codes:
 
 RELEASE = "folder of zips, MMM-RS.zip, or extracted folders"
 CONVERTED = "the converted folder"
+DATASET = "the converted folder, or hf://datasets/org/MMM-RS[@revision]"
 REPOSITORY = "the dataset repository, for example org/MMM-RS; created if it does not exist"
 
 
@@ -125,7 +126,7 @@ def _verify(subparsers: Any) -> None:
         "check a converted folder, or its copy on the hub",
         "mmm-rs verify ./MMM-RS-hub --release ~/Downloads/MMM-RS",
     )
-    command.add_argument("out", type=_address, help="the converted folder, or hf://datasets/org/MMM-RS[@revision]")
+    command.add_argument("out", type=_address, help=DATASET)
     command.add_argument("--release", type=_path, help="compare every image with this release, byte by byte")
     command.add_argument("--deep", action="store_true", help="on the hub: download and read every shard too")
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
@@ -151,7 +152,7 @@ def _preview(subparsers: Any) -> None:
         "write one web page to look through a converted folder",
         "mmm-rs preview ./MMM-RS-hub --config SEN1-2",
     )
-    command.add_argument("out", type=_folder, help=CONVERTED)
+    command.add_argument("out", type=_address, help=DATASET)
     command.add_argument(
         "--config", action="append", metavar="NAME", help="only this config (repeatable; default: all)"
     )
@@ -178,7 +179,7 @@ def _show(subparsers: Any) -> None:
         "print everything about one sample, and where its bytes are",
         "mmm-rs show ./MMM-RS-hub SEN1-2/ROIs1158_spring_1_p1 --save ./sample",
     )
-    command.add_argument("out", type=_folder, help=CONVERTED)
+    command.add_argument("out", type=_address, help=DATASET)
     command.add_argument("key", help="the sample's key: <Subset>/<path>")
     command.add_argument("--save", type=_path, metavar="DIR", help="also write its images and prompts to this folder")
 

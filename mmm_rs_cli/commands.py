@@ -176,13 +176,14 @@ def preview(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    from mmm_rs_cli import show
+    from mmm_rs_cli import samples, show
 
-    sample = show.find(arguments.out, arguments.key)
+    source = samples.open_dataset(arguments.out)
+    sample = samples.find(source, arguments.key)
     for line in show.lines(sample):
         result(line)
     if arguments.save:
-        for path in show.save(arguments.out, sample, arguments.save):
+        for path in show.save(source, sample, arguments.save):
             note(f"{path}: written")
     return 0
 

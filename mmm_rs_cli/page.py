@@ -9,7 +9,7 @@ import base64
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
@@ -25,7 +25,7 @@ from dataset_card.fields import LEVEL_NAMES, MODALITY_NAMES
 from dataset_card.provenance import PROVENANCE
 from mmm_rs import ALL, MODALITIES, SUBSETS, WEATHERS
 from mmm_rs_cli.parts import PARTS
-from mmm_rs_cli.show import PlacedImage, Sample
+from mmm_rs_cli.samples import PlacedImage, Sample
 
 SIDE = 320  # pixels of an image's longer side, at most
 IMAGE_BYTES = 22_000  # of an image, at most
@@ -39,7 +39,7 @@ SMALL = 128  # pixels; smaller images are enlarged without smoothing: their pixe
 
 GENERATOR = '<meta name="generator" content="mmm-rs preview">'  # how a page is known again
 
-ReadImage = Callable[[PlacedImage], bytes]
+Thumbnail = tuple[str, int, int]  # a JPEG in base64, width and height in pixels
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,13 @@ class Page:
     source: str  # what code on the page loads from: a folder or an address
     manifest: Mapping[str, Any]
     samples: Mapping[str, Sequence[Sample]]  # by subset, in the dataset's order
+    thumbnails: Mapping[PlacedImage, Thumbnail | None]  # of their images; None for one that cannot be decoded
     number: int  # of this page, from 1
     files: Sequence[str]  # names of all pages, in order; this one is `files[number - 1]`
 
 
-def render(page: Page, read: ReadImage) -> str:
-    """The page as HTML. `read` gives the bytes of an image; what it raises is passed on."""
+def render(page: Page) -> str:
+    """The page as HTML."""
     template = Template(resources.files("mmm_rs_cli").joinpath("preview.html").read_text("utf-8"))
     shown = [sample for samples in page.samples.values() for sample in samples]
     held = Counter(image.modality for sample in shown for image in sample.images)
@@ -79,7 +80,7 @@ def render(page: Page, read: ReadImage) -> str:
             {name: name for name in WEATHERS} | {None: "none stated"},
             Counter(sample.labels["weather"] for sample in shown),
         ),
-        sections="\n".join(_section(page, name, samples, read) for name, samples in page.samples.items()),
+        sections="\n".join(_section(page, name, samples) for name, samples in page.samples.items()),
         side=SIDE,
         digest=page.manifest["digest"][:12],
     )
@@ -126,7 +127,7 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST_CHOICE else text[: LONGEST_CHOICE - 1] + "…"
 
 
-def _section(page: Page, name: str, samples: Sequence[Sample], read: ReadImage) -> str:
+def _section(page: Page, name: str, samples: Sequence[Sample]) -> str:
     subset = PROVENANCE[name]
     modalities = [m for m in MODALITIES if any(image.modality == m for sample in samples for image in sample.images)]
     return f"""<section aria-labelledby="{escape(name)}" class="across-{len(modalities)}">
@@ -136,11 +137,11 @@ GSD of the source in metres: {escape(subset.gsd)}.</p>
 <p class="about"><span class="here">{len(samples):,} of {len(samples):,} shown</span>; \
 {page.manifest["subsets"][name]["samples"]:,} in the dataset</p>
 <div class="samples">
-{"".join(_article(sample, modalities, read) for sample in samples)}</div>
+{"".join(_article(page, sample, modalities) for sample in samples)}</div>
 </section>"""
 
 
-def _article(sample: Sample, modalities: Sequence[str], read: ReadImage) -> str:
+def _article(page: Page, sample: Sample, modalities: Sequence[str]) -> str:
     labels = sample.labels
     level, weather, category = labels["gsd_level"], labels["weather"], labels["category"]
     facts = {
@@ -157,19 +158,19 @@ def _article(sample: Sample, modalities: Sequence[str], read: ReadImage) -> str:
 data-category="{escape(category or UNKNOWN)}" data-level="{escape(level or UNKNOWN)}" \
 data-weather="{escape(weather or UNKNOWN)}">
 <h3>{escape(sample.key)}</h3>
-<div class="images">{"".join(_figure(sample, m, held.get(m), read) for m in modalities)}</div>
+<div class="images">{"".join(_figure(page, sample, m, held.get(m)) for m in modalities)}</div>
 <div class="prompts">{"".join(_prompts(sample, len(modalities) > 1))}</div>
 <dl>{known}</dl>
 </article>
 """
 
 
-def _figure(sample: Sample, modality: str, image: PlacedImage | None, read: ReadImage) -> str:
+def _figure(page: Page, sample: Sample, modality: str, image: PlacedImage | None) -> str:
     name = modality.upper()
     if image is None:
         return f'<figure><div class="missing">no {name}</div><figcaption>{name}</figcaption></figure>'
     size = f"{image.width:,} × {image.height:,} px"
-    small = thumbnail(read(image))
+    small = page.thumbnails[image]
     if small is None:
         shown = '<div class="missing">not decodable</div>'
     else:
@@ -186,8 +187,8 @@ def _figure(sample: Sample, modality: str, image: PlacedImage | None, read: Read
     )
 
 
-def thumbnail(data: bytes) -> tuple[str, int, int] | None:
-    """An image made small: its JPEG in base64, width and height in pixels. None if it cannot be decoded."""
+def thumbnail(data: bytes) -> Thumbnail | None:
+    """An image made small. None if it cannot be decoded."""
     try:
         with Image.open(io.BytesIO(data), formats=images.FORMATS) as encoded:
             encoded.draft("RGB", (SIDE, SIDE))  # a large JPEG is decoded at half, a quarter or an eighth of its size

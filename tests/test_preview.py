@@ -264,8 +264,8 @@ def test_a_page_replaces_a_page_but_no_other_file(out, run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (["{out}", "--output", "{out}/preview.html"], 2, "{out}/preview.html: lies in the converted folder"),
-        (["{out}", "--output", "{out}/data/../index/x.html"], 2, "{out}/data/../index/x.html: lies in the converted"),
+        (["{out}", "--output", "{out}/preview.html"], 2, "{out}/preview.html: is in the converted folder"),
+        (["{out}", "--output", "{out}/data/../index/x.html"], 2, "{out}/data/../index/x.html: is in the converted"),
         (["{out}", "--output", "{out}/.."], 5, "{out}/..: cannot be written"),
         (["{out}", "--config", "Berlin"], 2, "--config 'Berlin': no such subset"),
         (["{out}", "--config", "fMoW"], 2, "--config fMoW: {out} holds no samples of it, only of weather, WHU-OPT-SAR"),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from conversion.errors import OutputError, VerificationError
-from mmm_rs_cli import show as sample
+from mmm_rs_cli import samples, show
 from tests import converted
 
 WHU = "WHU-OPT-SAR/NH49E001013_1_0"  # rgb, nir, sar
@@ -47,7 +47,7 @@ def test_a_sample_is_printed_with_its_labels_prompts_and_places(out, run):
         "category": "-",
         "weather": "-",
         "satellite": "-",
-        "gsd": "5.0 metres a pixel",
+        "gsd": "5.0 metres per pixel",
         "gsd_level": "low",
         "gsd_level_derived": "True",
         "cloud_cover": "-",
@@ -73,7 +73,8 @@ def test_the_parts_of_each_prompt_are_named(out, run):
 
 def test_an_image_without_a_prompt_says_so(out, run, tmp_path):
     assert blocks(run("show", out, NO_SAR_PROMPT)[1])["sar"]["prompt"] == "-"
-    saved = sample.save(out, sample.find(out, NO_SAR_PROMPT), tmp_path / "saved")
+    source = samples.open_dataset(out)
+    saved = show.save(source, samples.find(source, NO_SAR_PROMPT), tmp_path / "saved")
     assert [path.name for path in saved] == [f"ROIs1158_spring_1_p0.{suffix}" for suffix in ("jpg", "txt", "sar.jpg")]
 
 
@@ -110,7 +111,7 @@ def test_nothing_is_overwritten_and_nothing_is_written_beside_it(out, run, tmp_p
 def test_nothing_is_saved_into_the_converted_folder(out, run):
     before = sorted(out.rglob("*"))
     code, _, errors = run("show", out, WHU, "--save", out / "data")
-    assert code == 2 and len(errors) == 1 and "lies in the converted folder" in errors[0]
+    assert code == 2 and len(errors) == 1 and "is in the converted folder" in errors[0]
     assert sorted(out.rglob("*")) == before
 
 
@@ -126,7 +127,7 @@ def test_nothing_is_saved_into_the_converted_folder(out, run):
 def test_an_unknown_key_suggests_those_near_it(out, run, key, suggested):
     code, printed, errors = run("show", out, key)
     assert (code, printed) == (2, "")
-    assert len(errors) == 1 and errors[0].startswith(f"mmm-rs: {out}: no sample '{key}'. Near it: {suggested}")
+    assert len(errors) == 1 and errors[0].startswith(f"mmm-rs: {out}: no sample '{key}'. Similar: {suggested}")
 
 
 @pytest.mark.parametrize("key", ["", "q", "一", "\udcff\udcfe", "%_.*"])
@@ -160,11 +161,12 @@ def flip(shard: Path, at: int) -> None:
     ids=["flipped", "cut", "gone"],
 )
 def test_a_damaged_image_is_not_saved(out, tmp_path, damage):
-    found = sample.find(out, WHU)
+    source = samples.open_dataset(out)
+    found = samples.find(source, WHU)
     image = found.images[1]
     damage(out / image.shard, image.offset + image.size // 2)
     with pytest.raises(VerificationError, match=f"{image.shard}: .*mmm-rs verify"):
-        sample.save(out, found, tmp_path / "saved")
+        show.save(source, found, tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
 
