@@ -1,7 +1,7 @@
-"""A prompt is split into its typed parts. The prompt itself is never changed.
+"""Split a prompt into its typed parts. The prompt itself is never changed.
 
 Upstream builds prompts as `[image kind], GSD phrase, [weather], [category], caption, [satellite], [dataset]`, with
-uneven spaces and with parts missing; see the figures of upstream's README and the paper (arXiv 2410.22362).
+uneven spaces and missing parts; see the figures in upstream's README and the paper (arXiv 2410.22362).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 
 from mmm_rs import GSD_LEVELS, SUBSETS, WEATHERS
 
-# Finest first: (bound in metres a pixel below which a GSD has this level, level). Paper, table of GSD levels; the bound
-# of ultra_low is not published, only that 100 m is ultra-low and 10 m is low.
+# Finest first: (metres per pixel below which a GSD has this level, level). From the paper's table of GSD levels; the
+# bound of ultra_low is not published, only that 100 m is ultra-low and 10 m is low.
 BOUNDS = ((0.5, "ultra_high"), (1.0, "high"), (5.0, "ordinary"), (100.0, "low"), (float("inf"), "ultra_low"))
 
 _LEVEL = re.compile(r"(ultra[- ]?)?(high|ordinary|low)[- ]precision resolution", re.I)
@@ -36,11 +36,14 @@ _SATELLITE = re.compile(
 _ALIASES = {"mrssc", "mrssc2", "hrrsd", "mmmrs"}
 _DATASETS = {re.sub(r"[^a-z0-9]", "", name.lower()) for name in SUBSETS} | _ALIASES
 
-LONGEST = 64  # characters; a longer part is caption
+LONGEST = 64  # characters; a longer part belongs to the caption
 
 
 class PromptParts(msgspec.Struct, frozen=True):
-    """What a prompt says. `gsd_level` and `weather` are labels, the rest is as written; None where it does not say."""
+    """What a prompt says; None for what it does not say.
+
+    `gsd_level` and `weather` are labels, the other parts are as written.
+    """
 
     image_kind: str | None = None
     gsd_level: str | None = None
@@ -51,93 +54,85 @@ class PromptParts(msgspec.Struct, frozen=True):
     dataset: str | None = None
 
 
+class _Reading(msgspec.Struct, frozen=True):
+    """A prompt cut at its commas, and which of the pieces is which part."""
+
+    parts: PromptParts
+    roles: dict[int, str]  # number of a piece -> its part; the caption's pieces are not in here
+    start: int  # the caption's first piece
+    end: int  # the piece behind its last one
+
+
 def split(prompt: str) -> PromptParts:
-    """The parts of a prompt. What is not recognised stays in the caption, commas and all."""
-    return _read(prompt.split(","))[0]
+    """The parts of a prompt. Whatever is not recognised stays in the caption, commas included."""
+    return _read(prompt.split(",")).parts
 
 
 def marked(prompt: str) -> list[tuple[str | None, str]]:
-    """The prompt cut where its parts begin and end: (a field of PromptParts, None between two parts; the text).
+    """The prompt cut where its parts begin and end.
 
-    The texts joined are the prompt.
+    Returns:
+        (field of PromptParts, or None between two parts; text). The texts joined are the prompt.
     """
     pieces = prompt.split(",")
-    _, role_of, start, end = _read(pieces)
-    cut: list[tuple[str | None, str]] = []
-    at = 0
-    while at < len(pieces):
-        role, last = ("caption", end) if start <= at < end else (role_of.get(at), at + 1)
-        text = ",".join(pieces[at:last])
+    reading = _read(pieces)
+    cuts: list[tuple[str | None, str]] = []
+    number = 0
+    while number < len(pieces):
+        in_caption = reading.start <= number < reading.end
+        role, stop = ("caption", reading.end) if in_caption else (reading.roles.get(number), number + 1)
+        text = ",".join(pieces[number:stop])
         part = text.strip() if role in ("caption", "category") else text.strip().rstrip(". ")
         before, part, after = text.partition(part) if role and part else (text, "", "")
-        cut += [(None, before), (role, part), (None, after + ("," if last < len(pieces) else ""))]
-        at = last
-    runs = groupby(((role, text) for role, text in cut if text), key=lambda one: one[0])
+        cuts += [(None, before), (role, part), (None, after + ("," if stop < len(pieces) else ""))]
+        number = stop
+    runs = groupby(((role, text) for role, text in cuts if text), key=lambda cut: cut[0])
     return [(role, "".join(text for _, text in run)) for role, run in runs]
 
 
-def _read(pieces: list[str]) -> tuple[PromptParts, dict[int, str | None], int, int]:
-    """What is said in a prompt that was cut at its commas; the position of each part but the caption; the caption's
-    first piece and the one behind its last."""
-    parts = [piece.strip() for piece in pieces]
-    role_of: dict[int, str | None] = {}
-    start, end = 0, len(parts)
-    kind = level = weather = category = satellite = dataset = None
-
+def _read(pieces: list[str]) -> _Reading:
+    texts = [piece.strip() for piece in pieces]
+    roles: dict[int, str] = {}
+    values: dict[str, str] = {}
+    start, end = 0, len(texts)
     before_weather = 0
     while start < end:
-        part = parts[start]
-        if part:
-            role, value = _at_the_head(part) if len(part) <= LONGEST else (None, "")
-            if role == "image_kind" and kind is level is weather is None:
-                kind = value
-            elif role == "gsd_level" and level is None:
-                level = value
-            elif role == "weather" and weather is None:
-                weather, before_weather = value, start
-            else:
+        if text := texts[start]:
+            role, value = _role_at_head(text) if len(text) <= LONGEST else (None, "")
+            # The kind of the image comes first; each part comes once.
+            if role is None or role in values or (role == "image_kind" and values):
                 break
-            role_of[start] = role
+            if role == "weather":
+                before_weather = start
+            roles[start], values[role] = role, value
         start += 1
     while end > start:
-        part = parts[end - 1]
-        if part and part != ".":
-            role, value = _at_the_tail(part) if len(part) <= LONGEST else (None, "")
-            if role == "dataset" and dataset is None:
-                dataset = value
-            elif role == "satellite" and satellite is None:
-                satellite = value
-            else:
+        text = texts[end - 1]
+        if text and text != ".":
+            role, value = _role_at_tail(text) if len(text) <= LONGEST else (None, "")
+            if role is None or role in values:
                 break
-            role_of[end - 1] = role
+            roles[end - 1], values[role] = role, value
         end -= 1
 
     # A category stands between level or weather and the part that begins the caption's sentence. Where several parts
     # stand there, they are a caption that begins without an article.
-    if level or weather:
-        between = -1
-        for at in range(start, end):
-            if _ARTICLE.match(parts[at]):
-                if between >= 0:
-                    category, start = parts[between], at
-                    role_of[between] = "category"
-                break
-            if parts[at]:
-                if between >= 0:
-                    between = -2
-                    break
-                between = at
-        else:
-            between = -1 if start == end else -2
-        if between == -2 and level is None:  # "snow, rocks and ice": a caption, not the weather
-            weather, start = None, before_weather
+    if "gsd_level" in values or "weather" in values:
+        sentence = next((number for number in range(start, end) if _ARTICLE.match(texts[number])), None)
+        between = [number for number in range(start, end if sentence is None else sentence) if texts[number]]
+        if sentence is not None and len(between) == 1:
+            roles[between[0]], values["category"] = "category", texts[between[0]]
+            start = sentence
+        elif (len(between) > 1 or (sentence is None and start < end)) and "gsd_level" not in values:
+            del values["weather"]  # "snow, rocks and ice": a caption, not the weather
+            start = before_weather
     caption = ",".join(pieces[start:end]).strip()
-    return PromptParts(kind, level, weather, category, caption or None, satellite, dataset), role_of, start, end
+    return _Reading(PromptParts(**values, caption=caption or None), roles, start, end)
 
 
 @lru_cache(maxsize=4096)
-def _at_the_head(part: str) -> tuple[str | None, str]:
-    """(image_kind, gsd_level, weather or None; its value) of a part before the caption."""
+def _role_at_head(part: str) -> tuple[str | None, str]:
+    """(image_kind, gsd_level, weather or None; value) of a part before the caption."""
     part = part.rstrip(". ")
     if match := _LEVEL.fullmatch(" ".join(part.split())):
         return "gsd_level", ("ultra_" if match[1] else "") + match[2].lower()
@@ -149,8 +144,8 @@ def _at_the_head(part: str) -> tuple[str | None, str]:
 
 
 @lru_cache(maxsize=4096)
-def _at_the_tail(part: str) -> tuple[str | None, str]:
-    """(dataset, satellite or None; its value) of a part behind the caption. A full stop ends the prompt, not a name."""
+def _role_at_tail(part: str) -> tuple[str | None, str]:
+    """(dataset, satellite or None; value) of a part behind the caption. A full stop ends the prompt, not a name."""
     part = part.rstrip(". ")
     if re.sub(r"[^a-z0-9]|dataset$", "", part.lower()) in _DATASETS:
         return "dataset", part
@@ -158,7 +153,7 @@ def _at_the_tail(part: str) -> tuple[str | None, str]:
 
 
 def gsd_level(metres: float) -> str:
-    """The level of a GSD in metres a pixel, by the bounds of the paper."""
+    """The level of a GSD in metres per pixel, by the bounds in the paper."""
     return next((level for bound, level in BOUNDS if metres < bound), BOUNDS[-1][1])
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    from conversion.inspection import inspect, lines
+    from conversion import inspect
+    from mmm_rs_cli.inspect import lines
 
     inspection = inspect(arguments.release, _options(arguments), arguments.annotations)
     if arguments.json:

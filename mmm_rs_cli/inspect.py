@@ -1,0 +1,60 @@
+"""What `mmm-rs inspect` found, as text for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from conversion.display import size
+from mmm_rs import SUBSETS
+
+
+def lines(inspection: dict[str, Any]) -> Iterator[str]:
+    """The inspection of a release, one subset after the other, then what concerns the whole."""
+    subsets, plan = inspection["subsets"], inspection["plan"]
+    yield f"{inspection['release']}: {len(subsets)} of {len(SUBSETS)} subsets"
+    for name, subset in subsets.items():
+        yield ""
+        yield from _subset(name, subset)
+    yield ""
+    if inspection["missing"]:
+        yield f"Missing: {', '.join(inspection['missing'])}"
+    for problem in inspection["problems"]:
+        yield f"Problem: {problem['path']}: {problem['detail']}. {problem['remedy']}"
+    if unknown := inspection["unknown"]:
+        yield f"Unknown: {len(unknown)} images or annotations of no subset, e.g. {unknown[0]}"
+    yield (
+        f"Plan: {plan['shards']} shards, at most {size(plan['bytes'])}; "
+        f"{size(plan['disk_needed'])} of free disk space needed"
+    )
+
+
+def _subset(name: str, subset: dict[str, Any]) -> Iterator[str]:
+    yield f"{name}  ({subset['form']}: {', '.join(subset['archives'])})"
+    for modality, count in subset["images"].items():
+        upstream = subset.get("upstream_images", {}).get(modality)
+        yield f"  {modality:<4}{count:>10,} images" + (f"   upstream's README: {upstream:,}" if upstream else "")
+    for file in subset["annotations"]:
+        yield f"  {file['path']}: {file['records']:,} records ({file['kind']}, {file['encoding']}; {_keys(file)})"
+        if file["example"]:
+            yield f"    {_shortened(file['example'])}"
+    pairs = ", ".join(f"{count:,} {modality}" for modality, count in subset["pairs"].items())
+    yield f"  {subset['samples']:,} samples, pairs: {pairs}"
+    for row in subset["unmatched"]:
+        yield f"  left out: {row['count']:,} {row['kind']}{'s' * (row['count'] > 1)}: {row['reason']}"
+        for example in row["examples"]:
+            yield f"    {_shortened(example)}"
+    yield f"  plan: {subset['plan']['shards']} shards, at most {size(subset['plan']['bytes'])}"
+
+
+def _keys(file: dict[str, Any]) -> str:
+    """Which keys of an annotation file are used."""
+    if not file["records"]:
+        return "no keys"
+    path = f"image key {file['image_key']!r}" if file["image_key"] else "keyed by the image's path"
+    return f"{path}, prompt key {file['prompt_key']!r}"
+
+
+def _shortened(text: str, limit: int = 160) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
