@@ -17,13 +17,23 @@ with `exit_code`:
 
 from __future__ import annotations
 
+from conversion.display import visible
+
 REPORTED = 3  # exit code of a conversion that is complete but left something out
 
 
 class MMMRSError(Exception):
-    """Base of all errors that this project raises on purpose."""
+    """Base of all errors that this project raises on purpose. Each argument is one line of the message."""
 
     exit_code = 1
+
+    @property
+    def lines(self) -> list[str]:
+        """The message for a person, as `display.visible` shows it."""
+        return [visible(str(line)) for line in self.args]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class UsageError(MMMRSError):

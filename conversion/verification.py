@@ -102,7 +102,7 @@ def verify(
         compared, differing = _compare(out, made, release_path, workers)
         faults += differing
     if faults:
-        raise VerificationError(first_of(faults))
+        raise VerificationError(*first_of(faults))
     return Verified(len(made["shards"]), samples, published, compared)
 
 

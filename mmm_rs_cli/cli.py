@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
         _import()
         return arguments.run(arguments)
     except MMMRSError as error:
-        note(f"mmm-rs: {error}")
+        first, *rest = error.lines
+        for line in (f"mmm-rs: {first}", *rest):
+            note(line)
         return error.exit_code
     except KeyboardInterrupt:
         note(f"mmm-rs: interrupted. {_next_time(arguments)}")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from conversion.errors import REPORTED, UsageError, VerificationError
-from mmm_rs_cli.terminal import Progress, note, result, silent, table
+from mmm_rs_cli.terminal import Progress, note, result, results, silent, table
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -30,7 +30,7 @@ def inspect(arguments: argparse.Namespace) -> int:
 
     inspection = inspect(arguments.release, _options(arguments), arguments.annotations)
     if arguments.json:
-        result(json.dumps(inspection, indent=2, ensure_ascii=False))
+        results(json.dumps(inspection, indent=2))
     else:
         for line in lines(inspection):
             result(line)
@@ -58,7 +58,7 @@ def convert(arguments: argparse.Namespace) -> int:
     if arguments.json:
         from mmm_rs_cli import summary
 
-        result(json.dumps(summary.data(converted), indent=2))
+        results(json.dumps(summary.data(converted), indent=2))
     else:
         _print_summary(converted)
     if not arguments.json and not arguments.quiet:
@@ -124,10 +124,10 @@ def verify(arguments: argparse.Namespace) -> int:
         lines, facts = (_verify_hub if on_hub else _verify_folder)(arguments)
     except VerificationError as error:
         if arguments.json:
-            result(json.dumps({"ok": False, "faults": str(error).splitlines()}, indent=2))
+            results(json.dumps({"ok": False, "faults": error.lines}, indent=2))
         raise
     if arguments.json:
-        result(json.dumps({"ok": True, **facts}, indent=2))
+        results(json.dumps({"ok": True, **facts}, indent=2))
         return 0
     result(lines[0], "green")
     for line in lines[1:]:
@@ -226,15 +226,15 @@ def demo(arguments: argparse.Namespace) -> int:
 
     finished = demo.run(arguments.folder, say=note)
     out, total = finished.result.out, finished.result.summary["total"]
-    result("\nAll of this is synthetic: drawn scenes in upstream's layout, not images of the Earth.\n")
+    results("\nAll of this is synthetic: drawn scenes in upstream's layout, not images of the Earth.\n")
     for line in table(*demo.table(finished)):
         result(line)
-    result(
+    results(
         f"\nOf {total['images']['released']} images {total['images']['published']} were published and "
         f"{total['images']['reported']} reported; of {total['records']['released']} records {total['records']['used']} "
         f"were used and {total['records']['reported']} reported: the release holds some that match nothing."
     )
-    result(f"""
+    results(f"""
 the release    {finished.release}
 the dataset    {out}
 the report     {out / "report"}

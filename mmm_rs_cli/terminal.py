@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
+from conversion.display import visible
 from conversion.errors import OutputError
 
 STYLES = {"bold": "1", "faint": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}  # ANSI SGR codes
@@ -32,12 +33,13 @@ def painted(text: str, style: str | None, stream: TextIO) -> str:
 
 
 def result(line: str = "", style: str | None = None) -> None:
-    """Write a line of the result. If the reader has gone (`mmm-rs inspect ... | head`), the command continues.
+    """Write a line of the result, made `visible`. If the reader has gone (`mmm-rs inspect ... | head`), the command
+    continues.
 
     Raises OutputError if standard output cannot be written, for example to a full disk.
     """
     try:
-        print(painted(line, style, sys.stdout), flush=True)
+        print(painted(visible(line), style, sys.stdout), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -49,9 +51,15 @@ def result(line: str = "", style: str | None = None) -> None:
 
 
 def note(line: str, style: str | None = None) -> None:
-    """Write a line about the work to standard error. If nobody reads it, the work continues."""
+    """Write a line about the work to standard error, made `visible`. If nobody reads it, the work continues."""
     with contextlib.suppress(OSError):
-        print(painted(line, style, sys.stderr), file=sys.stderr, flush=True)
+        print(painted(visible(line), style, sys.stderr), file=sys.stderr, flush=True)
+
+
+def results(text: str) -> None:
+    """Write several lines of the result: text of the program's own, or JSON."""
+    for line in text.split("\n"):
+        result(line)
 
 
 def silent(line: str) -> None:

@@ -71,7 +71,7 @@ def prove(hub: Hub, manifest: dict[str, Any], files: Sequence[LocalFile], sent: 
         for path in stale_files(listing, {file.path for file in files})
     ]
     if faults:
-        raise VerificationError(f"{hub.repo_id}: the hub's copy is not this folder's. {AGAIN}\n{first_of(faults)}")
+        raise VerificationError(f"{hub.repo_id}: the hub's copy is not this folder's. {AGAIN}", *first_of(faults))
     total = sum(file.size for file in files)
     samples = sum(shard["samples"] for shard in manifest["shards"])
     return Proof(hub.repo_id, commit, len(files), len(manifest["shards"]), samples, total, sent)
@@ -156,7 +156,7 @@ def verify_hub(
             read += 1
             say(f"{shard['name']}: read")
     if faults:
-        raise VerificationError(f"{url}: is not what its manifest says. Upload it again\n{first_of(faults)}")
+        raise VerificationError(f"{url}: is not what its manifest says. Upload it again", *first_of(faults))
     samples = sum(shard["samples"] for shard in manifest["shards"])
     paths = [*small, *(shard["name"] for shard in manifest["shards"])]
     total = sum(listing[path].size for path in paths)

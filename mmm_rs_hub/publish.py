@@ -141,7 +141,7 @@ def publish(
         proof = prove(hub, result.manifest, files, shipment.sent + len(missing))
         faults, _ = check_copy(staging, hub.with_revision(proof.revision).listing())
         if faults:
-            raise VerificationError(f"{staging}: its files contradict each other\n{first_of(faults)}")
+            raise VerificationError(f"{staging}: its files contradict each other", *first_of(faults))
         if destination.tag:
             hub.tag(destination.tag, proof.revision)
     return replace(result, written=bool(proof.sent)), proof

@@ -100,7 +100,8 @@ class Shipment:
         missing = [file.path for file in files if not self._holds(file)]
         if missing:
             raise VerificationError(
-                f"{self.hub.repo_id}: the hub does not list what was sent. {self.hub.again}\n{first_of(missing)}"
+                f"{self.hub.repo_id}: the hub does not list what was sent. {self.hub.again}",
+                *first_of(missing),
             )
         for path in group:
             del self._stored[path]
@@ -119,4 +120,4 @@ class Shipment:
         with threads(self.workers) as pool, completed(pool, check, marker_paths) as results:
             faults = [fault for _, shard_faults in results for fault in shard_faults]
         if faults:
-            raise VerificationError(first_of(faults))
+            raise VerificationError(*first_of(faults))
