@@ -29,7 +29,7 @@ from conversion.errors import MMMRSError
 from conversion.findings import Reported
 from conversion.options import Options
 from conversion.plan import PlanFile, make, read_batch
-from conversion.shards import Sample, index_row, samples
+from conversion.samples import Sample, index_row, samples
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +118,12 @@ class ReleaseSource:
         rows: list[dict[str, Any]] = []
         size = 0
         with _read_errors():
-            for sample in samples(batch, segment.subset, archives, records, False, reported):
-                rows.append(_row(sample, segment.shard))
-                size += sum(len(image.data) for image in sample.images)
+            for item in samples(batch, segment.subset, archives, records, False):
+                if isinstance(item, Reported):
+                    reported.append(item)
+                    continue
+                rows.append(_row(item, segment.shard))
+                size += sum(len(image.data) for image in item.images)
                 if size > mmm_rs.BATCH_BYTES:
                     yield _table(rows, features, selection, position_of)
                     rows, size = [], 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion import shards
+from conversion import images
 from conversion.errors import REPORTED, OutputError
 from conversion.layout import WORK
 from tests import releases, stopping
@@ -125,7 +125,7 @@ def test_an_interrupted_overwrite_goes_on_with_what_it_wrote(conversions, tmp_pa
     before = {path: path.stat().st_ino for path in out.glob("data/*/*.tar")}
     kept: dict[Path, tuple[int, int]] = {}
     for _ in range(4):
-        run = conversion.run(out, signal.SIGKILL, conversion.moments // 3, "--overwrite")
+        run = conversion.run(out, signal.SIGKILL, conversion.moments // 2, "--overwrite")
         if run.code != -signal.SIGKILL:
             break
         now = complete(out)
@@ -167,7 +167,7 @@ def test_a_worker_that_dies_is_named_and_leaves_nothing_half_written(conversions
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards.images, "measure", die)
+        patch.setattr(images, "measure", die)
         with pytest.raises(OutputError, match=r"a worker process died: .* goes on where it stopped"):
             convert(conversion.release, out, workers=2)
     assert not list(out.rglob("*.tmp"))
