@@ -6,10 +6,16 @@ The way of the data, a module a step: `release` -> `archives` -> `annotations`, 
 
 from typing import Any  # no `from __future__ import annotations` here: it would hide the module of that name
 
-__all__ = ["convert", "inspect", "verify"]
+__all__ = ["Selection", "convert", "export", "inspect", "verify"]
 __version__ = "0.1.0"
 
-_HOMES = {"convert": "job", "inspect": "inspection", "verify": "verification"}
+_HOMES = {
+    "convert": "job",
+    "export": "exports.job",
+    "inspect": "inspection",
+    "Selection": "exports.selection",
+    "verify": "verification",
+}
 
 
 def __getattr__(name: str) -> Any:

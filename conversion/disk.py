@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -92,6 +93,19 @@ def sync_path(path: Path) -> None:
         sync(fd)
     finally:
         os.close(fd)
+
+
+def sync_file_system(path: Path) -> None:
+    """Wait until everything that was written to the file system of `path` is on disk: many small files at once."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None).syncfs(fd) == 0:
+                return
+        finally:
+            os.close(fd)
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -43,6 +43,8 @@ IMAGE_REASONS = {
     "no_end_marker": "it is a JPEG without an end marker: it was cut",
     "too_many_pixels": "it has more pixels than Pillow opens without a warning",
     "not_decodable": "it cannot be decoded",
+    # of an export
+    "damaged_sample": "another image of its sample is damaged in the dataset that was exported",
 }
 """Why an image is not published: code -> meaning."""
 

@@ -45,11 +45,18 @@ def _write_group(writer: pq.ParquetWriter, rows: pa.Table) -> None:
         writer.write_table(rows, row_group_size=rows.num_rows)
 
 
-def build(shards: Iterable[dict[str, Any]], options: Options) -> dict[str, Any]:
-    """The manifest of these shards (rows as `Marker.row` gives them)."""
+def build(
+    shards: Iterable[dict[str, Any]], options: Options, exported_from: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The manifest of these shards (rows as `Marker.row` gives them).
+
+    `exported_from`: of an export, the source and what was selected of it.
+    """
     order = {name: at for at, name in enumerate(SUBSETS)}
     rows = sorted(shards, key=lambda shard: (order[shard["subset"]], shard["split"], shard["name"]))
     manifest = {"format_version": FORMAT_VERSION, "options": asdict(options), "subsets": summed(rows), "shards": rows}
+    if exported_from is not None:
+        manifest["exported_from"] = exported_from
     return manifest | {"digest": manifest_digest(manifest)}
 
 

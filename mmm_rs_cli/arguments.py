@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"mmm-rs {__version__}")
     subparsers = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_inspect, _convert, _report, _verify, _card, _preview, _show, _upload, _publish, _demo):
+    for add in (_inspect, _convert, _report, _verify, _export, _card, _preview, _show, _upload, _publish, _demo):
         add(subparsers)
     return top
 
@@ -131,6 +131,60 @@ def _verify(subparsers: Any) -> None:
     command.add_argument("--deep", action="store_true", help="on the hub: download and read every shard too")
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
     _add_output_options(command)
+
+
+def _export(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "export",
+        commands.export,
+        "write a part of a dataset: as a dataset, a folder of images, or Parquet",
+        "mmm-rs export ./MMM-RS-hub ./foggy --config weather --weather fog --to folder",
+        resumes=True,
+    )
+    command.add_argument("source", type=_address, help="a converted folder, or hf://datasets/org/MMM-RS[@revision]")
+    command.add_argument("out", type=_folder, help="the folder to write; run again to continue after an interruption")
+    command.add_argument(
+        "--to",
+        choices=("dataset", "folder", "parquet"),
+        default="dataset",
+        help="what to write: shards and an index, images beside .txt files, or Parquet (default: dataset)",
+    )
+    command.add_argument("--shard-size", type=_bytes, metavar="SIZE", help="largest shard or file (default: 512MB)")
+    command.add_argument(
+        "--twin-folders", action="store_true", help="with --to folder: a folder for each modality, names equal in all"
+    )
+    command.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="for damage in the source: stop, or leave the sample out and report it (default: raise)",
+    )
+    command.add_argument("--workers", type=_positive, metavar="N", help="parts at a time (default: one per core)")
+    command.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
+    _add_output_options(command)
+    selection = command.add_argument_group("which samples (every option narrows the choice)")
+    selection.add_argument("--config", action="append", metavar="NAME", help="only this config (repeatable)")
+    selection.add_argument("--split", metavar="NAME", help="only this split (default: all)")
+    selection.add_argument(
+        "--modalities", type=_names, metavar="LIST", help="only these images, for example rgb,sar (default: all)"
+    )
+    selection.add_argument("--complete", action="store_true", help="only samples that have all of these modalities")
+    for name in ("gsd-level", "weather", "category", "satellite"):
+        about = f"only this {name.replace('-', ' ').replace('gsd', 'GSD')} (repeatable)"
+        selection.add_argument(f"--{name}", action="append", type=_text, metavar="NAME", default=[], help=about)
+    selection.add_argument(
+        "--contains", action="append", type=_text, metavar="TEXT", default=[], help="a text in a prompt (repeatable)"
+    )
+    selection.add_argument(
+        "--where", type=_text, metavar="SQL", help="a condition over the index's columns; needs mmm-rs[sql]"
+    )
+    selection.add_argument("--keys", type=_path, metavar="FILE", help="only the samples whose keys this file lists")
+    selection.add_argument("--limit", type=_positive, metavar="N", help="at most this many, spread over the scenes")
+    selection.add_argument(
+        "--share", type=float, metavar="SHARE", help="this share of them, for example 0.05, spread over the scenes"
+    )
+    selection.add_argument("--seed", type=int, default=0, help="of the draw of --limit and --share (default: 0)")
 
 
 def _card(subparsers: Any) -> None:
@@ -336,6 +390,10 @@ def _subset(text: str) -> str:
     if text not in SUBSETS:
         raise argparse.ArgumentTypeError(f"{text}: no such subset. The subsets are {', '.join(SUBSETS)}")
     return text
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _positive(text: str) -> int:

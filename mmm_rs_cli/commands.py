@@ -156,6 +156,59 @@ def _verify_hub(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any
     return proof.lines(), {"out": proof.url, **dataclasses.asdict(proof)}
 
 
+def export(arguments: argparse.Namespace) -> int:
+    from conversion import Selection, export
+    from conversion.exports.selection import read_keys
+    from conversion.options import SHARD_SIZE
+    from dataset_card import card
+
+    selection = Selection(
+        configs=arguments.config or ("all",),
+        split=arguments.split,
+        modalities=arguments.modalities,
+        complete=arguments.complete,
+        gsd_levels=arguments.gsd_level,
+        weathers=arguments.weather,
+        categories=arguments.category,
+        satellites=arguments.satellite,
+        contains=arguments.contains,
+        where=arguments.where,
+        keys=read_keys(arguments.keys) if arguments.keys else None,
+        limit=arguments.limit,
+        share=arguments.share,
+        seed=arguments.seed,
+    )
+    with Progress(arguments.quiet) as progress:
+        exported = export(
+            arguments.source,
+            arguments.out,
+            selection,
+            to=arguments.to,
+            shard_size=SHARD_SIZE if arguments.shard_size is None else arguments.shard_size,
+            twin_folders=arguments.twin_folders,
+            on_error=arguments.on_error,
+            workers=arguments.workers,
+            dry_run=arguments.dry_run,
+            card=card if arguments.to == "dataset" else None,
+            progress=progress,
+            say=silent if arguments.quiet and not arguments.dry_run else note,
+        )
+    if exported is None:
+        return 0
+    if arguments.json:
+        left_out = [{"subset": subset, **dataclasses.asdict(row)} for subset, row in exported.reported]
+        counts = {"samples": exported.samples, "images": exported.images, "left_out": left_out}
+        result(json.dumps({"out": str(exported.out), "to": exported.to, **counts}, indent=2, ensure_ascii=False))
+    else:
+        done = "complete" if exported.written else "complete already, nothing to do"
+        result(f"{exported.out}: {done}: {exported.samples:,} samples, {exported.images:,} images")
+    if not exported.reported:
+        return 0
+    images = sum(row.kind == "image" for _, row in exported.reported)
+    note(f"{images:,} images are left out, because their samples are damaged in the source. See {exported.report}")
+    return REPORTED
+
+
 def card(arguments: argparse.Namespace) -> int:
     from dataset_card.card import write
 
