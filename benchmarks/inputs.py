@@ -1,4 +1,4 @@
-"""Synthetic releases of any size: JPEGs of noise, with a prompt and a record each."""
+"""Synthetic releases of any size: JPEGs of noise or of drawn scenes, with a prompt and a record each."""
 
 from __future__ import annotations
 
@@ -31,6 +31,29 @@ def pictures(size: int, target: int) -> list[bytes]:
             data, quality = buffer.getvalue(), quality - 3
         made.append(data)
     return made
+
+
+def scenes(size: int, quality: int) -> list[bytes]:
+    """JPEGs of the demo's drawn scenes. To a decoder they are like photographs, which noise is not."""
+    from mmm_rs_cli.demo import scenes as draw
+
+    paints = (
+        lambda ground: draw.airport(ground, size * 0.17),
+        lambda ground: draw.farmland(ground, size / 4),
+        lambda ground: draw.harbour(ground, size * 0.26),
+        lambda ground: draw.city(ground, size / 3),
+        lambda ground: draw.town(ground, size / 24),
+        draw.coast,
+        draw.forest,
+        draw.mountains,
+    )
+    drawn = []
+    for number in range(BASES):
+        view = draw.scene(size, np.random.default_rng(number), paints[number % len(paints)], aligned=False)
+        buffer = io.BytesIO()
+        Image.fromarray(view.rgb).save(buffer, "JPEG", quality=quality)
+        drawn.append(buffer.getvalue())
+    return drawn
 
 
 def unique(base: bytes, name: str) -> bytes:

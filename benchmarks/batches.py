@@ -1,0 +1,243 @@
+"""Decoded batches measured against loops, DataLoaders and the bare decoder, as ratios in one run.
+
+    python benchmarks/batches.py --images 4000
+
+Draws scenes, saves them at quality 75 as upstream does, converts them and reads the shards. Each contender is a process
+of its own that reports the seconds of its iteration (opening included, imports not), its CPU time and the largest
+memory of it and its workers. Rounds are interleaved, the page cache is warm. Medians are printed; with `--best`, the
+best round of each, for a machine that has other work to do.
+
+`--scaling` compares numbers of threads instead, and says how long a thread holds the interpreter's lock for an image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clock import peak_memory
+from inputs import fmow, scenes, write_zip
+
+SUBSET = "fMoW"
+BATCH = 64
+CORES = len(os.sched_getaffinity(0))
+SLOW = 1_500  # images of a round for those that decode one after another
+
+
+def no_code(out: str) -> Any:
+    import datasets
+
+    return datasets.load_dataset(out, SUBSET, split="train", streaming=True)
+
+
+def builder(out: str, **options: Any) -> Any:
+    import mmm_rs
+
+    return mmm_rs.load_dataset(SUBSET, out, streaming=True, **options)
+
+
+def loop_no_code(out: str) -> Iterator[int]:
+    import numpy as np
+
+    for row in itertools.islice(no_code(out), SLOW):
+        np.asarray(row["jpg"].convert("RGB"))
+        yield 1
+
+
+def loop_builder(out: str) -> Iterator[int]:
+    import numpy as np
+
+    for row in itertools.islice(builder(out), SLOW):
+        np.asarray(row["rgb"].convert("RGB"))
+        yield 1
+
+
+def stack(rows: list[dict[str, Any]]) -> tuple[Any, list[str]]:
+    import numpy as np
+    import torch
+
+    images = np.stack([np.asarray(row["jpg"].convert("RGB")) for row in rows])
+    return torch.from_numpy(images).permute(0, 3, 1, 2), [row["txt"] for row in rows]
+
+
+def data_loader(out: str) -> Iterator[int]:
+    from torch.utils.data import DataLoader
+
+    for images, _ in DataLoader(no_code(out), batch_size=BATCH, num_workers=CORES, collate_fn=stack):
+        yield len(images)
+
+
+def bare(size: int | None) -> Any:
+    def decode(out: str) -> Iterator[int]:
+        """The decoder alone, in threads, on images that are in memory, into an array that is used again."""
+        import numpy as np
+        import simplejpeg
+
+        stored = [row["rgb"]["bytes"] for row in builder(out, decode=False)]
+        least = {"min_height": size, "min_width": size} if size else {}
+        numbers = itertools.count()
+
+        def work() -> None:
+            target = np.empty((size or 512, size or 512, 3), np.uint8)
+            while (number := next(numbers)) < len(stored):
+                simplejpeg.decode_jpeg(stored[number], buffer=target, **least)
+
+        yield -1  # the clock starts here
+        threads = [threading.Thread(target=work) for _ in range(CORES)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        yield len(stored)
+
+    return decode
+
+
+def batches(size: int | None, threads: int | None = None, **options: Any) -> Any:
+    def read(out: str) -> Iterator[int]:
+        from mmm_rs_loader import batches
+
+        for batch in batches(SUBSET, out, BATCH, size=size, threads=threads, **options):
+            yield len(batch["rgb"])
+
+    return read
+
+
+CONTENDERS = {
+    "loop, without code": loop_no_code,
+    "loop, mmm_rs": loop_builder,
+    f"DataLoader of {CORES} workers, without code": data_loader,
+    "decoder alone": bare(None),
+    "decoder alone, to 256": bare(256),
+    "batches": batches(None),
+    "batches, size=256": batches(256),
+    "batches, size=256, shuffle=1000": batches(256, shuffle=1000),
+}
+SCALING = {
+    f"batches{label}, threads={threads}": batches(size, threads)
+    for size, label in ((None, ""), (256, ", size=256"))
+    for threads in (1, 2, 4, 8, 16)
+    if threads <= CORES
+}
+# What is promised: a contender, the one it is measured against, the ratio of their rates.
+PROMISES = (
+    ("batches", "loop, without code", 2.4),
+    ("batches, size=256", "loop, without code", 3.4),
+    ("batches", "decoder alone", 0.85),
+    ("batches, size=256", "decoder alone, to 256", 0.85),
+    ("batches", f"DataLoader of {CORES} workers, without code", 1.3),
+)
+
+
+def read(name: str, out: str) -> None:
+    """One contender in a process of its own; prints rows, seconds, CPU seconds and the largest memory."""
+    import datasets
+
+    import mmm_rs_loader  # noqa: F401  imports are not measured
+
+    if "DataLoader" in name:
+        import torch  # noqa: F401
+    datasets.disable_progress_bars()
+    rows = 0
+    with peak_memory(os.getpid()) as peak:
+        start, used = time.perf_counter(), cpu()
+        for count in {**CONTENDERS, **SCALING}[name](out):
+            if count < 0:
+                start, used = time.perf_counter(), cpu()
+            else:
+                rows += count
+        seconds, used = time.perf_counter() - start, cpu() - used
+    print(json.dumps({"rows": rows, "seconds": seconds, "cpu": used, "memory": peak[0]}))
+
+
+def cpu() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def lock_time(out: str) -> float:
+    """Seconds per image for all that is not decoding: an upper bound of the time for which the lock is held."""
+    import mmm_rs_loader
+
+    mmm_rs_loader._decode = lambda data, target, scaled: None  # type: ignore[assignment]
+    start, rows = time.thread_time(), 0
+    stream = mmm_rs_loader.batches(SUBSET, out, BATCH, size=256)
+    for batch in mmm_rs_loader._decoded_here(stream._allocated(stream._plan(), 0, len(stream))):
+        rows += len(batch.samples)
+    return (time.thread_time() - start) / rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=4_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--best", action="store_true", help="the best round of each instead of the median")
+    parser.add_argument("--scaling", action="store_true", help="numbers of threads instead of contenders")
+    parser.add_argument("--quality", type=int, default=75)
+    parser.add_argument("--folder", type=Path, help="where input and output go (default: a temporary folder)")
+    parser.add_argument("--read", help=argparse.SUPPRESS)  # one contender, in its own process
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.read:
+        read(arguments.read, arguments.out)
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        benchmark(Path(folder), arguments)
+
+
+def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
+    from conversion import convert
+
+    source, out = folder / "release" / "fMoW.zip", folder / "MMM-RS"
+    drawn = scenes(512, arguments.quality)
+    write_zip(source, fmow(arguments.images), drawn, "MMM-RS_fMoW.json", zipfile.ZIP_STORED)
+    convert(source, out)
+    source.unlink()
+    contenders = SCALING if arguments.scaling else CONTENDERS
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for number in range(arguments.rounds):
+        for name, results in rounds.items():
+            words = [sys.executable, __file__, "--read", name, "--out", str(out)]
+            printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+            results.append(json.loads(printed.splitlines()[-1]))
+            rate = results[-1]["rows"] / results[-1]["seconds"]
+            print(f"  round {number + 1}: {name} {rate:,.0f}/s", file=sys.stderr, flush=True)
+
+    def middle(name: str, value: Any) -> float:
+        values = [value(result) for result in rounds[name]]
+        return max(values) if arguments.best else statistics.median(values)
+
+    rates = {name: middle(name, lambda result: result["rows"] / result["seconds"]) for name in contenders}
+    average = statistics.mean(map(len, drawn)) / 1000
+    chosen = "best" if arguments.best else "medians"
+    print(f"\n{arguments.images:,} images of 512 px, {average:.0f} kB, {CORES} cores, {chosen} of {arguments.rounds}\n")
+    print("| | images/s | CPU per image, ms | memory, MB |\n|---|---|---|---|")
+    for name, rate in rates.items():
+        used = statistics.median(result["cpu"] / result["rows"] for result in rounds[name]) * 1000
+        memory = statistics.median(result["memory"] for result in rounds[name]) / 1e6
+        print(f"| {name} | {rate:,.0f} | {used:.2f} | {memory:.0f} |")
+    if arguments.scaling:
+        print(f"\nall but decoding: {lock_time(str(out)) * 1e6:.0f} us per image")
+        return
+    print("\n| ratio of rates | promised at least | measured |\n|---|---|---|")
+    for mine, other, promised in PROMISES:
+        print(f"| {mine} : {other} | {promised} | {rates[mine] / rates[other]:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
