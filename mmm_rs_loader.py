@@ -23,9 +23,11 @@ import atexit
 import bisect
 import contextlib
 import ctypes
+import functools
 import io
 import itertools
 import math
+import operator
 import os
 import re
 import struct
@@ -148,18 +150,20 @@ class Batches:
 
     It is also an `IterableDataset` of torch: `DataLoader(batches(...), batch_size=None, num_workers=4)`. Its workers
     share the batches.
-
-    Attributes:
-        skipped: The samples that `on_error="skip"` left out so far, as `mmm_rs.Skipped`.
     """
 
     def __init__(self, samples: _Samples, order: _Order, form: _Form, threads: int | None) -> None:
         self._samples, self._order, self._form, self._threads = samples, order, form, threads
-        self.skipped: list[mmm_rs.Skipped] = []
+        self._undecodable: list[mmm_rs.Skipped] = []
         self._epoch = _shared_number()
         self._place = _Place(0, 0, None)  # of the latest iteration
         self._start: _Start | None = None  # of the next iteration, if that is not the beginning
         _register()
+
+    @property
+    def skipped(self) -> list[mmm_rs.Skipped]:
+        """The samples that `on_error="skip"` left out so far."""
+        return [*self._samples.skipped, *self._undecodable]
 
     def __len__(self) -> int:
         """Batches per epoch, on each rank."""
@@ -214,7 +218,7 @@ class Batches:
     def _iterate(self, plan: _Plan, epoch: int, first: int, last: int) -> Iterator[dict[str, Any]]:
         skipped: list[mmm_rs.Skipped] = []
         memory, modalities = _Memory(), self._samples.modalities
-        encoded = _encoded_batches(self._samples, plan, first, last, skipped)
+        encoded = _encoded_batches(self._samples, plan, first, last)
         allocated = (self._form.allocate(batch, modalities, memory) for batch in encoded)
         alone = _worker() is not None  # the other workers have the other cores
         try:
@@ -235,9 +239,9 @@ class Batches:
                         )
         finally:
             if skipped:
-                self.skipped += skipped
+                self._undecodable += skipped
                 listed = "; ".join(f"{sample.key} in {sample.shard} ({sample.reason})" for sample in skipped)
-                logger.warning(f"{self._samples}: {len(skipped)} samples skipped: {listed}")
+                logger.warning(f"{self._samples}: {len(skipped)} samples cannot be decoded: {listed}")
 
 
 class _Place(NamedTuple):
@@ -452,43 +456,52 @@ class _Samples:
         token: bool | str | None,
         storage_options: dict[str, Any] | None,
     ) -> None:
-        mmm_rs._open_converted(data_dir, storage_options, token)  # says if it is not converted
         self.modalities = mmm_rs.chosen_modalities(config, modalities)
         if config == mmm_rs.ALL and modalities is None and complete:
             raise ValueError(
                 f"{config}: few subsets have all of {', '.join(self.modalities)}, and complete=True would leave the "
                 'others out. Give the modalities, for example ["rgb"], or complete=False'
             )
-        present = [pc.field(f"{modality}_size") > 0 for modality in self.modalities]
-        wanted = present[0]
-        for condition in present[1:]:
-            wanted = wanted & condition if complete else wanted | condition
-        selection = mmm_rs._Selection(filters, contains, self.modalities)
+        condition = mmm_rs.select(filters, contains, self.modalities).expression
+        if len(mmm_rs.config_modalities(config)) > 1:  # a sample of one modality has it
+            present = [pc.field(f"{modality}_size") > 0 for modality in self.modalities]
+            wanted = functools.reduce(operator.and_ if complete else operator.or_, present)
+            condition = wanted if condition is None else condition & wanted
         self._builder = mmm_rs.MMMRS(
             config_name=config,
             data_dir=data_dir,
             modalities=modalities,
-            filters=wanted if selection.expression is None else selection.expression & wanted,
+            filters=condition,
             on_error=on_error,
             decode=False,
             check=True,
             token=token,
             storage_options=storage_options,
         )
-        splits = self._builder._source.splits(self._builder._subsets)
+        source = self._builder._source
+        if not isinstance(source, mmm_rs.ConvertedSource):
+            raise mmm_rs.ReadError(
+                f"{source}: is not converted. Convert the release first: mmm-rs convert {source} OUT"
+            )
+        splits = source.splits([subset for subset in source.subsets if subset in mmm_rs.subset_names(config)])
         if split not in splits:
             raise ValueError(f"split={split!r}: {config} has {', '.join(splits)}")
         self.split = split
         self.skip = on_error == "skip"
         self.features = self._builder.info.features
-        self._pieces = mmm_rs.cut(self._builder._segments(split))
-        self.rows = [sum(segment.last - segment.first for segment in piece) for piece in self._pieces]
+        self._pieces = self._builder.pieces(split)
+        self.rows = list(map(mmm_rs.row_count, self._pieces))
 
     def __str__(self) -> str:
         return str(self._builder._source)
 
+    @property
+    def skipped(self) -> list[mmm_rs.Skipped]:
+        """The samples that could not be read so far."""
+        return self._builder.skipped
+
     def identity(self) -> dict[str, Any]:
-        """What says that two of these hold the same samples in the same order, as plain values."""
+        """Says whether two of these hold the same samples in the same order, in plain values."""
         config = self._builder.config
         return {
             "config": config.name,
@@ -499,24 +512,26 @@ class _Samples:
             "samples": sum(self.rows),
         }
 
-    def tables(
-        self, pieces: Sequence[int], row: int, skipped: list[mmm_rs.Skipped]
-    ) -> Iterator[tuple[int, Sequence[int], str, pa.Table]]:
-        """The rows of these pieces in turn, of the first from `row` on: (position in `pieces`, rows of that piece,
-        their shard, the table of them). Rows that cannot be read are left out and listed, or raise ReadError."""
-        for position, number in enumerate(pieces):
-            segments = self._pieces[number]
-            ends = list(itertools.accumulate(segment.last - segment.first for segment in segments))
-            start = row if position == 0 else 0
-            for table, counts in self._builder._tables(segments, start, skipped if self.skip else None):
+    def tables(self, pieces: Sequence[int], row: int) -> Iterator[_Rows]:
+        """The rows of these pieces in turn, of the first from `row` on. Rows that cannot be read are left out and
+        listed in `skipped`, or raise ReadError."""
+        chosen = [self._pieces[number] for number in pieces]
+        with contextlib.closing(self._builder.tables(chosen, row=row)) as tables:
+            for table, position, counts in tables:
+                segments = chosen[position]
+                ends = list(itertools.accumulate(segment.last - segment.first for segment in segments))
                 shard = segments[bisect.bisect_left(ends, counts[0])].shard
-                yield position, [count - 1 for count in counts], shard, table
+                yield _Rows(table, position, [count - 1 for count in counts], shard, self.modalities)
 
 
 class _Rows:
     """The rows of a table: labels as lists, images as views of Arrow's buffers, which are kept as long as one is."""
 
-    def __init__(self, table: pa.Table, shard: str, modalities: Sequence[str]) -> None:
+    def __init__(
+        self, table: pa.Table, piece: int, numbers: Sequence[int], shard: str, modalities: Sequence[str]
+    ) -> None:
+        self.piece = piece  # its position among the pieces that were asked for
+        self.numbers = numbers  # for each row, its number in the piece
         self.shard = shard
         columns = {name: _array(table[name]) for name in table.column_names}
         self.images = {modality: _views(columns.pop(modality)) for modality in modalities}
@@ -545,9 +560,7 @@ class _Encoded(NamedTuple):
     samples: list[tuple[_Rows, int]]  # rows of a table, and which of them
 
 
-def _encoded_batches(
-    samples: _Samples, plan: _Plan, first: int, last: int, skipped: list[mmm_rs.Skipped]
-) -> Iterator[_Encoded]:
+def _encoded_batches(samples: _Samples, plan: _Plan, first: int, last: int) -> Iterator[_Encoded]:
     """The batches from `first` to `last`, exclusive. Reads the pieces that hold one of their rows."""
     rows_wanted = np.sort(plan.rows[first * plan.batch_size : last * plan.batch_size])
     if not len(rows_wanted):
@@ -572,14 +585,15 @@ def _encoded_batches(
                 places = plan.batch(number).tolist()
                 furthest = max(places)
 
-    for position, numbers, shard, table in samples.tables(pieces, row, skipped):
-        rows, start = _Rows(table, shard, samples.modalities), starts[position]
-        for index, inside in enumerate(numbers):
-            if start + inside in wanted:
-                held[start + inside] = rows, index
-        yield from complete(start + numbers[-1] + 1)
-        if number == last:
-            return
+    with contextlib.closing(samples.tables(pieces, row)) as tables:  # type: ignore[type-var]
+        for rows in tables:
+            start = starts[rows.piece]
+            for index, inside in enumerate(rows.numbers):
+                if start + inside in wanted:
+                    held[start + inside] = rows, index
+            yield from complete(start + rows.numbers[-1] + 1)
+            if number == last:
+                return
     yield from complete(math.inf)  # also those that end with skipped samples
 
 

@@ -462,7 +462,7 @@ def test_ranks_share_all_samples_in_equally_many_batches(plain, keys, world_size
 
 def test_ranks_have_equally_many_batches_whatever_the_numbers():
     """A sample comes twice only where a rank would otherwise have a batch less, and never three times."""
-    for count, world_size, batch_size, shuffle in itertools.product(range(0, 40), range(1, 9), range(1, 8), (0, 5)):
+    for count, world_size, batch_size, shuffle in itertools.product(range(0, 26), range(1, 7), range(1, 6), (0, 5)):
         pieces = [5] * (count // 5) + [count % 5] * bool(count % 5)
         for drop_last in (False, True):
             plans = [
@@ -705,7 +705,7 @@ def test_the_reader_does_not_run_away_from_a_slow_consumer(plain, monkeypatch):
 
     def counting(self: Any, *arguments: Any) -> Any:
         for table in tables(self, *arguments):
-            read_so_far[0] += len(table[1])
+            read_so_far[0] += len(table.numbers)
             yield table
 
     monkeypatch.setattr(mmm_rs_loader._Samples, "tables", counting)
