@@ -13,7 +13,6 @@ best round of each, for a machine that has other work to do.
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import json
 import os
