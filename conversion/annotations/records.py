@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from conversion.annotations.encoding import UNKNOWN, encoding_of, is_marked
 from conversion.annotations.keys import (
     CATEGORY_KEYS,
     CLOUD_KEYS,
@@ -24,7 +25,7 @@ from conversion.annotations.parser import LAYOUTS, Broken, Item, Parser
 from conversion.annotations.scanner import SAMPLED
 from conversion.annotations.shape import Names, strength
 from conversion.annotations.values import is_text, json_type, number_of, shortened, text_of, writable
-from conversion.annotations.window import Limits, Window, encoding_of
+from conversion.annotations.window import Limits, Window
 from conversion.errors import ReleaseError
 
 NAMED = 20  # keys named in a message
@@ -232,10 +233,18 @@ def _record(
     if problem is None:
         prompt, problem = text_of(value if row is None else row.get(form.prompt_key), "prompt")
     if problem is None and not (is_text(text) and is_text(path) and is_text(prompt) and is_text(category)):
-        problem, detail = "invalid_text", "it holds damaged text or half a character (a lone surrogate)"
+        problem, detail = "invalid_text", _why_not_text(text, form.encoding)
     if problem is None:
         return Record(position, path, prompt, category, gsd, cloud, text)
     text = writable(text)
     path = path if is_text(path) else None
     detail = f"{path or 'no image path'}: {detail + ': ' if detail else ''}{shortened(text)}"
     return Record(position, path, None, None, None, None, text, problem, detail)
+
+
+def _why_not_text(text: str, encoding: str) -> str:
+    if not is_marked(text):
+        return "it holds half a character (a lone surrogate)"
+    if encoding == UNKNOWN:
+        return "it is not ASCII, and the encoding of its file cannot be told"
+    return f"it holds bytes that are not text in {encoding}"

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from conversion.annotations.encoding import unmarked
 from conversion.annotations.window import SHOWN
 
 
@@ -52,7 +53,8 @@ def is_text(text: str | None) -> bool:
 
 
 def writable(text: str) -> str:
-    return text if is_text(text) else text.encode("utf-8", "backslashreplace").decode()
+    """Text that can be written as UTF-8: what is not text is spelled out."""
+    return text if is_text(text) else unmarked(text)
 
 
 def shortened(text: str) -> str:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from conversion.annotations.encoding import TextDecoder
 from conversion.annotations.scanner import BRACKETS, after_gap
 
 SHOWN = 200  # characters of an unusable record in its detail
-
-# Bytes that are not text become half a character, which never comes from sound ones, so that their record can be found.
-_DAMAGED = "conversion-damaged"
-codecs.register_error(_DAMAGED, lambda error: ("\udc80", error.end))  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Window:
         self.ended = False  # whether `text` holds the file's last character
         self._before = 0  # characters that lie before `text`
         self._stream, self._size = stream, size
-        self._decoder = codecs.getincrementaldecoder(encoding)(_DAMAGED)
+        self._decoder = TextDecoder(encoding)
 
     @property
     def place(self) -> int:
@@ -56,7 +51,7 @@ class Window:
         self.forget()
         data = self._stream.read(max(self._size, self.left))  # doubles: a long record is not read over and over
         self.ended = not data
-        self.text += self._decoder.decode(data, final=self.ended)
+        self.text += self._decoder.decode(data, self.ended)
         return True
 
     def forget(self) -> None:
@@ -120,31 +115,3 @@ class Window:
                 return False
         self.position = end + 1
         return True
-
-
-def encoding_of(open_stream: Callable[[], BinaryIO], size: int) -> str:
-    """utf-8, utf-8-sig, utf-16 (-le, -be) or gb18030, by the file's bytes."""
-    with open_stream() as stream:
-        data = stream.read(size)
-        for mark, encoding in (
-            (codecs.BOM_UTF8, "utf-8-sig"),
-            (codecs.BOM_UTF16_LE, "utf-16"),
-            (codecs.BOM_UTF16_BE, "utf-16"),
-        ):
-            if data.startswith(mark):
-                return encoding
-        if len(data) >= 2 and 0 in data[:2] and any(data[:2]):  # JSON begins with an ASCII character
-            return "utf-16-be" if data[0] == 0 else "utf-16-le"
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        sound = 0  # bytes of UTF-8 beyond one per character
-        while True:
-            try:
-                sound += len(data) - len(decoder.decode(data, final=not data))
-            except UnicodeDecodeError:
-                # A few bad bytes among sound ones are damage. In GBK text hardly a character is sound UTF-8.
-                text = data.decode("utf-8", "replace")
-                bad = text.count("\ufffd")
-                return "utf-8" if sound + len(re.findall(r"[^\x00-\x7f\ufffd]", text)) > bad else "gb18030"
-            if not data:
-                return "utf-8"
-            data = stream.read(size)
