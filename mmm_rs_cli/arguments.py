@@ -236,6 +236,9 @@ def _show(subparsers: Any) -> None:
     command.add_argument("out", type=_address, help=DATASET)
     command.add_argument("key", help="the sample's key: <Subset>/<path>")
     command.add_argument("--save", type=_path, metavar="DIR", help="also write its images and prompts to this folder")
+    command.add_argument(
+        "--plot", type=_path, metavar="FILE.png", help="also draw it; needs matplotlib (pip install 'mmm-rs[plot]')"
+    )
 
 
 def _upload(subparsers: Any) -> None:

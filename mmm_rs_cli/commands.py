@@ -239,6 +239,9 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.save:
         for path in show.save(source, sample, arguments.save):
             note(f"{path}: written")
+    if arguments.plot:
+        show.write_plot(source, sample, arguments.plot)
+        note(f"{arguments.plot}: written")
     return 0
 
 

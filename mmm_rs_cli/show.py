@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from conversion import images
 from conversion.disk import write_file
 from conversion.errors import UsageError, VerificationError
-from mmm_rs import MEMBERS, ConvertedSource
+from mmm_rs import MEMBERS, PROMPT_COLUMNS, ConvertedSource
 from mmm_rs_cli.samples import LABELS, Sample, is_remote, read_images
 
 SUFFIXES = {
@@ -95,6 +95,35 @@ def save(source: ConvertedSource, sample: Sample, folder: Path) -> list[Path]:
     for path, data in files.items():
         write_file(path, data)
     return list(files)
+
+
+def write_plot(source: ConvertedSource, sample: Sample, path: Path) -> None:
+    """Draw a sample to a file; the format is that of its suffix.
+
+    Raises:
+        UsageError: matplotlib is not installed or does not know the suffix, the file exists, or it is within the
+            converted folder.
+        VerificationError: An image is damaged or cannot be decoded.
+        OutputError: The file cannot be written.
+    """
+    from mmm_rs_cli.plot import plot
+
+    if not is_remote(str(source)):
+        check_outside(Path(str(source)), path)
+    if path.exists():
+        raise UsageError(f"{path}: exists and is not overwritten. Remove it or give another file")
+    row: dict[str, Any] = {"key": sample.key, "subset": sample.subset, **sample.labels}
+    for image, data in read_images(source, sample.images):
+        row[image.modality] = {"bytes": data}
+        row[PROMPT_COLUMNS[image.modality]] = image.prompt
+    drawn = io.BytesIO()
+    try:
+        plot(row).savefig(drawn, format=path.suffix.lstrip(".") or None)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    except OSError as error:  # Pillow's, of a damaged image
+        raise VerificationError(f"{source}: an image of {sample.key} cannot be decoded: {error}") from None
+    write_file(path, drawn.getvalue())
 
 
 def _suffix(data: bytes) -> str:
