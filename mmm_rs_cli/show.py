@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ NAMES = max(map(len, LABELS)) + 2  # columns of the names in the printed record
 
 
 def lines(sample: Sample) -> Iterator[str]:
-    """All that is known of a sample, for a person to read. Annotations are verbatim, so they may take several lines."""
+    """All that is known of a sample, for a person to read."""
     yield sample.key
     yield from _named({"subset": sample.subset, "split": sample.split, **sample.labels})
     for image in sample.images:
@@ -52,12 +51,10 @@ def lines(sample: Sample) -> Iterator[str]:
 
 
 def _named(values: dict[str, Any]) -> Iterator[str]:
-    """One line each. A character that would move the cursor or colour the terminal is written as an escape."""
+    """One line each."""
     units = {"gsd": " metres per pixel"}
     for name, value in values.items():
-        text = "-" if value is None else f"{value}{units.get(name, '')}"
-        shown = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
-        yield f"  {name:<{NAMES}}{shown}"
+        yield f"  {name:<{NAMES}}" + ("-" if value is None else f"{value}{units.get(name, '')}")
 
 
 def save(source: ConvertedSource, sample: Sample, folder: Path) -> list[Path]:

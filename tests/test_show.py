@@ -175,6 +175,6 @@ def test_a_prompt_cannot_move_the_cursor_but_is_saved_as_it_is(tmp_path, run):
     made = converted.Sample("GID/a", {"rgb": prompt}, prompt, images={"rgb": converted.picture("x", 1)})
     converted.write(tmp_path / "out", [made])
     _, printed, _ = run("show", tmp_path / "out", "GID/a", "--save", tmp_path / "saved")
-    assert blocks(printed)["rgb"]["prompt"] == r"a town\u001b[2J\r\nover all\u202e"
+    assert blocks(printed)["rgb"]["prompt"] == r"a town\x1b[2J\r\nover all\u202e"
     assert not {"\x1b", "\r", "\u202e"} & set(printed)
     assert (tmp_path / "saved/GID/a.txt").read_bytes() == prompt.encode()
