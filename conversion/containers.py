@@ -6,24 +6,28 @@ the same stream, so that the caller takes both in the order of the walk and noth
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from conversion import layout, names
-from conversion.archives import DAMAGE, Archive, ArchiveError, inner_archive, read_entries
+from conversion.archives import DAMAGE, PART, UNFINISHED, Archive, ArchiveError, inner_archive, one_part, read_entries
 from conversion.columns import split_last
 from conversion.findings import Problem
 
 DEPTH = 3  # archives within archives: MMM-RS.zip, its subset zips, and one more
-PARTIAL = (".baiduyun.p.downloading", ".downloading", ".crdownload", ".part", ".partial", ".aria2", ".quark", ".tmp")
-OTHER_ARCHIVES = ("rar", "7z", "tar", "tgz", "gz", "bz2", "xz")  # suffixes
+OTHER_ARCHIVES = ("rar", "7z", "tar", "tgz", "gz", "bz2", "xz", "zst")  # suffixes
+PEEKED = 1000  # files of a folder, at most, that are opened to see whether they are zips
 
 # Types of the files of a container. Others are keys of REMARKS: such files are named and not used.
 IMAGE, ANNOTATION, OTHER, ZIP = "image", "annotation", "other", "zip"
+MAYBE_ZIP = "maybe_zip"  # its name says nothing: of a folder's files its first bytes do
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,12 @@ REMARKS = {
     ),
     "half_download": Remark("the download of this file is not finished", "Let it finish or download it again"),
     "multi_part": Remark(
-        "this is one part of an archive in several",
-        "Get all parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01, `cat X.zip.* > X.zip` for .001",
+        "it is one part of an archive of a kind that is not read", "Get all parts, unpack them and give the folder"
     ),
 }
 UNZIP_OUTER = "Unzip the outer archive first"
+# rsync calls `X.zip` `.X.zip.Ab12Cd` until it is there.
+_UNFINISHED = "(" + "|".join(map(re.escape, UNFINISHED)) + r")$|(^|/)\.[^/]*\.zip\.[a-z0-9]{6}$"
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def containers(archive: Archive, exclude: Sequence[str] = (), depth: int = DEPTH
     archives are still entered.
     """
     try:
-        entries = _typed(_without(read_entries(archive), exclude))
+        entries = _typed(archive, _without(read_entries(archive), exclude))
     except ArchiveError as error:
         yield _unreadable(error)
         return
@@ -77,17 +82,28 @@ def containers(archive: Archive, exclude: Sequence[str] = (), depth: int = DEPTH
         remark = REMARKS[row["type"]]
         yield _problem(f"{archive.label}/{row['name']}", row["type"], remark.detail, remark.remedy)
     yield Container(archive, entries.filter(pc.is_in(types, pa.array([IMAGE, ANNOTATION, OTHER]))))
-    parts = entries.filter(pc.equal(types, "multi_part"))["name"].to_pylist()
-    split = {name.rsplit(".", 1)[0].lower() for name in parts}
-    for row in pc.indices_nonzero(pc.equal(types, ZIP)).to_pylist():
-        name = entries["name"][row].as_py().lower()
-        if name.removesuffix(".zip") in split or name in split:
-            continue  # the last part of a split archive: its other parts have been named
+    zips = [(entries["name"][row].as_py(), row) for row in pc.indices_nonzero(pc.equal(types, ZIP)).to_pylist()]
+    split = {PART.sub(".zip", name).lower() for name, _ in zips if PART.search(name)}
+    whole = set()
+    for name, row in sorted(zips, key=lambda item: PART.search(item[0]) is not None):
+        if (joined := PART.sub(".zip", name).lower()) in whole:
+            detail = "it is one part of a zip that lies beside it in one piece, which counts"
+            yield _problem(f"{archive.label}/{name}", "multi_part", detail, "Remove this part")
+            continue
         inner = _inner(archive, entries, row, depth)
         if isinstance(inner, Problem):
             yield inner
-        else:
-            yield from containers(inner, depth=depth - 1)
+            continue
+        for item in containers(inner, depth=depth - 1):
+            if isinstance(item, Container) and item.archive == inner:
+                whole.add(joined)
+            elif isinstance(item, Problem) and _cannot_be_read(item, inner) and joined in split:
+                item = _unreadable(one_part(inner.label))
+            yield item
+
+
+def _cannot_be_read(problem: Problem, archive: Archive) -> bool:
+    return problem.code == "unreadable_archive" and problem.path == archive.label
 
 
 def _about_the_whole(archive: Archive, entries: pa.Table) -> Iterator[Problem]:
@@ -139,39 +155,56 @@ def _converted(entries: pa.Table) -> list[str]:
     return own + sorted(folder for folder in folders if folder.endswith("/"))
 
 
-def _typed(entries: pa.Table) -> pa.Table:
-    """Add the column `type`, by the suffix of the name."""
+def _typed(archive: Archive, entries: pa.Table) -> pa.Table:
+    """Add the column `type`: by the name, and where that says nothing by the first bytes of a folder's file."""
     name = pc.utf8_lower(entries["name"])
     stem, suffix = split_last(name, ".")
     suffix = pc.if_else(pc.is_valid(stem), suffix, None)
     problem = entries["problem"]
+    annotation = rf"\.({'|'.join(names.ANNOTATION_SUFFIXES)}){names.DOWNLOAD_TAIL}$"
     tests = {
         IMAGE: pc.is_in(suffix, pa.array(names.IMAGE_SUFFIXES)),
-        ANNOTATION: pc.is_in(suffix, pa.array(names.ANNOTATION_SUFFIXES)),
-        ZIP: pc.equal(suffix, "zip"),
-        "multi_part": pc.match_substring_regex(name, r"\.(z\d\d|zip\.\d{2,3}|7z\.\d{3}|part\d+\.rar)$"),
-        "half_download": pc.match_substring_regex(name, "(" + "|".join(map(_literal, PARTIAL)) + ")$"),
-        "other_archive": pc.is_in(suffix, pa.array(OTHER_ARCHIVES)),
+        ANNOTATION: _either(
+            pc.is_in(suffix, pa.array(names.ANNOTATION_SUFFIXES)), pc.match_substring_regex(name, annotation)
+        ),
+        "half_download": pc.match_substring_regex(name, _UNFINISHED),
+        ZIP: pc.match_substring_regex(name, rf"\.(zip{names.DOWNLOAD_TAIL}?|z\d\d)$"),
+        "multi_part": pc.match_substring_regex(name, r"\.(7z\.\d{3}|part\d+\.rar|r\d\d)$"),
+        "other_archive": _either(
+            pc.is_in(suffix, pa.array(OTHER_ARCHIVES)),
+            pc.match_substring_regex(name, rf"\.({'|'.join(OTHER_ARCHIVES)}){names.DOWNLOAD_TAIL}$"),
+        ),
         "link": pc.equal(problem, "link"),
         "unreadable_folder": pc.equal(problem, "unreadable_folder"),
+        MAYBE_ZIP: pc.match_substring_regex(name, r"(^|/)[^/.]+$|[?&][^/]*$|\.zip[^a-z0-9/][^/]*$"),
     }
-    chosen = pc.case_when(pc.make_struct(*tests.values()), *tests, OTHER)
-    return entries.append_column("type", pc.fill_null(chosen, OTHER))
+    chosen = pc.fill_null(pc.case_when(pc.make_struct(*tests.values()), *tests, OTHER), OTHER)
+    return entries.append_column("type", _peeked(archive, entries, chosen))
 
 
-def _literal(suffix: str) -> str:
-    return suffix.replace(".", r"\.")
+def _either(first: pa.Array, second: pa.Array) -> pa.Array:
+    return pc.or_kleene(first, second)
+
+
+def _peeked(archive: Archive, entries: pa.Table, types: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The types without MAYBE_ZIP."""
+    maybe = pc.equal(types, MAYBE_ZIP)
+    zips = np.zeros(len(types), bool)
+    if archive.kind == "folder":
+        for row in pc.indices_nonzero(pc.and_(maybe, pc.is_null(entries["problem"]))).to_pylist()[:PEEKED]:
+            zips[row] = _begins_as_zip(os.path.join(archive.path, os.fsdecode(entries["file"][row].as_py())))
+    return pc.if_else(pa.array(zips), ZIP, pc.if_else(maybe, OTHER, types))
+
+
+def _begins_as_zip(path: str) -> bool:
+    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+        return file.read(4) == b"PK\3\4"
+    return False
 
 
 def _unreadable(error: ArchiveError) -> Problem:
-    return _problem(error.label, "unreadable_archive", error.detail, error.remedy)
+    return _problem(error.label, error.code, error.detail, error.remedy)
 
 
 def _problem(path: str, code: str, detail: str, remedy: str) -> Problem:
-    return Problem(path, code, detail, remedy, _subset_of_path(path))
-
-
-def _subset_of_path(path: str) -> str | None:
-    """The subset that a file which is broken or not read seems to be about, by its own name."""
-    last = path.rsplit("/", 1)[-1]
-    return names.subset_of_file(last.split(".zip")[0].split(".z0")[0].rsplit(".json", 1)[0])
+    return Problem(path, code, detail, remedy, names.subset_of_download(path))

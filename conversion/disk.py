@@ -134,6 +134,19 @@ def writing(path: Path) -> Iterator[None]:
         raise output_error(Path(error.filename or path), error) from None
 
 
+def shortage(what: str | os.PathLike[str], error: Exception) -> OutputError | None:
+    """What to raise where the machine has too little of something, so that nothing is wrong with the file itself."""
+    remedy = {
+        errno.EMFILE: "Allow more open files (`ulimit -n 4096`)",
+        errno.ENFILE: "Close other programs",
+        errno.ENOMEM: "Free memory",
+    }.get(getattr(error, "errno", None) or 0)
+    if remedy is None:
+        return None
+    why = getattr(error, "strerror", None) or error
+    return OutputError(f"{what}: cannot be opened: {why}. {remedy}, then run the same command again")
+
+
 def output_error(path: Path, error: OSError | NotImplementedError) -> OutputError:
     """What the file system refused, with the remedy."""
     remedy = {

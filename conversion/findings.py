@@ -40,6 +40,7 @@ IMAGE_REASONS = {
     # it is not a whole image
     "empty": "it has no bytes",
     "not_an_image": "it is not an image of a known format",
+    "lfs_pointer": "it is a git-lfs pointer, which stands for a file that was not fetched",
     "no_end_marker": "it is a JPEG without an end marker: it was cut",
     "too_many_pixels": "it has more pixels than Pillow opens without a warning",
     "not_decodable": "it cannot be decoded",
@@ -94,6 +95,7 @@ REMEDIES = {
     "unreadable_folder": "Give yourself the permission to read it",
     "empty": "Download the archive again; if it stays empty, ask upstream",
     "not_an_image": "Download the archive again; if it stays so, ask upstream",
+    "lfs_pointer": "Run `git lfs pull` where the release was cloned",
     "no_end_marker": "Download the archive again; if it stays so, ask upstream",
     "too_many_pixels": "Nothing to do: readers of the dataset could not open it",
     "not_decodable": "Download the archive again; if it stays so, ask upstream",
@@ -115,6 +117,7 @@ REMEDIES = {
 
 PROBLEMS = {
     "unreadable_archive": "the archive cannot be read",
+    "lfs_pointer": "it is a git-lfs pointer, which stands for a file that was not fetched",
     "crc_mismatch": "the compressed archive's own CRC32 is wrong; its images are checked one by one",
     "encrypted": "files of the archive are encrypted",
     "unsupported_compression": "files of the archive are compressed by a method that is not read",
@@ -126,6 +129,7 @@ PROBLEMS = {
     "link": "it is a symbolic link, which is not followed",
     "unreadable_folder": "the folder may not be read",
     "no_images": "annotations of a subset are there, but none of its images",
+    "conflicting_images": "its images differ from those of the same names in another archive or folder",
     "beside_zip": "files lie extracted beside the zip that holds them; the zip counts",
     "same_name": "the annotation file is a copy of another",
     "unreadable_annotations": "none of the annotation file's records can be used",
@@ -136,6 +140,7 @@ of IMAGE_REASONS."""
 DROPPED = frozenset(
     (
         "unreadable_archive",
+        "lfs_pointer",
         "empty_archive",
         "nested_too_deep",
         "other_archive",
@@ -147,6 +152,10 @@ DROPPED = frozenset(
     )
 )
 """The problems by which nothing of a source could be used."""
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the few bytes begin that `git clone` leaves in the place of a large file where git-lfs is not installed."""
 
 
 @dataclass(frozen=True)

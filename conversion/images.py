@@ -12,6 +12,8 @@ import io
 
 from PIL import Image, UnidentifiedImageError
 
+from conversion.findings import LFS_POINTER
+
 # Pillow warns above this number of pixels and refuses above twice as many, so a reader of the dataset would stumble.
 PIXEL_LIMIT = 89_478_485  # PIL.Image.MAX_IMAGE_PIXELS as Pillow ships it
 
@@ -42,6 +44,8 @@ def measure(data: bytes | memoryview, decode: bool = False) -> tuple[int, int]:
     """
     if not len(data):
         raise RejectedImage("empty", "the file has no bytes")
+    if bytes(data[: len(LFS_POINTER)]) == LFS_POINTER:
+        raise RejectedImage("lfs_pointer", "the file is a git-lfs pointer: its image was not fetched")
     if bytes(data[:2]) == START:
         size = _jpeg_size(data)
         if size and not decode:

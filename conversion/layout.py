@@ -23,7 +23,7 @@ BEGUN = f"{WORK}/options.json"  # is there as long as the conversion is unfinish
 # What a conversion writes, at the top level, in the order in which a person would name it.
 PRODUCTS = (*FOLDERS, CARD, CROISSANT, MODULE, MANIFEST)
 # A folder that holds both of these was written by a conversion.
-SIGNS = (MODULE, MANIFEST)
+SIGNS = (MANIFEST, SUMMARY)
 
 
 def shard_name(subset: str, split: str, number: int, count: int) -> str:

@@ -16,6 +16,17 @@ from mmm_rs import SUBSETS
 IMAGE_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "bmp", "webp", "gif", "jp2")
 ANNOTATION_SUFFIXES = ("json", "jsonl", "ndjson")
 
+# What clients and people put behind a whole name: `X.zip?download=1`, `X.zip.1`, `X.zip (2)`; and the digits of a part.
+DOWNLOAD_TAIL = r"(?:[?&#].*|\.\d{1,3}|\s?\(\d+\))"
+ARCHIVE = re.compile(r"(.+?)\.zip(?![a-z0-9]).*", re.IGNORECASE)
+# Where the name of a file ends that is about a subset, whatever stands behind it.
+_SUFFIX = re.compile(r"\.(?:zip|z\d\d|rar|7z|tar|tgz|gz|bz2|xz|part\d+|jsonl?|ndjson)(?![a-z0-9])", re.IGNORECASE)
+# Before a suffix: `GID (1)`, `GID - Copy`, `GID copy 2`, a part of a folder that Google Drive zipped.
+_COPY = re.compile(
+    r"(?:\s*\(\d+\)|\s*-\s*(?:copy|kopie|copie|copia)|\s+copy(?:\s+\d+)?|[\s_-]*的?副本\s*\d*|-\d{8}T\d{6}Z(?:-\d+)*)$",
+    re.IGNORECASE,
+)
+
 # Tokens of a name that tell the modality of one of several aligned images.
 MODALITY_TOKENS = {"rgb": "rgb", "opt": "rgb", "s2": "rgb", "nir": "nir", "sar": "sar", "s1": "sar"}
 
@@ -85,12 +96,25 @@ def subset_of_folder(name: str) -> str | None:
 
 def subset_of_file(stem: str) -> str | None:
     """The subset that an annotation file or archive is about: `MMM-RS_Inria`, `MMM-RS_fog_cleaned`, `GID (1)`."""
-    stem = re.sub(r"\s*\(\d+\)$", "", re.sub(r"^mmm-?rs[_\s-]+", "", stem, flags=re.I))
-    found = subset_named(stem) or subset_of_folder(stem)
-    if found is None:
-        words = [word for word in re.split(r"[_\s]+", stem) if _plain(word) not in FILLER]
-        found = next((hit for word in words if (hit := subset_named(word) or SUBSET_FOLDERS.get(word.lower()))), None)
-    return found
+    stem = re.sub(r"^(?:copy of\s+)?mmm-?rs[_\s-]+|^copy of\s+", "", stem, flags=re.I)
+    while (shorter := _COPY.sub("", stem)) != stem:
+        stem = shorter
+    if subset := subset_named(stem) or subset_of_folder(stem):
+        return subset
+    words = [word for word in re.split(r"[_\s]+", stem) if _plain(word) not in FILLER]
+    subsets = (subset_named(word) or SUBSET_FOLDERS.get(word.lower()) for word in words)
+    return next(filter(None, subsets), None)
+
+
+def subset_of_download(name: str) -> str | None:
+    """The subset that a file is about, by its own name with whatever a download or a split added to it."""
+    return subset_of_file(_SUFFIX.split(name.rsplit("/", 1)[-1], maxsplit=1)[0])
+
+
+def archive_stem(name: str) -> str | None:
+    """The name of a zip without its suffix and what a client put behind it; None where it is not called a zip."""
+    match = ARCHIVE.fullmatch(name)
+    return match.group(1) if match else None
 
 
 def locate(parts: Sequence[str]) -> tuple[str | None, int]:
@@ -102,18 +126,18 @@ def locate(parts: Sequence[str]) -> tuple[str | None, int]:
     """
     subset, depth = None, 0
     wrappers = [_wrapped(part) for part in parts]
-    for at, part in enumerate(parts):
-        if wrapper := wrappers[at]:
-            subset, depth = wrapper, at + 1
-        elif (found := subset_of_folder(part)) and (subset == found or not (subset or any(wrappers[at:]))):
-            return found, at
+    for position, part in enumerate(parts):
+        if wrapper := wrappers[position]:
+            subset, depth = wrapper, position + 1
+        elif (owner := subset_of_folder(part)) and (subset == owner or not (subset or any(wrappers[position:]))):
+            return owner, position
     return subset, depth
 
 
 def _wrapped(part: str) -> str | None:
     """The subset whose name a folder has, or which an archive is about."""
-    archive = part.lower().endswith(".zip")
-    return subset_named(part[:-4] if archive else part) or (subset_of_file(part[:-4]) if archive else None)
+    stem = archive_stem(part)
+    return subset_named(part) if stem is None else subset_named(stem) or subset_of_file(stem)
 
 
 def image_folder_depth(parts: Sequence[str]) -> int:
@@ -124,8 +148,8 @@ def image_folder_depth(parts: Sequence[str]) -> int:
 def hint(name: str) -> str | None:
     """The one modality or weather scene that an annotation file is about, by a whole token of its path, else None."""
     tokens = [token for part in name.lower().split("/") for token in re.split(r"[_.\s]+", part)]
-    found = {MODALITY_TOKENS.get(token) or SCENE_FOLDERS.get(token) for token in tokens} - {None}
-    return found.pop() if len(found) == 1 else None
+    hints = {MODALITY_TOKENS.get(token) or SCENE_FOLDERS.get(token) for token in tokens} - {None}
+    return hints.pop() if len(hints) == 1 else None
 
 
 def stem(name: str) -> str:
@@ -178,7 +202,8 @@ def fits(key: str) -> bool:
     longest = len(key) + LONGEST_SUFFIX
     if longest <= USTAR_NAME:
         return True
-    return any(at <= USTAR_PREFIX and longest - at - 1 <= USTAR_NAME for at, c in enumerate(key) if c == "/")
+    slashes = (position for position, character in enumerate(key) if character == "/")
+    return any(slash <= USTAR_PREFIX and longest - slash - 1 <= USTAR_NAME for slash in slashes)
 
 
 def shortened(key: str, source: str) -> str:

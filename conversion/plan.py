@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -185,7 +186,7 @@ class _Meeting:
 @frees_memory
 def _meet(files: SubsetFiles, options: Options, records_path: Path | None) -> _Meeting:
     subset = files.name
-    images, released, unusable = _images(files)
+    images, released, unusable, conflicts = _images(files)
     records, rejected, problems = _records(files, options, records_path)
     sources = _flat(images["source"])
     located = alignment.places(subset, sources)
@@ -210,7 +211,7 @@ def _meet(files: SubsetFiles, options: Options, records_path: Path | None) -> _M
         image=np.where(published, image, -1),
         record=np.where(published, record, -1),
         reported=[*unusable, *rejected, *doubtful, *unused, *unnamed],
-        problems=tuple(problems),
+        problems=(*conflicts, *problems),
     )
 
 
@@ -218,9 +219,9 @@ _records = frees_memory(read_records)
 
 
 @frees_memory
-def _images(files: SubsetFiles) -> tuple[pa.Table, int, list[Reported]]:
-    """The images of all parts that can be read as far as their directories tell, how many there are in all, and those
-    that are not to be used."""
+def _images(files: SubsetFiles) -> tuple[pa.Table, int, list[Reported], list[Problem]]:
+    """The images of all parts that can be read as far as their directories tell, how many there are in all, those that
+    are not to be used, and the archives whose images contradict those of others."""
     tables = []
     for number, part in enumerate(files.parts):
         entries = part.entries.select([*IMAGE_COLUMNS[:-1], "problem"])  # first: the rest would be copied for nothing
@@ -233,15 +234,25 @@ def _images(files: SubsetFiles) -> tuple[pa.Table, int, list[Reported]]:
         for row in barred.select(["source", "problem"]).to_pylist()
     ]
     images = every.filter(pc.is_null(every["problem"])) if barred.num_rows else every
-    images, repeated = _without_duplicates(images, [part.archive for part in files.parts])
-    return images.select(list(IMAGE_COLUMNS)).combine_chunks(), every.num_rows, [*unusable, *repeated]
+    images, repeated, conflicts = _without_duplicates(images, [part.archive for part in files.parts])
+    problems = [_conflict(files.name, labels, count) for labels, count in conflicts.items() if len(labels) > 1]
+    return images.select(list(IMAGE_COLUMNS)).combine_chunks(), every.num_rows, [*unusable, *repeated], problems
 
 
-def _without_duplicates(images: pa.Table, archives: list[Archive]) -> tuple[pa.Table, list[Reported]]:
+def _conflict(subset: str, labels: tuple[str, ...], count: int) -> Problem:
+    *others, last = labels
+    detail = f"{count:,} of its images differ from those of the same names in {' and '.join(others)}: none is published"
+    return Problem(last, "conflicting_images", detail, "Move away the copy that is not wanted", subset)
+
+
+def _without_duplicates(
+    images: pa.Table, archives: list[Archive]
+) -> tuple[pa.Table, list[Reported], Counter[tuple[str, ...]]]:
     """The images that count, and those that do not: of equal names with equal content the first counts, of equal names
-    with different content none does."""
+    with different content none does. How many names are in dispute, by the archives that have them."""
+    conflicts: Counter[tuple[str, ...]] = Counter()
     if pc.count_distinct(images["source"]).as_py() == images.num_rows:
-        return images, []
+        return images, [], conflicts
     code = _flat(images["source"]).dictionary_encode().indices.to_numpy(zero_copy_only=False)
     doubled = np.flatnonzero(np.bincount(code) > 1)
     rows_of: dict[int, list[int]] = {}
@@ -256,12 +267,15 @@ def _without_duplicates(images: pa.Table, archives: list[Archive]) -> tuple[pa.T
             if len({row["size"] for row in same}) == 1 and len({_crc(row, readers) for row in same}) == 1:
                 kept, reason, detail = 1, "duplicate_image", "the same name and content stands in the release before"
             else:
-                kept, reason, detail = 0, "same_name", f"{len(rows)} different images have this name"
+                labels = tuple(dict.fromkeys(archives[row["part"]].label for row in same))
+                conflicts[labels] += 1
+                detail = f"{len(rows)} different images have this name in {' and '.join(labels)}"
+                kept, reason = 0, "same_name"
             dropped += rows[kept:]
             reported += [Reported("image", row["source"], None, reason, detail) for row in same[kept:]]
     counts = np.ones(images.num_rows, bool)
     counts[dropped] = False
-    return images.filter(pa.array(counts)), reported
+    return images.filter(pa.array(counts)), reported, conflicts
 
 
 def _crc(row: dict[str, Any], readers: list[Reader]) -> object:

@@ -24,10 +24,11 @@ from conversion.annotations import AnnotationError, Form, Record
 from conversion.annotations import read as read_annotations
 from conversion.archives import Archive, DamagedEntry, Entry, Reader
 from conversion.disk import BUFFER
-from conversion.findings import Problem, Reported
+from conversion.findings import LFS_POINTER, PROBLEMS, REMEDIES, Problem, Reported
 from conversion.options import Options
 from conversion.release import ANNOTATION, SubsetFiles
 
+LARGEST_LFS_POINTER = 1024  # bytes
 CHUNK = 1 << 16  # paths that are Python objects at a time
 
 
@@ -206,9 +207,14 @@ def read_records(
             if name in taken:
                 if source.is_copy_of(taken[name]):
                     detail = f"this annotation file is that of {taken[name].label} once more"
-                    problems.append(Problem(source.label, "same_name", detail, "Nothing is to be done", files.name))
+                    problems.append(Problem(source.label, "same_name", detail, "One of the two is enough", files.name))
                     continue
                 name = source.label  # each zip of a modality has its own
+            if _is_lfs_pointer(source):
+                store.lacking = True
+                code = "lfs_pointer"
+                problems.append(Problem(source.label, code, PROBLEMS[code], REMEDIES[code], files.name))
+                continue
             try:
                 form, records = _open(source, options)
                 with store.file(name, form) as file:
@@ -230,9 +236,21 @@ def _sources(files: SubsetFiles) -> list[_Source]:
     return sorted(sources, key=lambda source: (source.path, source.archive.label))
 
 
+def _stream(source: _Source) -> BinaryIO:
+    return Reader(source.archive).stream(Entry.of(source.row))
+
+
+def _is_lfs_pointer(source: _Source) -> bool:
+    if source.row["size"] > LARGEST_LFS_POINTER:
+        return False
+    with contextlib.suppress(DamagedEntry), _stream(source) as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
+    return False
+
+
 def _open(source: _Source, options: Options) -> tuple[Form, Iterator[Record]]:
     def open_stream() -> BinaryIO:
-        return Reader(source.archive).stream(Entry.of(source.row))
+        return _stream(source)
 
     return read_annotations(open_stream, options.image_key, options.prompt_key, label=source.label)
 

@@ -143,7 +143,7 @@ def _apart(path: Path, annotations: str | os.PathLike[str] | None) -> Iterator[P
     if annotations is None:
         return
     apart = Path(annotations)
-    if not apart.exists() or (apart.is_file() and apart.suffix.lower() != ".zip"):
+    if not apart.exists() or (apart.is_file() and names.archive_stem(apart.name) is None):
         raise UsageError(f"--annotations {apart}: give the folder or zip that holds the annotation files")
     if not apart.resolve().is_relative_to(path.resolve()):
         yield apart
@@ -214,8 +214,7 @@ def _by_file_name(entries: pa.Table, number: np.ndarray, subset_names: list) -> 
     """Annotation files that lie in no subset's folder tell their subset by their own name; `number` is changed."""
     loose = np.flatnonzero((number == 0) & pc.equal(entries["type"], ANNOTATION).to_numpy(zero_copy_only=False))
     for row in loose:
-        stem = entries["name"][int(row)].as_py().rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        number[row] = subset_names.index(names.subset_of_file(stem))
+        number[row] = subset_names.index(names.subset_of_download(entries["name"][int(row)].as_py()))
 
 
 def _set_aside(subset: str, parts: list[Part]) -> tuple[list[Part], list[Problem]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import random
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from conversion import convert, verify
-from conversion.errors import ReleaseError
+from conversion import containers, convert, release, verify
+from conversion.errors import OutputError, ReleaseError
 from conversion.inspection import inspect
 from tests import releases
 from tests.test_conversion import members, tree, unpublished
@@ -170,3 +174,243 @@ def test_a_converted_folder_is_no_release(clean_release, tmp_path):
     convert(releases.zips_stored([clean_release["Inria"]], tmp_path), tmp_path / "out")
     with pytest.raises(ReleaseError, match="nothing of MMM-RS was found here"):
         convert(tmp_path / "out", tmp_path / "other")
+
+
+# --- what systems and programs leave in a folder ----------------------------------------------------------------------
+
+
+def problems(found: release.Release) -> dict[str, str]:
+    """{last part of the path: code}."""
+    return {Path(problem.path).name: problem.code for problem in found.problems}
+
+
+def images(found: release.Release) -> dict[str, int]:
+    return {name: sum(part.count("image") for part in files.parts) for name, files in found.subsets.items()}
+
+
+SYSTEM_FOLDERS = (
+    ".Trash-1000/files",
+    ".Trashes/501",
+    "$RECYCLE.BIN/S-1-5-21",
+    "RECYCLER",
+    "@Recycle",
+    "#recycle",
+    "@eaDir",
+    ".snapshot/hourly.0",
+    "#snapshot",
+    "~snapshot",
+    ".stversions",
+    ".cache/huggingface/download",
+    ".ipynb_checkpoints",
+    "lost+found",
+    "System Volume Information",
+    "deeper/.Trash-1000/files",
+)
+
+
+@pytest.mark.parametrize("folder", SYSTEM_FOLDERS)
+def test_waste_bins_previews_and_hidden_folders_are_no_part_of_a_release(folder, clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    old = {f"{folder}/{name}": releases.picture(f"old {name}") for name in inria.images}
+    old |= {f"{folder}/MMM-RS_Inria.json": b"[]", f"{folder}/Inria.zip": releases.zipped(inria.files)}
+    extracted = releases.put(tmp_path / "folder", {**inria.files, **old})
+    zipped = releases.put(tmp_path / "zip", {"Inria.zip": releases.zipped({**inria.files, **old})})
+    for path in extracted, zipped:
+        found = release.find(path)
+        assert (images(found), problems(found), found.unknown.num_rows) == ({"Inria": 5}, {}, 0)
+
+
+def test_a_folder_of_the_system_that_may_not_be_read_is_not_a_problem(clean_release, tmp_path, monkeypatch):
+    releases.put(tmp_path, clean_release["Inria"].files)
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def forbid(path):
+        if b"lost" in os.fsencode(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbid)
+    assert release.find(tmp_path).problems == ()
+
+
+def test_too_many_open_files_end_the_run_and_are_no_folder_that_may_not_be_read(clean_release, tmp_path, monkeypatch):
+    releases.put(tmp_path, clean_release["Inria"].files)
+    scandir = os.scandir
+
+    def exhaust(path):
+        if b"Inria_dataset" in os.fsencode(path):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", exhaust)
+    with pytest.raises(OutputError, match=r"Too many open files\. Allow more open files \(`ulimit -n 4096`\)"):
+        release.find(tmp_path)
+
+
+# --- names that a download gave ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Inria.zip",
+        "INRIA.ZIP",
+        "Inria.zip?download=1",
+        "Inria.zip?download=1&token=a.b",
+        "Inria.zip.1",
+        "Inria.zip.12",
+        "Inria.zip (2)",
+        "Inria (1).zip",
+        "Inria(1).zip",
+        "Inria - Copy.zip",
+        "Inria - Copy (2).zip",
+        "Inria copy 2.zip",
+        "Copy of Inria.zip",
+        "Inria - 副本.zip",
+        "MMM-RS_Inria.zip",
+        "Inria-20240801T101112Z-001.zip",
+        "Inria-20240801T101112Z-1-002.zip",
+        "Inria",
+        "Inria.zip.orig",
+    ],
+)
+def test_a_whole_zip_is_read_whatever_a_download_made_of_its_name(name, tmp_path):
+    """Nothing within tells the subset: the name does."""
+    files = {"512/a.jpg": releases.picture("a"), "annotations.json": b'[{"image": "a.jpg", "prompt": "a city"}]'}
+    found = release.find(releases.put(tmp_path, {name: releases.zipped(files)}))
+    assert (images(found), problems(found)) == ({"Inria": 1}, {})
+
+
+@pytest.mark.parametrize("name", ["uc?export=download&id=1AbC", "download", "file.php?id=3"])
+def test_a_zip_whose_name_says_nothing_is_recognised_by_its_first_bytes(name, clean_release, tmp_path):
+    found = release.find(releases.put(tmp_path, {name: releases.zipped(clean_release["Inria"].files)}))
+    assert (images(found), problems(found)) == ({"Inria": 5}, {})
+
+
+def test_files_beside_a_zip_that_are_none_are_passed_over(clean_release, tmp_path):
+    files = {"Inria.zip": releases.zipped(clean_release["Inria"].files)}
+    files |= {f"Inria.zip{suffix}": b"0123456789abcdef" for suffix in (".md5", ".sha256", ".torrent", ".txt", ".asc")}
+    found = release.find(releases.put(tmp_path, {**files, "README": b"text", "LICENSE": b"", "run.sh": b"PK"}))
+    assert (images(found), problems(found)) == ({"Inria": 5}, {})
+
+
+def test_only_so_many_files_are_opened_to_see_what_they_are(clean_release, tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "PEEKED", 3)
+    data = releases.zipped(clean_release["Inria"].files)
+    found = release.find(releases.put(tmp_path, {"Inria.zip": data, **{f"{n}/x": data for n in range(5)}}))
+    assert len(found.subsets["Inria"].parts) == 4
+
+
+def test_a_page_that_was_saved_under_the_name_of_a_zip_is_named(clean_release, tmp_path):
+    files = {"Inria.zip": releases.zipped(clean_release["Inria"].files), "GID.zip?download=1": b"<!DOCTYPE html><html>"}
+    (problem,) = release.find(releases.put(tmp_path, files)).problems
+    assert (problem.code, problem.subset) == ("unreadable_archive", "GID")
+    assert "it is not a zip but a web page" in problem.detail
+
+
+@pytest.mark.parametrize("tail", ["?download=1", ".1", " (1)"])
+def test_an_annotation_file_is_read_whatever_a_download_made_of_its_name(tail, clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    files = {f"{name}{tail}" if releases.is_annotation(name) else name: data for name, data in inria.files.items()}
+    result = convert(releases.put(tmp_path / "MMM-RS", files), tmp_path / "out")
+    assert result.summary["subsets"]["Inria"]["records"] == {"released": 5, "used": 5, "reported": 0}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["in a folder", "in a zip"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GID.zip.crdownload",
+        "GID.zip.part",
+        "GID.zip.opdownload",
+        "GID.zip.baiduyun.p.downloading",
+        "GID.zip.xltd",
+        "GID.zip.td",
+        "GID.zip.td.cfg",
+        "GID.zip.!qB",
+        "GID.zip.!ut",
+        "GID.zip.bc!",
+        "GID.zip.aria2",
+        "GID.zip.incomplete",
+        "GID.zip.tmp",
+        ".GID.zip.Ab12Cd",
+    ],
+)
+def test_a_download_that_is_not_finished_is_named(name, inside, clean_release, tmp_path):
+    files = {**clean_release["Inria"].files, name: bytes(1000)}
+    files = {"MMM-RS.zip": releases.zipped(files)} if inside else files
+    (problem,) = release.find(releases.put(tmp_path, files)).problems
+    assert (Path(problem.path).name, problem.code) == (name, "half_download")
+    assert problem.subset == "GID" or name.startswith(".")
+
+
+# --- archives in parts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["z01", "001"])
+def test_every_part_of_a_split_archive_is_named(style, clean_release, tmp_path):
+    path = releases.zips_stored([clean_release["GID"], clean_release["Inria"]], tmp_path)
+    parts = releases.split_archive(path / "GID.zip", style=style)
+    found = release.find(path)
+    assert problems(found) == {part.name: "multi_part" for part in parts} and len(parts) == 3
+    assert all(problem.subset == "GID" and "join them" in problem.remedy for problem in found.problems)
+    assert images(found) == {"Inria": 5}
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="Info-ZIP's zip is not installed")
+def test_every_part_of_an_archive_that_info_zip_split_is_named(tmp_path):
+    releases.put(tmp_path / "in", {"GID_dataset/a.jpg": random.Random(1).randbytes(200_000)})
+    subprocess.run(["zip", "-qr0", "-s", "64k", "../GID.zip", "."], cwd=tmp_path / "in", check=True)
+    shutil.rmtree(tmp_path / "in")
+    parts = {path.name for path in tmp_path.iterdir()}
+    assert {"GID.zip", "GID.z01"} < parts
+    assert problems(release.find(tmp_path)) == dict.fromkeys(parts, "multi_part")
+
+
+def test_an_archive_that_was_joined_counts_and_its_parts_may_go(clean_release, tmp_path):
+    path = releases.zips_stored([clean_release["GID"]], tmp_path)
+    whole = (path / "GID.zip").read_bytes()
+    parts = releases.split_archive(path / "GID.zip", style="001")
+    (path / "GID.zip").write_bytes(whole)
+    found = release.find(path)
+    assert images(found) == {"GID": len(clean_release["GID"].images)}
+    assert {Path(problem.path).name for problem in found.problems} == {part.name for part in parts}
+    assert {problem.remedy for problem in found.problems} == {"Remove this part"}
+
+
+# --- copies that differ, files that were not fetched ------------------------------------------------------------------
+
+
+def test_two_archives_with_different_images_of_one_name_are_both_named(clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    other = {name: releases.picture(f"other {name}") for name in inria.images}
+    files = {"Inria.zip": releases.zipped(inria.files), "old/Inria.zip": releases.zipped({**inria.files, **other})}
+    files["HRSC2016.zip"] = releases.zipped(clean_release["HRSC2016"].files)
+    result = convert(releases.put(tmp_path / "MMM-RS", files), tmp_path / "out")
+    rows = [row for row in unpublished(tmp_path / "out") if row["kind"] == "image"]
+    assert len(rows) == 10 and {row["reason"] for row in rows} == {"same_name"}
+    assert all("MMM-RS/Inria.zip and MMM-RS/old/Inria.zip" in row["detail"] for row in rows)
+    (source,) = [source for source in result.summary["sources"] if source["problem"] == "conflicting_images"]
+    assert source["path"] == "MMM-RS/old/Inria.zip" and "5 of its images" in source["detail"]
+    assert "Move away the copy" in source["remedy"]
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123456\n"
+
+
+def test_what_git_lfs_did_not_fetch_is_called_that(clean_release, tmp_path):
+    inria, gid = clean_release["Inria"], clean_release["GID"]
+    image, *_ = inria.images
+    files = {**inria.files, image: POINTER, "GID.zip": POINTER, "HRSC2016/MMM-RS_HRSC2016.json": POINTER}
+    files |= {"HRSC2016/HRSC2016_dataset/a.jpg": releases.picture("a")}
+    assert gid.name == "GID"
+    result = convert(releases.put(tmp_path / "MMM-RS", files), tmp_path / "out")
+    sources = {Path(source["path"]).name: source for source in result.summary["sources"]}
+    assert {name: source["problem"] for name, source in sources.items()} == dict.fromkeys(
+        ("GID.zip", "MMM-RS_HRSC2016.json"), "lfs_pointer"
+    )
+    assert all("git lfs pull" in source["remedy"] for source in sources.values())
+    assert {row["path"]: row["reason"] for row in unpublished(tmp_path / "out") if row["subset"] == "Inria"}[
+        image
+    ] == "lfs_pointer"

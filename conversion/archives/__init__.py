@@ -17,6 +17,7 @@ Limits: only methods 0 (stored) and 8 (deflated); a directory of at most 512 MiB
 entry read whole is at most 256 MiB (streams have no limit).
 """
 
+from conversion.archives.end import PART, UNFINISHED, one_part
 from conversion.archives.entries import content_id, read_entries
 from conversion.archives.inner import extracted, inner_archive
 from conversion.archives.model import (
@@ -37,8 +38,10 @@ __all__ = [
     "DAMAGE",
     "ENTRY_COLUMNS",
     "METHODS",
+    "PART",
     "PROBLEMS",
     "SCHEMA",
+    "UNFINISHED",
     "Archive",
     "ArchiveError",
     "DamagedEntry",
@@ -48,5 +51,6 @@ __all__ = [
     "explain",
     "extracted",
     "inner_archive",
+    "one_part",
     "read_entries",
 ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from conversion.archives.headers import FULL
 from conversion.archives.model import AGAIN, ArchiveError, MiB
 from conversion.archives.sources import Source, read_at
+from conversion.findings import LFS_POINTER, PROBLEMS, REMEDIES
 
 LARGEST_DIRECTORY = 512 * MiB  # about five million entries
 
@@ -17,8 +18,36 @@ _LOCATOR = struct.Struct("<4sIQI")
 _WIDE_END = struct.Struct("<4sQ2H2I4Q")
 _LONGEST_COMMENT = 0xFFFF  # bytes
 
-PART = re.compile(r"\.(z\d\d|zip\.\d{2,3}|part\d+)$", re.IGNORECASE)
-_DOWNLOADING = re.compile(r"\.(downloading|crdownload|part|partial|aria2|quark|tmp|download)$", re.IGNORECASE)
+# The name of one part of a zip in several. `X.zip.1` is not one, but a second download of it.
+PART = re.compile(r"\.(z\d\d|zip\.\d{2,3})$", re.IGNORECASE)
+
+# Ends of the names that programs give to a download as long as it is not finished, in small letters.
+UNFINISHED = (
+    ".crdownload",  # Chrome, Edge
+    ".part",  # Firefox
+    ".partial",  # Internet Explorer, rclone
+    ".download",  # Safari
+    ".opdownload",  # Opera
+    ".fdmdownload",  # Free Download Manager
+    ".aria2",  # beside the file itself
+    ".filepart",  # WinSCP
+    ".incomplete",  # huggingface_hub
+    ".downloading",  # Baidu, as `.baiduyun.p.downloading`, and others
+    ".quark",
+    ".xltd",  # Xunlei (Thunder)
+    ".xltd.cfg",
+    ".td",
+    ".td.cfg",
+    ".jc!",  # FlashGet
+    ".bc!",  # BitComet
+    ".!qb",  # qBittorrent
+    ".!ut",  # uTorrent
+    ".!bt",
+    ".!sync",  # Resilio
+    ".lftp-pget-status",
+    ".tmp",
+    ".temp",
+)
 _OTHER_FORMATS = {
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a RAR archive",
@@ -70,12 +99,12 @@ def find_directory(source: Source, label: str, first: int, last: int) -> Directo
     if where >= _LOCATOR.size and tail.startswith(b"PK\6\7", where - _LOCATOR.size):
         end = _wide_end(source, label, first, end, *_LOCATOR.unpack_from(tail, where - _LOCATOR.size)[2:])
     if end.disk or end.directory_disk or end.entries_here != end.entries:
-        raise _one_part(label)
+        raise one_part(label)
     start = end.position - end.size
     base = start - end.offset
     if start < first or base < first:
         if PART.search(label):
-            raise _one_part(label)
+            raise one_part(label)
         missing = first - min(base, start)
         raise ArchiveError(
             label, f"{missing} bytes are missing in it: its directory is not where its end record says", AGAIN
@@ -102,7 +131,7 @@ def _wide_end(source: Source, label: str, first: int, end: _End, offset: int, di
     """The zip64 record, which the locator says to be at `offset`. Where more bytes precede the zip than the locator
     knows of, it stands right before the locator."""
     if disks > 1:
-        raise _one_part(label)
+        raise one_part(label)
     beside = end.position - _LOCATOR.size - _WIDE_END.size
     for position in (first + offset, beside):
         record = bytes(read_at(source, position, _WIDE_END.size)) if first <= position <= beside else b""
@@ -122,17 +151,22 @@ def _agree(end: _End, wide: _End) -> bool:
     return all(getattr(end, name) in (getattr(wide, name), limit) for name, limit in limits.items())
 
 
-def _one_part(label: str) -> ArchiveError:
-    return ArchiveError(label, "it is one part of a zip in several parts", _JOIN)
+def one_part(label: str) -> ArchiveError:
+    """What is said of one part of a split zip, the last one too."""
+    return ArchiveError(label, "it is one part of a zip in several parts", _JOIN, "multi_part")
 
 
 def _no_end(source: Source, label: str, first: int, last: int) -> ArchiveError:
     """Why there is no end record."""
     head = bytes(read_at(source, first, min(max(last - first, 0), 64)))
-    if _DOWNLOADING.search(label):
-        return ArchiveError(label, "its download is not finished", "Let it finish or download it again")
+    if label.lower().endswith(UNFINISHED):
+        remedy = "Let it finish or download it again"
+        return ArchiveError(label, "its download is not finished", remedy, "half_download")
+    if head.startswith(LFS_POINTER):
+        code = "lfs_pointer"
+        return ArchiveError(label, PROBLEMS[code], REMEDIES[code], code)
     if PART.search(label) or head.startswith((b"PK\7\x08PK\3\4", b"PK00PK\3\4")):
-        return _one_part(label)
+        return one_part(label)
     if not head:
         return ArchiveError(label, "it is empty", AGAIN)
     if head.startswith(b"PK\3\4"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,7 +13,29 @@ from conversion.archives.headers import UTF8
 from conversion.archives.model import Block, as_mask
 
 LONGEST_NAME = 4096  # bytes; no file system that we know takes a longer path
-_JUNK = r"(^|/)(__MACOSX/|\._[^/]*$|(?i:thumbs\.db|\.ds_store|desktop\.ini)$)"
+
+# Folders that systems keep beside the files of people: waste bins, previews, snapshots, and whatever is hidden. Copies
+# of a release in them are not part of it. In both Python's and RE2's syntax, without regard to case.
+_SYSTEM_FOLDER = (
+    r"\.[^/.][^/]*|\.\.[^/]+|__macosx|__pycache__|\$recycle\.bin|recycler|recycled|[@#]recycle|@eadir|@tmp"
+    r"|@recently-snapshot|[@#~]snapshots?|lost\+found|system volume information"
+)
+# One of these is in every block of names that holds such a folder behind another one, or one that is not hidden.
+_MARKS = (
+    b"/.",
+    b"__MACOSX",
+    b"__macosx",
+    b"__pycache__",
+    b"$",
+    b"@",
+    b"#",
+    b"~",
+    b"ecycle",
+    b"ECYCLE",
+    b"+found",
+    b"olume",
+)
+_JUNK = rf"(?i)(^|/)(({_SYSTEM_FOLDER})/|\._[^/]*$|(thumbs\.db|\.ds_store|desktop\.ini)$)"
 _OUTSIDE = r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)|[\x00\x{FFFD}]|^$"
 
 
@@ -48,6 +71,11 @@ def decode(blocks: list[Block]) -> list[pa.Array]:
     return texts
 
 
+def is_system_folder(name: bytes) -> bool:
+    """Whether a folder of this name belongs to the system, not to a person, wherever it lies."""
+    return re.fullmatch(_SYSTEM_FOLDER.encode(), name, re.IGNORECASE) is not None
+
+
 def encoding_of(arrays: Iterable[pa.Array]) -> str:
     """The first encoding in which all raw names can be read. One array at a time becomes Python objects."""
     possible = ["utf-8", "gb18030"]
@@ -76,7 +104,8 @@ def checked_names(text: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
     everywhere = ord(".") in after_dot or b"\0" in data or b"\xef\xbf\xbd" in data
     unsafe = _matches(text, _OUTSIDE, everywhere | (first == 47) | (second == 58) | (length == 0))
     unsafe |= length > LONGEST_NAME
-    junk = _matches(text, _JUNK, (ord("_") in after_dot or b"__MACOSX" in data) | np.isin(last, list(b"bBeEiI")))
+    marked = any(mark in data for mark in _MARKS)
+    junk = _matches(text, _JUNK, marked | (first == 46) | np.isin(last, list(b"bBeEiI")))
     keep = ~(junk | ((last == 47) & (length > 0)))
     if ord("/") in after_dot:
         text = pc.replace_substring_regex(text, r"(^|/)(\./)+", r"\1")

@@ -2,93 +2,94 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from array import array
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conversion.archives.entry_names import checked_names, encoding_of
+from conversion.archives.entry_names import checked_names, encoding_of, is_system_folder
 from conversion.archives.model import PROBLEM_NUMBER, SCHEMA, Archive, problem_column
+from conversion.disk import shortage
+
+BATCH = 1 << 16  # files that are Python objects at a time
 
 
 def walk(archive: Archive) -> pa.Table:
-    """All files of a folder. Links are not followed."""
-    tables: list[pa.Table] = []
-    files: list[bytes] = []
-    sizes, problems = array("q"), array("b")
-
-    def flush() -> None:
+    """All files of a folder but those in folders of the system, such as waste bins. Links are not followed."""
+    files = _files(os.fsencode(archive.path))
+    tables = []
+    while batch := list(itertools.islice(files, BATCH)):
+        paths, sizes, problems = zip(*batch, strict=True)
         tables.append(
             pa.table(
                 {
-                    "file": pa.array(files, pa.binary()),
-                    "size": pa.array(np.array(sizes, np.int64)),
-                    "problem": pa.array(np.array(problems, np.int8)),
+                    "file": pa.array(paths, pa.binary()),
+                    "size": pa.array(sizes, pa.int64()),
+                    "problem": pa.array(problems, pa.int8()),
                 }
             )
         )
-        files.clear()
-        del sizes[:], problems[:]
+    if not tables:
+        return SCHEMA.empty_table()
+    listing = pa.concat_tables(tables).combine_chunks()
+    del tables
+    listing = listing.take(pc.sort_indices(listing["file"])).combine_chunks()
+    file, size = listing["file"].chunk(0), listing["size"].chunk(0)
+    keep, unsafe, names = checked_names(_decoded(file))
+    problem = listing["problem"].to_numpy().copy()
+    problem[unsafe] = PROBLEM_NUMBER["unsafe_name"]
+    zeros = np.zeros(len(file), np.int64)
+    columns = {
+        "name": names,
+        "file": file,
+        "offset": pa.array(zeros),
+        "packed": size,
+        "size": size,
+        "crc": pa.nulls(len(file), pa.uint32()),
+        "method": pa.array(zeros.astype(np.uint16)),
+        "flags": pa.array(zeros.astype(np.uint16)),
+        "problem": problem_column(problem),
+    }
+    table = pa.table(columns, schema=SCHEMA)
+    return table if keep.all() else table.filter(pa.array(keep))
 
-    root = os.fsencode(archive.path)
+
+def _decoded(files: pa.Array) -> pa.Array:
+    try:
+        return files.cast(pa.string())
+    except pa.ArrowInvalid:  # each by itself: a folder can hold what several tools unpacked
+        return pa.array([path.decode(encoding_of([pa.array([path])])) for path in files.to_pylist()], pa.string())
+
+
+def _files(root: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(path within the root, bytes, number of its problem or -1) of each file, in no order."""
     folders = [b""]
     while folders:
         folder = folders.pop()
         try:
             entries = os.scandir(os.path.join(root, folder))
-        except OSError:
-            if not folder:
+        except OSError as error:
+            if not folder or shortage(os.fsdecode(folder), error):
                 raise
-            files.append(folder[:-1])  # such as `lost+found`, which only the system may read
-            sizes.append(0)
-            problems.append(PROBLEM_NUMBER["unreadable_folder"])
+            yield folder[:-1], 0, PROBLEM_NUMBER["unreadable_folder"]
             continue
         with entries:
             for entry in entries:
                 path = folder + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(path + b"/")
-                    continue
-                files.append(path)
-                if entry.is_file(follow_symlinks=False):
-                    try:
-                        sizes.append(entry.stat(follow_symlinks=False).st_size)
-                    except FileNotFoundError:  # deleted meanwhile
-                        files.pop()
-                        continue
-                    problems.append(-1)
-                else:
-                    sizes.append(0)
-                    problems.append(PROBLEM_NUMBER["link" if entry.is_symlink() else "not_a_file"])
-                if len(files) == 1 << 16:
-                    flush()
-    flush()
-    found = pa.concat_tables(tables).combine_chunks()
-    found = found.take(pc.sort_indices(found["file"])).combine_chunks()
-    count = found.num_rows
-    if not count:
-        return SCHEMA.empty_table()
-    file = found["file"].chunk(0)
+                    if not is_system_folder(entry.name):
+                        folders.append(path + b"/")
+                elif not entry.is_file(follow_symlinks=False):
+                    yield path, 0, PROBLEM_NUMBER["link" if entry.is_symlink() else "not_a_file"]
+                elif (size := _size(entry)) is not None:
+                    yield path, size, -1
+
+
+def _size(entry: os.DirEntry[bytes]) -> int | None:
     try:
-        text = file.cast(pa.string())
-    except pa.ArrowInvalid:  # each by itself: a folder can hold what several tools unpacked
-        text = pa.array([path.decode(encoding_of([pa.array([path])])) for path in file.to_pylist()], pa.string())
-    keep, unsafe, text = checked_names(text)
-    problem = found["problem"].to_numpy().copy()
-    problem[unsafe] = PROBLEM_NUMBER["unsafe_name"]
-    zeros = np.zeros(count, np.int64)
-    columns = [
-        text,
-        file,
-        pa.array(zeros),
-        found["size"].chunk(0),
-        found["size"].chunk(0),
-        pa.nulls(count, pa.uint32()),
-        pa.array(zeros.astype(np.uint16)),
-        pa.array(zeros.astype(np.uint16)),
-        problem_column(problem),
-    ]
-    table = pa.Table.from_arrays(columns, schema=SCHEMA)
-    return table if keep.all() else table.filter(pa.array(keep))
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:  # deleted meanwhile
+        return None

@@ -11,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from conversion.errors import ReleaseError
+from conversion.disk import shortage
+from conversion.errors import MMMRSError, ReleaseError
+from conversion.findings import IMAGE_REASONS
 
 MiB = 1 << 20
 STORED, DEFLATED = 0, 8
@@ -38,20 +40,21 @@ METHODS = {
     98: "ppmd",
     99: "AES encryption",
 }
-# What the directory alone shows to be wrong, by falling weight: the first that holds is an entry's `problem`.
-PROBLEMS = {
-    "unsafe_name": "its name is absolute, leads outside, is empty, unreadable or too long, or holds a NUL",
-    "link": "it is a symbolic link, which is not followed",
-    "not_a_file": "it is a device, a pipe or a socket",
-    "encrypted": "it is encrypted",
-    "unsupported_version": "it asks for a reader of a later version of the format than 6.3",
-    "unsupported_compression": "it is compressed by a method that is not read",
-    "bad_directory_entry": "its fields in the directory contradict each other",
-    "size_mismatch": "its stated size is not possible for its compressed size",
-    "bad_local_header": "there is no entry where the directory says",
-    "overlap": "its bytes reach into the next entry or out of the archive",
-    "unreadable_folder": "it is a folder that may not be read",
-}
+# What the directory alone shows to be wrong, by falling weight: the first that holds is an entry's `problem`. What they
+# mean is in `findings.IMAGE_REASONS`.
+PROBLEMS = (
+    "unsafe_name",
+    "link",
+    "not_a_file",
+    "encrypted",
+    "unsupported_version",
+    "unsupported_compression",
+    "bad_directory_entry",
+    "size_mismatch",
+    "bad_local_header",
+    "overlap",
+    "unreadable_folder",
+)
 PROBLEM_NUMBER = {code: number for number, code in enumerate(PROBLEMS)}
 
 SCHEMA = pa.schema(
@@ -74,11 +77,12 @@ AGAIN = "Download it again"
 
 
 class ArchiveError(ReleaseError):
-    """A whole archive cannot be read. Its text is `<label>: <detail>. <remedy>`, one line."""
+    """A whole archive cannot be read. Its text is `<label>: <detail>. <remedy>`, one line; `code` is one of
+    `findings.PROBLEMS`."""
 
-    def __init__(self, label: str, detail: str, remedy: str) -> None:
-        super().__init__(label, detail, remedy)
-        self.label, self.detail, self.remedy = label, detail, remedy
+    def __init__(self, label: str, detail: str, remedy: str, code: str = "unreadable_archive") -> None:
+        super().__init__(label, detail, remedy, code)
+        self.label, self.detail, self.remedy, self.code = label, detail, remedy, code
 
     def __str__(self) -> str:
         return f"{self.label}: {self.detail}. {self.remedy}"
@@ -157,10 +161,13 @@ def explain(problem: str, method: int) -> str:
     """A `problem` of the table as a sentence, with the compression's name where that is the problem."""
     if problem == "unsupported_compression":
         return f"it is compressed with {METHODS.get(method, 'an unknown method')} (method {method}), which is not read"
-    return PROBLEMS[problem]
+    return IMAGE_REASONS[problem]
 
 
-def unreadable(label: str, error: OSError) -> ArchiveError:
+def unreadable(label: str, error: OSError) -> MMMRSError:
+    """What to raise where the system does not let an archive be read."""
+    if machine := shortage(label, error):
+        return machine
     detail = f"it cannot be read ({error.strerror or error})"
     if error.filename is not None:
         detail = f"it cannot be read ({os.fsdecode(error.filename)}: {error.strerror})"
@@ -171,12 +178,17 @@ def unreadable(label: str, error: OSError) -> ArchiveError:
     return ArchiveError(label, detail, "Copy it to another disk or download it again")
 
 
+def read_error(label: str, error: OSError) -> MMMRSError:
+    """What to raise where the system does not let an entry be read."""
+    return shortage(label, error) or DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})")
+
+
 def crc_mismatch(actual: int, stated: int | None) -> DamagedEntry:
     return DamagedEntry("crc_mismatch", f"the CRC32 of its bytes is {actual:08x}, the directory says {stated:08x}")
 
 
 def problem_column(problem: np.ndarray) -> pa.Array:
-    return pa.array(list(PROBLEMS), pa.string()).take(pa.array(problem, mask=problem < 0))
+    return pa.array(PROBLEMS, pa.string()).take(pa.array(problem, mask=problem < 0))
 
 
 def as_mask(values: pa.Array) -> np.ndarray:

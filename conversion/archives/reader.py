@@ -18,10 +18,11 @@ from conversion.archives.model import (
     Entry,
     MiB,
     crc_mismatch,
+    read_error,
     unreadable,
 )
 from conversion.archives.sources import File, Source, checked, inflate, read_pieces
-from conversion.errors import ReleaseError
+from conversion.errors import MMMRSError
 
 LARGEST_ENTRY = 256 * MiB  # read whole; above what any image that Pillow opens takes
 KEPT_BUFFER = 16 * MiB  # a larger scratch buffer is not kept for the next read
@@ -79,7 +80,7 @@ class Reader:
         Reading raises DamagedEntry as soon as damage shows, a wrong CRC32 before the last bytes are given out.
         """
         chunks = self._file_chunks if self.archive.kind == "folder" else self._zipped_chunks
-        return io.BufferedReader(_Stream(chunks(entry)), sources.CHUNK)
+        return io.BufferedReader(_Stream(chunks(entry), self.archive.label), sources.CHUNK)
 
     def _read_zipped(self, entry: Entry) -> memoryview:
         packed = entry.packed
@@ -99,7 +100,7 @@ class Reader:
                 view, buffer = self._room(self._slack + packed)
                 filled = cast(Source, self._source).into(view, entry.offset)
         except OSError as error:
-            raise DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})") from None
+            raise read_error(self.archive.label, error) from None
         end = begin + packed
         if end > filled:
             if begin <= filled:  # the header is there: what it says comes first
@@ -160,7 +161,7 @@ class Reader:
         except FileNotFoundError:
             raise DamagedEntry("missing_file", "the file is gone since it was planned") from None
         except OSError as error:
-            raise DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})") from None
+            raise read_error(self.archive.label, error) from None
 
     def _read_file(self, entry: Entry) -> memoryview:
         size = entry.size
@@ -171,7 +172,7 @@ class Reader:
                 if filled < size:
                     filled = source.into(view, 0)
             except OSError as error:
-                raise DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})") from None
+                raise read_error(self.archive.label, error) from None
         if filled != size:
             raise _changed(size)
         return view[:size]
@@ -187,8 +188,8 @@ class Reader:
 class _Stream(io.RawIOBase):
     """Chunks as a file. Once damage has shown, every further read says so: it must never look like the end."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
+    def __init__(self, chunks: Iterator[bytes], label: str) -> None:
+        self._chunks, self._label = chunks, label
         self._rest = memoryview(b"")
         self._error: Exception | None = None
 
@@ -204,8 +205,8 @@ class _Stream(io.RawIOBase):
         except StopIteration:
             return 0
         except OSError as error:
-            self._error = DamagedEntry("read_error", f"it cannot be read ({error.strerror or error})")
-        except ReleaseError as error:
+            self._error = read_error(self._label, error)
+        except MMMRSError as error:
             self._error = error
         if self._error:
             raise self._error
