@@ -22,6 +22,7 @@ from conversion import archives, findings
 from mmm_rs_cli.demo.synthetic import write_release
 from mmm_rs_hub.destination import Destination
 from mmm_rs_hub.upload import upload
+from tests import tiny_models
 from tests.conversions import convert
 from tests.hub import TOKEN, Hub
 
@@ -47,21 +48,46 @@ CHECKS = {
         image, prompt = sample
         assert image.size == (64, 64) and "Sentinel" in prompt
     """,
-    "docs/recipes.md: PyTorch 1": """
-        assert radar.shape[1:] == optical.shape[1:] == (3, 64, 64) and len(prompts) == len(radar)
-        assert sum(1 for _ in samples) == SAMPLES["SEN1-2"] - 1  # one lacks its radar image
+    "README.md: Train on it 1": """
+        assert radar.shape == optical.shape == (3, 3, 64, 64)
+        assert len(data) == 2 and torch.isfinite(loss)  # 7 samples have both images
     """,
-    "docs/recipes.md: Several nodes, and going on after a stop 1": """
-        assert len(rest) == len(set(rest)) == SAMPLES["fMoW"] - 3 * 2
-        whole = [row["key"] for rows in begin() for row in rows]
-        assert whole[6:] == rest
+    "docs/recipes.md: PyTorch 1": """
+        assert radar.shape == optical.shape == (3, 3, 256, 256) and len(prompts) == len(level) == 3
+        assert progress == 1 and sum(len(batch["key"]) for batch in data) == SAMPLES["SEN1-2"] - 1  # one without radar
+    """,
+    "docs/recipes.md: PyTorch 2": """
+        assert weather.tolist() == [-1] * len(weather) and radar.shape[1:] == (3, 64, 64)
+        masks = [batch["sar_mask"] for batch in DataLoader(rows, batch_size=3, collate_fn=collate)]
+        assert sum(map(len, masks)) == SAMPLES["WHU-OPT-SAR"] and sum(map(sum, masks)) == SAMPLES["WHU-OPT-SAR"] - 1
+    """,
+    "docs/recipes.md: Several GPUs, and continuing after a stop 1": """
+        whole = begin()
+        whole.set_epoch(3)
+        assert rest == [key for batch in whole for key in batch["key"]][6:] and len(rest) == SAMPLES["fMoW"] - 3 * 2
     """,
     "docs/recipes.md: Text to image with `diffusers` 1": """
         assert len(train_dataset) == SAMPLES["SEN1-2"] - 1
         assert train_dataset[0]["pixel_values"].size == (256, 256) and "Sentinel-1" in train_dataset[0]["input_ids"]
     """,
+    "docs/recipes.md: Text to image with `diffusers` 2": """
+        assert latents.shape == (1, 4, 64, 64) and torch.isfinite(loss)
+        assert len(optimizer.state) == len(list(model.unet.parameters()))
+    """,
+    "docs/recipes.md: Optical to radar with ControlNet 1": """
+        row = dataset["train"][0]
+        assert row["image"].size == row["conditioning_image"].size and "radar" in row["text"]
+        assert len(dataset["train"]) == SAMPLES["SEN1-2"] - 1
+    """,
+    "docs/recipes.md: Optical to radar with ControlNet 2": """
+        assert predicted.shape == noise.shape == (3, 4, 64, 64) and torch.isfinite(loss)
+        assert len(optimizer.state) == len(list(controlnet.parameters()))
+    """,
     "docs/recipes.md: CLIP 1": """
         assert image.mode == "RGB" and "Sentinel-2" in text and len(list(pairs)) == SAMPLES["SEN1-2"]
+    """,
+    "docs/recipes.md: CLIP 2": """
+        assert images.shape == (4, 3, 224, 224) and torch.isfinite(loss) and len(tokens["input_ids"]) == 4
     """,
     "docs/recipes.md: `webdataset` 1": """
         assert {"__key__", "jpg", "txt", "nir.jpg", "nir.txt", "json"} <= set(sample)
@@ -130,13 +156,27 @@ for name, code, check, samples in json.load(sys.stdin):
 """
 
 
-@pytest.mark.parametrize("torch", [False, True], ids=["without PyTorch", "PyTorch"])
-def test_every_block_runs(place, tmp_path, monkeypatch, torch):
-    needed = ("torch", "torchdata") if torch else ("webdataset", "duckdb", "polars")
-    for package in needed:
+NEEDED = {
+    "alone": ("webdataset", "duckdb", "polars"),
+    "torch": ("torch", "torchdata"),
+    "diffusers": ("torch", "diffusers", "transformers"),
+}
+
+
+def kind(block: Block) -> str:
+    """What a block needs, a key of NEEDED."""
+    imported = re.findall(r"^(?:import|from) (\w+)", block.code, re.M)
+    return "diffusers" if {"diffusers", "transformers"} & {*imported} else "torch" if "torch" in imported else "alone"
+
+
+@pytest.mark.parametrize("needed", NEEDED)
+def test_every_block_runs(place, tmp_path, monkeypatch, needed):
+    for package in NEEDED[needed]:
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    mine = [block for block in blocks() if ("import torch" in block.code) == torch]
+    mine = [block for block in blocks() if kind(block) == needed]
+    if needed == "diffusers":
+        tiny_models.write(place)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the hub of the tests knows LFS only
     with Hub() as hub:
         upload(
