@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from conversion import images, layout, manifest, release, report
 from conversion.archives import ENTRY_COLUMNS, Archive, DamagedEntry, Entry, Reader, extracted
 from conversion.card import Card
+from conversion.contents import Contents, survey
 from conversion.disk import output_error
 from conversion.display import NAMED, first_of
 from conversion.errors import VerificationError
@@ -46,6 +47,8 @@ class Verified:
     samples: int
     images: int
     compared: int  # images compared byte by byte with the release
+    passed_over: tuple[str, ...] = ()  # files that other tools left among the dataset's
+    others: tuple[str, ...] = ()  # files and folders beside the dataset's
 
 
 def verify(
@@ -73,7 +76,8 @@ def verify(
             f"{out}: no {layout.MANIFEST} here. Give the folder that `mmm-rs convert` wrote; an "
             "unfinished conversion goes on with the same command"
         )
-    faults = [*_files(out, made), *balance(out), *(card.faults(out) if card else ())]
+    contents = survey(out, made)
+    faults = [*_files(out, contents), *balance(out), *(card.faults(out) if card else ())]
     samples = published = done = 0
     total = sum(shard["bytes"] for shard in made["shards"])
     ranges = _index(out, made, faults)
@@ -103,21 +107,15 @@ def verify(
         faults += differing
     if faults:
         raise VerificationError(*first_of(faults))
-    return Verified(len(made["shards"]), samples, published, compared)
+    return Verified(len(made["shards"]), samples, published, compared, contents.passed_over, contents.others)
 
 
-def _files(out: Path, made: dict[str, Any]) -> Iterator[str]:
-    """Shards and index files that are missing or too many, and shards of the wrong size."""
-    names = {shard["name"] for shard in made["shards"]} | {layout.index_name(subset) for subset in made["subsets"]}
-    there = {
-        path.relative_to(out).as_posix()
-        for folder in (layout.DATA, layout.INDEX)
-        for path in (out / folder).glob("**/*")
-        if path.is_file()
-    }
-    for name in sorted(names - there):
-        yield f"{out / name}: is missing. Convert again with --overwrite, or download it again"
-    for name in sorted(there - names):
+def _files(out: Path, contents: Contents) -> Iterator[str]:
+    """Shards and index files that are missing, and files that are too many."""
+    for name in contents.missing:
+        if name.startswith((f"{layout.DATA}/", f"{layout.INDEX}/")):
+            yield f"{out / name}: is missing. Convert again with --overwrite, or download it again"
+    for name in contents.strange:
         yield f"{out / name}: is not in the manifest. Remove it"
 
 

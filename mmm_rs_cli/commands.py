@@ -139,6 +139,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def _verify_folder(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     from conversion import verify
+    from conversion.contents import remarks
     from dataset_card import card
 
     with Progress(arguments.quiet) as progress:
@@ -146,7 +147,8 @@ def _verify_folder(arguments: argparse.Namespace) -> tuple[list[str], dict[str, 
     line = f"{arguments.out} is OK: {verified.shards} shards, {verified.samples:,} samples, {verified.images:,} images"
     if arguments.release:
         line += f"; {verified.compared:,} images are byte for byte the release's"
-    return [line], {"out": arguments.out, **dataclasses.asdict(verified)}
+    lines = [line, *remarks(verified.passed_over, verified.others)]
+    return lines, {"out": arguments.out, **dataclasses.asdict(verified)}
 
 
 def _verify_hub(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = 60.0  # seconds for the answer to one request
+MOST_ENTRIES = 250_000  # files and folders in a repository; the hub takes 100,000 files
 BUSY = frozenset((409, 412, 425))  # HTTP statuses of a repository that somebody else is changing
 NETWORK = frozenset(("httpx", "httpcore", "requests", "urllib", "hf_xet"))  # libraries, without a version's digits
 
@@ -106,12 +108,16 @@ class Hub:
         from huggingface_hub.hf_api import RepoFile
         from huggingface_hub.utils import EntryNotFoundError
 
+        tree = self.api.list_repo_tree(self.repo_id, recursive=True, repo_type="dataset", revision=self.revision)
         try:
-            entries = list(
-                self.api.list_repo_tree(self.repo_id, recursive=True, repo_type="dataset", revision=self.revision)
-            )
+            entries = list(itertools.islice(tree, MOST_ENTRIES + 1))
         except EntryNotFoundError:  # a repository without files
             return {}
+        if len(entries) > MOST_ENTRIES:
+            raise OutputError(
+                f"{self.where}: lists more than {MOST_ENTRIES:,} files and folders; a dataset has fewer. Check the "
+                "name and HF_ENDPOINT"
+            )
         return {
             entry.path: RemoteFile(entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
             for entry in entries
@@ -232,17 +238,30 @@ class Hub:
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         url = hf_hub_url(self.repo_id, path, repo_type="dataset", revision=self.revision, endpoint=self.api.endpoint)
-        headers = {**build_hf_headers(token=self.api.token), "Range": f"bytes={offset}-{offset + length - 1}"}
+        headers = {
+            **build_hf_headers(token=self.api.token),
+            "Range": f"bytes={offset}-{offset + length - 1}",
+            "Accept-Encoding": "identity",  # so that the length of the answer is the number of bytes
+        }
 
         def ask() -> bytes:  # one request; the client's file system makes several
-            answer = get_session().get(url, headers=headers, timeout=PATIENCE)
-            hf_raise_for_status(answer)
-            if len(answer.content) != length:  # a proxy that sends whole files
-                raise OutputError(
-                    f"{self.repo_id}: {path}: {length:,} bytes were requested, {len(answer.content):,} came. Check "
-                    f"HF_ENDPOINT and the proxy. {self.again}"
-                )
-            return answer.content
+            session: Any = get_session()  # httpx's or, before version 1.0 of the client, requests'
+            if callable(session.stream):
+                opened = session.stream("GET", url, headers=headers, timeout=PATIENCE)
+            else:
+                opened = session.get(url, headers=headers, timeout=PATIENCE, stream=True)
+            with opened as answer:
+                if answer.status_code >= 400 and hasattr(answer, "read"):
+                    answer.read()  # what the hub says of it
+                hf_raise_for_status(answer)
+                announced = answer.headers.get("Content-Length", "")
+                if answer.status_code != 206 or announced != str(length):  # a proxy that sends whole files
+                    raise OutputError(
+                        f"{self.repo_id}: {path}: {length:,} bytes were requested, the answer has "
+                        f"{announced or 'no length'} with status {answer.status_code}. Check HF_ENDPOINT and the "
+                        f"proxy. {self.again}"
+                    )
+                return answer.read() if hasattr(answer, "read") else answer.content
 
         return self._retried(ask, f"reading from {path}")
 
@@ -311,6 +330,8 @@ def explain(error: BaseException, what: str, again: str) -> MMMRSError:
         return OutputError(f"{failed}. {remedies[status]}. {again}")
     if status is not None and status >= 500:
         return OutputError(f"{failed}. The hub has a problem; see status.huggingface.co, and wait. {again}")
+    if isinstance(error, OSError) and error.strerror and status is None and not is_transient(error):
+        return OutputError(f"{what} failed: {error.filename or 'this machine'}: {error.strerror}. Fix it. {again}")
     if retries.is_offline(error):  # its own text names the remedy
         return OutputError(f"{failed}. {again}")
     if is_transient(error):

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from conversion import layout, verification
+from conversion.contents import left_by_others, remarks
 from conversion.display import first_of, size
 from conversion.errors import MMMRSError, VerificationError
 from dataset_card import card, croissant
 from dataset_card.statistics import Converted, read_converted, rows_by_shard
-from mmm_rs import MODALITIES
+from mmm_rs import MODALITIES, SUBSETS
 from mmm_rs_hub.client import AGAIN, Hub, default_api
 from mmm_rs_hub.destination import parse_url
 from mmm_rs_hub.files import Listing, LocalFile, holds, local_file
@@ -31,6 +32,17 @@ OWN_FOLDERS = tuple(f"{folder}/" for folder in layout.FOLDERS)  # nothing but th
 READ = tuple(
     f"{folder}/" for folder in (layout.DATA, layout.INDEX, layout.REPORT)
 )  # the manifest tells every file of these
+
+SMALL = frozenset(
+    (
+        layout.CARD,
+        layout.MANIFEST,
+        layout.CROISSANT,
+        layout.SUMMARY,
+        layout.UNPUBLISHED,
+        *map(layout.index_name, SUBSETS),
+    )
+)  # the files that are downloaded and compared
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,9 @@ def _difference(path: str, length: int, sha256: str, listing: Listing) -> str:
 
 def stale_files(listing: Iterable[str], paths: Collection[str]) -> list[str]:
     """Files on the hub in the conversion's own folders that are not among its `paths`: those of an earlier one."""
-    return sorted(path for path in listing if path.startswith(OWN_FOLDERS) and path not in paths)
+    return sorted(
+        path for path in listing if path.startswith(OWN_FOLDERS) and path not in paths and not left_by_others(path)
+    )
 
 
 def verify_hub(
@@ -133,12 +147,7 @@ def verify_hub(
     named = Hub(repo_id, revision, api or default_api(), say, again="Run the same command again")
     hub = named.with_revision(named.commit())  # whatever is pushed meanwhile
     listing = hub.listing()
-    small = [
-        path
-        for path in listing
-        if path in (layout.CARD, layout.MANIFEST, layout.CROISSANT)
-        or path.startswith((f"{layout.INDEX}/", f"{layout.REPORT}/"))
-    ]
+    small = [path for path in listing if path in SMALL]
     if layout.MANIFEST not in small:
         raise VerificationError(f"{url}: has no {layout.MANIFEST}. Finish its upload, or give another dataset")
     read = 0
@@ -155,12 +164,21 @@ def verify_hub(
             (copy / shard["name"]).unlink(missing_ok=True)
             read += 1
             say(f"{shard['name']}: read")
+    for line in remarks(*_rest(listing)):
+        say(line)
     if faults:
         raise VerificationError(f"{url}: is not what its manifest says. Upload it again", *first_of(faults))
     samples = sum(shard["samples"] for shard in manifest["shards"])
     paths = [*small, *(shard["name"] for shard in manifest["shards"])]
     total = sum(listing[path].size for path in paths)
     return Proof(repo_id, hub.revision, len(paths), len(manifest["shards"]), samples, total, read=read)
+
+
+def _rest(listing: Listing) -> tuple[list[str], list[str]]:
+    """What other tools left among the dataset's files, and what lies beside these."""
+    left = [path for path in listing if path.startswith(OWN_FOLDERS) and left_by_others(path)]
+    names = dict.fromkeys(path.split("/")[0] for path in listing)
+    return left, [name for name in names if name not in layout.PRODUCTS and not name.startswith(".")]
 
 
 def check_copy(copy: Path, listing: Listing) -> tuple[list[str], dict[str, Any]]:
@@ -176,7 +194,11 @@ def check_copy(copy: Path, listing: Listing) -> tuple[list[str], dict[str, Any]]
     names |= {layout.SUMMARY, layout.UNPUBLISHED}
     faults += shard_faults(manifest, listing)
     faults += [f"{path}: is not on the hub" for path in sorted(names - listing.keys())]
-    faults += [f"{path}: is not in the manifest" for path in listing if path.startswith(READ) and path not in names]
+    faults += [
+        f"{path}: is not in the manifest"
+        for path in listing
+        if path.startswith(READ) and path not in names and not left_by_others(path)
+    ]
     unbalanced = [fault.replace(f"{copy}/", "") for fault in verification.balance(copy)]
     faults += unbalanced or _report_faults(converted)
     rows = rows_by_shard(copy, converted.subsets)

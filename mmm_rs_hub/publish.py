@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conversion import layout
+from conversion.contents import survey
 from conversion.display import first_of, size
 from conversion.errors import OutputError, UsageError, VerificationError
 from conversion.job import Job, Result, check_disk, finish, opened, write_shards
@@ -36,7 +37,9 @@ from mmm_rs_hub.files import LocalFile, shard_file
 from mmm_rs_hub.proof import Proof, check_copy, prove
 from mmm_rs_hub.shipment import Shipment
 from mmm_rs_hub.upload import (
+    check_contents,
     check_limits,
+    check_visibility,
     confirm,
     differences,
     local_files,
@@ -124,6 +127,7 @@ def publish(
             if shipment.is_new:
                 hub.create(private)
                 shipment.refresh()  # a new branch begins with what main has
+            check_visibility(hub, destination)
             shipment.plan(len(shards), keep)
             _send_shards(job, shipment, keep)
             say("writing index, report, card and manifest")
@@ -132,11 +136,13 @@ def publish(
             description.write(staging)
         files = local_files(staging, result.manifest)
         check_limits(files)
+        check_contents(survey(staging, result.manifest), staging, say)
         shipment.refresh()
         _check_held(shipment, staging, result.manifest)
         missing, stale = differences(files, shipment.listing)
         if job.complete and (missing or stale):
             confirm(destination, ask)
+        check_visibility(hub, destination)
         send(hub, staging, missing, stale)
         proof = prove(hub, result.manifest, files, shipment.sent + len(missing))
         faults, _ = check_copy(staging, hub.with_revision(proof.revision).listing())

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conversion import layout
-from conversion.display import size
+from conversion.contents import Contents, known_files, remarks, survey
+from conversion.display import first_of, size
 from conversion.errors import OutputError, UsageError
 from conversion.manifest import read as read_manifest
 from dataset_card import card
@@ -88,6 +89,8 @@ def upload(
         confirm(destination, ask)
     if listing is None:
         hub.create(private)
+    check_visibility(hub, destination)
+    if listing is None:
         missing, stale = differences(files, hub.listing())  # a new branch begins with what main has
     send(hub, out, missing, stale)
     proof = prove(hub, manifest, files, len(missing))
@@ -115,6 +118,18 @@ def will_be_private(hub: Hub, destination: Destination) -> bool:
     return destination.private if private is None else private
 
 
+def check_visibility(hub: Hub, destination: Destination) -> None:
+    """Raises UsageError if the repository must be private and the hub does not say that it is.
+
+    To be called before anything is sent: a repository that seemed not to exist may have been there, and public.
+    """
+    if destination.private and not hub.is_private():
+        raise UsageError(
+            f"{hub.repo_id}: is public although --private was given. Nothing was sent. Make it private in its settings "
+            "on the hub, then run the same command again"
+        )
+
+
 def confirm(destination: Destination, ask: Callable[[str], bool] | None) -> None:
     """Raises UsageError if the person, asked by `ask`, does not want to go on."""
     if not destination.yes and not (ask or _ask)("Go on?"):
@@ -128,20 +143,35 @@ def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     manifest = read_manifest(out)
     if manifest is None or (out / layout.BEGUN).exists():
         raise OutputError(f"{out}: its conversion is not finished. Run the same `mmm-rs convert` again, then upload")
+    check_contents(survey(out, manifest), out, say)
     say(f"{out}: verifying {len(manifest['shards']):,} shards")
     verify(out, card=card)
     return manifest
 
 
+def check_contents(contents: Contents, out: Path, say: Callable[[str], None]) -> None:
+    """Say what is not sent. Raises UsageError if something is in the dataset's folders that must not be sent.
+
+    What a link leads to may be a private file of anybody's; what nothing names may be one by mistake.
+    """
+    refused = [f"{out / path}: is a symbolic link. Put the file itself in its place" for path in contents.links]
+    refused += [
+        f"{out / path}: does not belong to the dataset. Move it away, or show it in the card if it is a picture"
+        for path in contents.strange
+        if path not in contents.links
+    ]
+    if refused:
+        raise UsageError(f"{out}: holds files that must not be sent. Nothing was sent", *first_of(refused))
+    for line in remarks(contents.passed_over, contents.others):
+        say(f"not sent: {line}")
+
+
 def local_files(out: Path, manifest: dict[str, Any]) -> list[LocalFile]:
     """The files to be sent: the shards of the manifest by path, then the others."""
-    paths: list[Path] = []
-    for name in layout.PRODUCTS:
-        path = out / name
-        if name != layout.DATA:
-            paths += sorted(inner for inner in path.rglob("*") if inner.is_file()) if path.is_dir() else [path]
     shards = sorted((shard_file(shard) for shard in manifest["shards"]), key=lambda file: file.path)
-    return [*shards, *(local_file(out, path) for path in paths if not path.name.startswith("."))]
+    names = {file.path for file in shards}
+    others = [path for path in known_files(out, manifest) if path not in names]
+    return [*shards, *(local_file(out, out / path) for path in others)]
 
 
 def check_limits(files: Sequence[LocalFile]) -> None:

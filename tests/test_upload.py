@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, constants
 
 from conversion.errors import MMMRSError, OutputError, UsageError, VerificationError
 from dataset_card.card import write as write_card
+from dataset_card.card import write_own
 from mmm_rs import index_schema
 from mmm_rs_hub import upload as uploading
 from mmm_rs_hub.destination import Destination
@@ -188,6 +189,7 @@ def test_a_new_branch_does_not_keep_the_shards_that_it_has_from_main(out, hub, a
 def test_a_name_that_reads_as_a_pattern_arrives(out, hub, api):
     write_card(out, REPO)
     shutil.copy(out / "assets" / "pairs.png", out / "assets" / "my[1].png")
+    write_own(out, "notes", "![ours](assets/my[1].png)")
     upload(out, Destination(REPO, yes=True), api=api)
     assert hub.files(REPO) == local(out)
     assert "assets/my[1].png" in hub.files(REPO)
@@ -235,6 +237,68 @@ def test_what_the_hub_would_refuse_is_refused_here(out, hub, api, monkeypatch, l
     with pytest.raises(UsageError, match="than the hub takes") as error:
         upload(out, Destination(REPO, yes=True), api=api)
     assert "--shard-size" in str(error.value) and not hub.requests
+
+
+# ----------------------------------------------------------------------------------------------------- what is private
+
+
+@pytest.mark.parametrize(
+    "place", ["data/Inria/key", "report/key", "assets/key.png", "README.md", "index/Inria.parquet"]
+)
+def test_a_link_is_refused_by_name_before_anything_is_sent(out, hub, api, tmp_path, place):
+    (tmp_path / "id_rsa").write_text("PRIVATE KEY")
+    (out / place).unlink(missing_ok=True)
+    (out / place).symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(MMMRSError) as error:
+        upload(out, Destination(REPO, yes=True), api=api)
+    assert f"{out / place}: is a symbolic link" in str(error.value)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("place", ["data/Inria/.env", "data/token", "report/id_rsa", "assets/scan.png", "index/a.db"])
+def test_a_file_that_nothing_names_is_refused_by_name_before_anything_is_sent(out, hub, api, place):
+    (out / place).write_text("SECRET")
+    with pytest.raises(MMMRSError) as error:
+        upload(out, Destination(REPO, yes=True), api=api)
+    assert f"{out / place}: does not belong to the dataset" in str(error.value)
+    assert not hub.requests
+
+
+def test_what_other_tools_leave_is_passed_over_with_a_line(out, hub, api):
+    (out / "data" / "Inria" / ".nv-meta").mkdir()
+    (out / "data" / "Inria" / ".nv-meta" / "split.yaml").write_text("x")
+    (out / "data" / "Inria" / "train-00000-of-00002.tar.idx").write_text("x")
+    (out / "notes.txt").write_text("x")
+    said: list[str] = []
+    upload(out, Destination(REPO, yes=True), api=api, say=said.append)
+    assert "not sent: data/Inria/.nv-meta: was left by another tool and is passed over" in said
+    assert "not sent: data/Inria/train-00000-of-00002.tar.idx: was left by another tool and is passed over" in said
+    assert "not sent: notes.txt: is not part of the dataset" in said
+    assert not [path for path in hub.files(REPO) if ".nv-meta" in path or path.endswith((".idx", ".txt"))]
+
+
+def test_left_files_on_the_hub_are_passed_over_with_a_line(published, hub, api):
+    files = hub.repositories[REPO].commits[hub.repositories[REPO].refs["main"]]
+    more = files["data/Inria/train-00000-of-00002.tar"]
+    left = {"data/Inria/.nv-meta/split.yaml": more, "data/Inria/train-00000-of-00002.tar.idx": more, "notes.txt": more}
+    hub.repositories[REPO].add("main", files | left, "other tools")
+    said: list[str] = []
+    verify_hub(URL, api=api, say=said.append)
+    assert len(said) == 3 and "notes.txt: is not part of the dataset" in said
+    upload(published, Destination(REPO, yes=True), api=api)
+    assert left.keys() <= hub.files(REPO).keys()  # and an upload removes none of them
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_repository_that_seemed_not_to_exist_and_is_public_gets_nothing_that_is_private(out, hub, api, times):
+    api.create_repo(REPO, repo_type="dataset")
+    gone = {"status": 404, "headers": {"X-Error-Code": "RepoNotFound"}}
+    hub.fail("info", **gone, times=times)
+    hub.fail("tree", **gone)
+    with pytest.raises(UsageError, match="public") as error:
+        upload(out, Destination(REPO, private=True, yes=True), api=api)
+    assert len(lines_of(error)) == 1
+    assert hub.requests["commit"] == hub.requests["lfs_put"] == 0
 
 
 # ----------------------------------------------------------------------------------------------------------- trouble

@@ -112,6 +112,16 @@ def test_an_extra_file_among_the_shards(name, out):
     only_fault(out, f"data/SEN1-2/{name}", "not in the manifest")
 
 
+def test_what_other_tools_leave_beside_shards_is_passed_over_and_named(out):
+    (out / f"{SHARD}.idx").write_bytes(b"x")
+    (out / "data" / "SEN1-2" / ".nv-meta").mkdir()
+    (out / "data" / "SEN1-2" / ".nv-meta" / "split.yaml").write_bytes(b"x")
+    (out / "thesis.docx").write_bytes(b"x")
+    verified = verify(out)
+    assert verified.passed_over == ("data/SEN1-2/.nv-meta", f"{SHARD}.idx")
+    assert verified.others == ("thesis.docx",)
+
+
 def test_a_shard_of_another_name(out):
     (out / SHARD).rename(out / "data/SEN1-2/train-00009-of-00004.tar")
     assert [fault.split(": ")[1].split(".")[0] for fault in faults(out)] == ["is missing", "is not in the manifest"]
