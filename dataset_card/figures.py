@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from conversion import layout
+from conversion import images, layout
 from conversion.disk import write_file
 from conversion.errors import OutputError
 from dataset_card.fields import LEVEL_NAMES
@@ -263,7 +263,8 @@ def _tile(
         draw.text((left + side / 2, top + side / 2), f"no {modality.upper()}", fill=INK, font=_font(TEXT), anchor="mm")
         return
     try:
-        with Image.open(io.BytesIO(data)) as encoded:
+        images.measure(data)
+        with Image.open(io.BytesIO(data), formats=images.FORMATS) as encoded:
             encoded.draft("RGB", (side, side))  # a large JPEG is decoded at half, a quarter or an eighth of its size
             image = encoded.convert("RGB")
     except Exception:  # damage that only a decoder sees; Pillow raises almost anything

@@ -130,3 +130,14 @@ def test_long_and_odd_prompts_stay_within_their_column():
 def test_a_word_without_end_takes_no_time_without_end():
     lines = figures._wrap("x" * 100_000, figures._font(15), 300)
     assert len(lines) == 1 and 290 < figures._font(15).getlength(lines[0]) <= 300
+
+
+def test_an_image_of_a_format_that_runs_a_program_is_not_opened(monkeypatch):
+    """EPS starts Ghostscript in Pillow."""
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **named: pytest.fail("a program was started"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+    assert Image.open(io.BytesIO(eps)).format == "EPS"
+    sample = figures.Shown("key", {"rgb": eps}, {"rgb": "a prompt"})
+    assert picture(figures.contact_sheet([sample])).width == figures.SHEET
