@@ -818,26 +818,111 @@ def split_names(manifest: Mapping[str, Any], subsets: Sequence[str]) -> list[str
     return sorted(splits, key=lambda split: (split != "train", split))
 
 
+def subset_totals(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The manifest's totals by subset, from its rows of shards."""
+    totals = {}
+    for name in SUBSETS:
+        rows = [row for row in shards if row["subset"] == name]
+        if rows:
+            splits = {split: _total([row for row in rows if row["split"] == split]) for split in SPLITS}
+            totals[name] = _total(rows) | {
+                "digest": lines_digest(row["sha256"] for row in rows),
+                "splits": {split: total for split, total in splits.items() if total["samples"]},
+            }
+    return totals
+
+
+def _total(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "shards": len(shards),
+        "samples": sum(row["samples"] for row in shards),
+        "bytes": sum(row["bytes"] for row in shards),
+        "pairs": {modality: sum(row["pairs"][modality] for row in shards) for modality in MODALITIES},
+    }
+
+
+def parse_manifest(data: bytes) -> dict[str, Any]:
+    """The manifest in `data`, if it has what readers rely on, of the right types and within what is possible.
+
+    A right digest proves only that the manifest is as somebody wrote it, and anybody can write one. So each shard has
+    the one name that a shard can have, and no number is larger than its shard allows.
+
+    Raises ValueError that says what is wrong with it, and OtherFormat for a version that is not read here.
+    """
+    try:
+        manifest = json.loads(data)
+    except RecursionError:
+        raise ValueError("cannot be read: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"cannot be read: it is not JSON ({error})") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format_version"), str):
+        raise ValueError("cannot be read: it is not the manifest of a converted dataset")
+    if manifest["format_version"].split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        raise OtherFormat(manifest["format_version"][:20])
+    if manifest.get("digest") != manifest_digest(manifest):
+        raise ValueError(
+            f"was edited or damaged: its digest should be {manifest_digest(manifest)} and is "
+            f"{str(manifest.get('digest'))[:64]}"
+        )
+    shards, options = manifest.get("shards"), manifest.get("options")
+    if not isinstance(shards, list) or not isinstance(options, dict) or not isinstance(options.get("seed"), int):
+        raise ValueError("lacks its list of shards or its options")
+    for number, row in enumerate(shards):
+        if fault := _shard_fault(row):
+            raise ValueError(f"its shard {number} {fault}")
+    if len({row["name"] for row in shards}) != len(shards):
+        raise ValueError("names a shard twice")
+    if not shards or manifest.get("subsets") != subset_totals(shards):
+        raise ValueError("its totals are not those of its shards")
+    return manifest
+
+
+class OtherFormat(ValueError):
+    """The manifest is of a format that this module does not read. Its text is the version."""
+
+
+SPLITS = ("train", "validation")
+SMALLEST_SAMPLE = 4 * 512  # bytes in a tar: an image and a JSON, each with a header
+LARGEST_SHARD = 1 << 44  # bytes; so that no sum of offsets and sizes leaves 64 bits
+
+
+def _shard_fault(row: Any) -> str | None:
+    """What is wrong with a manifest's row of a shard; None if nothing is."""
+    name = row.get("name") if isinstance(row, dict) else None
+    match = SHARD_NAME.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        return f"is named {str(name)[:200]!r}, which is not the name of a shard"
+    if (row.get("subset"), row.get("split")) != match.groups():
+        return "is of another subset or split than its name says"
+    pairs = row.get("pairs")
+    counts = [row.get("bytes"), row.get("samples")]
+    counts += [pairs.get(modality) for modality in MODALITIES] if isinstance(pairs, dict) else [None]
+    if any(type(count) is not int or count < 0 for count in counts):
+        return "has a count that is not a number from 0 up"
+    if not 0 < row["samples"] * SMALLEST_SAMPLE <= row["bytes"] <= LARGEST_SHARD:
+        return f"cannot hold {row['samples']:,} samples in {row['bytes']:,} bytes"
+    if max(counts[2:]) > row["samples"]:
+        return "has more pairs than samples"
+    if not isinstance(row.get("sha256"), str) or not re.fullmatch(r"[0-9a-f]{64}", row["sha256"]):
+        return "has no sha256"
+    return None
+
+
 def _read_manifest(files: Files) -> dict[str, Any] | None:
     """The manifest; None if there is none. Raises ReadError if it cannot be used."""
     try:
-        manifest = json.loads(files.read("manifest.json"))
-        version, digest = str(manifest["format_version"]), manifest["digest"]
+        return parse_manifest(files.read("manifest.json"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ReadError(f"{files}/manifest.json: cannot be read: {in_one_line(error)}. Fetch it again") from error
-    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+    except OtherFormat as version:
         raise ReadError(
             f"{files}/manifest.json: format {version}, this module reads {FORMAT_VERSION}. Use the mmm_rs.py that is "
             "beside the data"
-        )
-    if digest != manifest_digest(manifest):
-        raise ReadError(
-            f"{files}/manifest.json: was edited or damaged: its digest should be {manifest_digest(manifest)} and is "
-            f"{digest}. Fetch it again"
-        )
-    return manifest
+        ) from None
+    except ValueError as error:
+        raise ReadError(f"{files}/manifest.json: {error}. Fetch it again") from None
+    except OSError as error:
+        raise ReadError(f"{files}/manifest.json: cannot be read: {in_one_line(error)}. Fetch it again") from error
 
 
 # --- the index -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ Neither holds a date, a path of this machine or a number of workers: equal input
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,16 @@ from conversion.disk import BUFFER, replacing, write_json
 from conversion.errors import VerificationError
 from conversion.options import Options
 from conversion.shards import Marker, marker_rows
-from mmm_rs import FORMAT_VERSION, MODALITIES, SUBSETS, index_schema, lines_digest, manifest_digest
+from mmm_rs import (
+    FORMAT_VERSION,
+    MODALITIES,
+    SUBSETS,
+    OtherFormat,
+    index_schema,
+    manifest_digest,
+    parse_manifest,
+    subset_totals,
+)
 
 REPEATED = ["split", "shard", "subset", "category", "weather", "satellite", "gsd_level"]  # columns with few values
 
@@ -54,33 +62,15 @@ def build(
     """
     order = {name: at for at, name in enumerate(SUBSETS)}
     rows = sorted(shards, key=lambda shard: (order[shard["subset"]], shard["split"], shard["name"]))
-    manifest = {"format_version": FORMAT_VERSION, "options": asdict(options), "subsets": summed(rows), "shards": rows}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "options": asdict(options),
+        "subsets": subset_totals(rows),
+        "shards": rows,
+    }
     if exported_from is not None:
         manifest["exported_from"] = exported_from
     return manifest | {"digest": manifest_digest(manifest)}
-
-
-def summed(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The manifest's totals by subset, from its shards."""
-    subsets = {}
-    for name in SUBSETS:
-        mine = [shard for shard in shards if shard["subset"] == name]
-        if mine:
-            splits = {split: _sum([s for s in mine if s["split"] == split]) for split in ("train", "validation")}
-            subsets[name] = _sum(mine) | {
-                "digest": lines_digest(shard["sha256"] for shard in mine),
-                "splits": {split: total for split, total in splits.items() if total["samples"]},
-            }
-    return subsets
-
-
-def _sum(shards: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "shards": len(shards),
-        "samples": sum(shard["samples"] for shard in shards),
-        "bytes": sum(shard["bytes"] for shard in shards),
-        "pairs": {m: sum(shard["pairs"][m] for shard in shards) for m in MODALITIES},
-    }
 
 
 def write(out: Path, manifest: dict[str, Any]) -> None:
@@ -94,33 +84,18 @@ def read(out: Path) -> dict[str, Any] | None:
     """
     path = out / layout.MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        return parse_manifest(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, OSError, RecursionError) as error:
-        raise VerificationError(f"{path}: cannot be read: {error}. Convert again with --overwrite") from None
-    if not isinstance(manifest, dict) or manifest.get("digest") != manifest_digest(manifest):
-        raise VerificationError(f"{path}: was edited or damaged, its digest is wrong. Convert again with --overwrite")
-    if not _is_whole(manifest):
+    except OtherFormat as version:
         raise VerificationError(
-            f"{path}: lacks what a manifest of format {FORMAT_VERSION} has. Convert again with --overwrite"
-        )
-    return manifest
-
-
-def _is_whole(manifest: dict[str, Any]) -> bool:
-    """Whether all is there, of the right type; the digest says only that it is as somebody wrote it."""
-    types = {"name": str, "subset": str, "split": str, "bytes": int, "sha256": str, "samples": int, "pairs": dict}
-    subsets, shards = manifest.get("subsets"), manifest.get("shards")
-    return (
-        isinstance(manifest.get("format_version"), str)
-        and isinstance(manifest.get("options"), dict)
-        and isinstance(subsets, dict)
-        and isinstance(shards, list)
-        and all(isinstance(shard, dict) and shard.get("subset") in SUBSETS for shard in shards)
-        and all(isinstance(shard.get(name), type) for shard in shards for name, type in types.items())
-        and subsets == summed(shards)
-    )
+            f"{path}: has format {version}, this program reads {FORMAT_VERSION}. Use the version that wrote it, or "
+            "convert again with --overwrite"
+        ) from None
+    except ValueError as error:
+        raise VerificationError(f"{path}: {error}. Convert again with --overwrite") from None
+    except OSError as error:
+        raise VerificationError(f"{path}: cannot be read: {error.strerror}. Convert again with --overwrite") from None
 
 
 def markers_total(markers: Iterable[Marker]) -> dict[str, int]:

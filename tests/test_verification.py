@@ -14,6 +14,7 @@ import pytest
 
 from conversion import archives, layout, manifest, release
 from conversion.errors import VerificationError
+from mmm_rs import subset_totals
 from tests import releases
 from tests.conversions import convert, verify
 
@@ -71,7 +72,7 @@ def admit(out: Path, name: str) -> None:
         row = next(shard for shard in made["shards"] if shard["name"] == name)
         data = (out / name).read_bytes()
         row["bytes"], row["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-        made["subsets"] = manifest.summed(made["shards"])
+        made["subsets"] = subset_totals(made["shards"])
 
     edit_manifest(out, change)
     from dataset_card.card import write as write_card
