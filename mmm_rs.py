@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import hashlib
 import importlib
 import importlib.metadata
@@ -163,7 +164,8 @@ def subset_names(config: str | None) -> tuple[str, ...]:
     if config == ALL:
         return tuple(SUBSETS)
     if config is None or config not in SUBSETS:
-        raise ValueError(f"{config!r}: no such subset. The configs are {', '.join([*SUBSETS, ALL])}")
+        hint = did_you_mean(config, [*SUBSETS, ALL])
+        raise ValueError(f"{config!r}: no such subset.{hint} The configs are {', '.join([*SUBSETS, ALL])}")
     return (config,)
 
 
@@ -178,8 +180,11 @@ def chosen_modalities(config: str, modalities: Sequence[str] | None) -> tuple[st
     possible = config_modalities(config)
     if modalities is None:
         return possible
-    if isinstance(modalities, str) or not modalities or set(modalities) - set(possible):
-        raise ValueError(f"modalities={modalities!r}: give a list of some of {list(possible)}, which {config} has")
+    if isinstance(modalities, str) or not modalities or (unknown := set(modalities) - set(possible)):
+        hint = "" if isinstance(modalities, str) or not modalities else did_you_mean(min(unknown), possible)
+        raise ValueError(
+            f"modalities={modalities!r}: give a list of some of {list(possible)}, which {config} has.{hint}"
+        )
     return tuple(modality for modality in possible if modality in modalities)
 
 
@@ -475,6 +480,8 @@ def load_dataset(
         ValueError: An argument does not fit.
         ReadError: The data cannot be read, or are not what the manifest and the index say.
     """
+    if config not in (*SUBSETS, ALL) and data_dir in (*SUBSETS, ALL):
+        raise ValueError(f"the config comes first: load_dataset({data_dir!r}, {config!r})")
     builder = MMMRS(
         cache_dir=cache_dir,
         config_name=config,
@@ -518,13 +525,17 @@ def get(
 
     Raises:
         KeyError: There is no sample of this key.
-        ValueError: The subset does not have these modalities.
+        ValueError: The subset does not have these modalities, or the arguments are in the wrong order.
         ReadError: The data cannot be read, or are not what the manifest and the index say.
     """
+    if str(data_dir).partition("/")[0] in map(key_folder, SUBSETS) and not os.path.exists(data_dir):
+        raise ValueError(f"the dataset comes first: get({key!r}, {str(data_dir)!r})")
     source = _open_converted(data_dir, storage_options, token)
     segment = source.find(key)
     if segment is None:
-        raise KeyError(f"{source}: no sample {key!r}. Keys are `<Subset>/<path>`; the index lists them")
+        similar = source.similar_keys(key)
+        hint = f"Similar: {', '.join(similar)}" if similar else "Keys are `<Subset>/<path>`; the index lists them"
+        raise KeyError(f"{source}: no sample {key!r}. {hint}")
     columns = features(segment.subset, modalities, decode)
     _, table, _ = next(source.tables([segment], columns, Selection(), True, None))
     return columns.decode_example(table.to_pylist()[0])
@@ -742,7 +753,12 @@ def open_source(
     if not data_dir:  # an empty text would be the current folder
         raise ValueError("data_dir: give the folder or URL of a converted dataset, or the release")
     files = open_files(data_dir, storage_options, token)
-    manifest = _read_manifest(files)
+    try:
+        manifest = _read_manifest(files)
+    except ReadError as error:
+        if str(files).startswith("hf://") and "://" not in os.fspath(data_dir):
+            raise ReadError(f"{data_dir}: no such folder here, so it was looked for on the hub. {error}") from error
+        raise
     if manifest is not None:
         return ConvertedSource(files, manifest)
     if files.remote or not isinstance(files, LocalFiles):
@@ -759,11 +775,43 @@ def open_source(
     )
 
 
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_REPOSITORY = re.compile(rf"({_NAME}/{_NAME})(?:@[\w./-]+)?")  # org/MMM-RS, perhaps with a revision
+_PAGE = re.compile(rf"https?://([^/]+)/datasets/({_NAME}/{_NAME})(?:/(?:tree|blob)/([^/?#]+))?/?(?:[?#].*)?")
+
+
+def dataset_address(place: str | os.PathLike[str]) -> str:
+    """Where a dataset is, in the one form that is read: a path or a URL such as `hf://datasets/org/MMM-RS`.
+
+    Args:
+        place: A path, any fsspec URL, `org/MMM-RS` (unless the folder `org` exists here) or the address of the
+            dataset's page on the hub, `https://huggingface.co/datasets/org/MMM-RS`.
+    """
+    text = os.fspath(place)
+    if _REPOSITORY.fullmatch(text) and not os.path.exists(text.partition("/")[0]):
+        return f"hf://datasets/{text}"
+    hosts = ("huggingface.co", "hf.co", os.environ.get("HF_ENDPOINT", "").rpartition("://")[2].rstrip("/"))
+    if (page := _PAGE.fullmatch(text)) and page[1] in hosts:
+        return f"hf://datasets/{page[2]}" + (f"@{page[3]}" if page[3] else "")
+    return text
+
+
+def did_you_mean(word: Any, known: Iterable[str]) -> str:
+    """ " Did you mean SEN1-2?" if a known word is much like this one, otherwise nothing. Case and punctuation do not
+    count."""
+    folded = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in known}
+    text = re.sub(r"[^a-z0-9]", "", str(word).lower())
+    similar = difflib.get_close_matches(text, folded, 1, 0.7) or [
+        name for name in folded if len(text) > 2 and text in name
+    ]
+    return f" Did you mean {folded[similar[0]]}?" if similar else ""
+
+
 def open_files(
     data_dir: str | os.PathLike[str], options: Mapping[str, Any] | None = None, token: bool | str | None = None
 ) -> Files:
     """The files of a folder, local or remote."""
-    address = os.fspath(data_dir)
+    address = dataset_address(data_dir)
     if "://" not in address and "::" not in address and _VECTORS:
         return LocalFiles(os.path.abspath(os.path.expanduser(address)))  # the reader may have another working directory
     if address.startswith("file://") and _VECTORS:
@@ -930,6 +978,12 @@ def _read_manifest(files: Files) -> dict[str, Any] | None:
 # Bytes of index rows, uncompressed, that a reader keeps in memory: some row groups. Pieces that follow one another need
 # the same ones; shuffled pieces need others each time.
 INDEX_KEPT = 32 << 20
+COMPARED = 10_000  # keys that are compared with a wrong one letter by letter, at most: about a second
+
+
+def key_folder(subset: str) -> str:
+    """What the keys of a subset begin with, before the first slash."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", subset)
 
 
 def index_name(subset: str) -> str:
@@ -1042,6 +1096,11 @@ class Index:
                 return shard, row - self._starts[shard]
         return None
 
+    def keys(self) -> pa.ChunkedArray:
+        """The keys of all samples, in the order of the shards."""
+        groups = range(self._metadata.num_row_groups)
+        return pa.chunked_array([self._read([group], ["key"])["key"].combine_chunks() for group in groups], pa.string())
+
     def _read_kept(self, groups: range, columns: Sequence[str]) -> pa.Table:
         asked = groups, tuple(dict.fromkeys(columns))
         with self._lock:
@@ -1114,8 +1173,9 @@ def _filter_expression(filters: Any) -> pc.Expression | None:
     schema = index_schema()
     try:
         terms = [term for part in filters for term in (part if isinstance(part, list) else [part])]
-        if unknown := {term[0] for term in terms} - set(schema.names):
-            raise ValueError(f"no column {', '.join(map(repr, sorted(unknown)))}. The index has {schema.names}")
+        if unknown := sorted({term[0] for term in terms} - set(schema.names)):
+            hint = did_you_mean(unknown[0], schema.names)
+            raise ValueError(f"no column {', '.join(map(repr, unknown))}.{hint} The index has {schema.names}")
         for term in terms:
             _check_label(*term)
         return pq.filters_to_expression(filters) if filters else None
@@ -1133,7 +1193,8 @@ def _check_label(column: str, operation: str, value: Any) -> None:
         raise ValueError(f"{column!r} {operation} {value!r}: give a list, or the operation ==")
     values = value if isinstance(value, (list, tuple, set)) else [value]
     if column in LABELS and (unknown := [label for label in values if label not in LABELS[column]]):
-        raise ValueError(f"{unknown[0]!r} is not a {column}; these are {', '.join(LABELS[column])}")
+        hint = did_you_mean(unknown[0], LABELS[column])
+        raise ValueError(f"{unknown[0]!r} is not a {column}.{hint} These are {', '.join(LABELS[column])}")
 
 
 def _text_expressions(contains: str | Sequence[str] | None, modalities: Sequence[str]) -> Iterator[pc.Expression]:
@@ -1254,10 +1315,27 @@ class ConvertedSource:
         """Where the sample of this key is."""
         folder = key.split("/", 1)[0]
         for subset in self.subsets:
-            if re.sub(r"[^A-Za-z0-9_-]", "_", subset) == folder and (place := self.index(subset).find(key)):
+            if key_folder(subset) == folder and (place := self.index(subset).find(key)):
                 shard, row = place
                 return Segment(subset, shard, row, row + 1)
         return None
+
+    def similar_keys(self, key: str) -> list[str]:
+        """Up to three keys that a wrong one might have meant: they contain it, or begin and are spelled much alike.
+
+        Reads the keys of its subset; if it names none, those of all subsets, but not over a network.
+        """
+        named = [subset for subset in self.subsets if key.startswith(f"{key_folder(subset)}/")]
+        searched = named or ([] if self.remote else self.subsets)
+        keys = pa.chunked_array(
+            [chunk for subset in searched for chunk in self.index(subset).keys().chunks], pa.string()
+        )
+        similar, likeness = keys.filter(pc.match_substring(keys, key, ignore_case=True)), 0.0
+        for length in range(len(key), -1, -1):
+            if len(similar):
+                break
+            similar, likeness = keys.filter(pc.starts_with(keys, key[:length])), 0.5
+        return difflib.get_close_matches(key, similar.slice(0, COMPARED).to_pylist(), 3, likeness)
 
     def tables(
         self,

@@ -234,7 +234,8 @@ def _check(out: Path, subsets: Sequence[str] | None) -> None:
     check_called(out, os.path.basename(os.path.realpath(out)))  # Path.resolve raises where links lead in a circle
     for name in subsets or ():
         if name not in mmm_rs.SUBSETS:
-            raise UsageError(f"{name}: no such subset. The subsets are {', '.join(mmm_rs.SUBSETS)}")
+            hint = mmm_rs.did_you_mean(name, mmm_rs.SUBSETS)
+            raise UsageError(f"{name}: no such subset.{hint} The subsets are {', '.join(mmm_rs.SUBSETS)}")
 
 
 def check_called(what: str | Path, name: str) -> None:

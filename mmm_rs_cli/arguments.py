@@ -6,9 +6,10 @@ import argparse
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 from conversion import __version__
 from mmm_rs_cli import commands
@@ -24,10 +25,30 @@ DATASET = "the converted folder, or hf://datasets/org/MMM-RS[@revision]"
 REPOSITORY = "the dataset repository, for example org/MMM-RS; created if it does not exist"
 
 
+class Parser(argparse.ArgumentParser):
+    """Suggests what a wrong word might have meant."""
+
+    commands: Mapping[str, argparse.ArgumentParser] = MappingProxyType({})
+
+    def error(self, message: str) -> NoReturn:
+        if match := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)$", message):
+            message += self._hint(match[1], re.split(r"'?, '?", match[2].strip("'")))
+        elif match := re.search(r"unrecognized arguments: (--[\w-]+)", message):
+            helps = "".join(command.format_help() for command in self.commands.values())
+            message += self._hint(match[1], re.findall(r"--[\w-]+", helps))
+        super().error(message)
+
+    def _hint(self, word: str, known: Iterable[str]) -> str:
+        from mmm_rs import did_you_mean
+
+        hint = did_you_mean(word, known)
+        return f".{hint}" if hint else ""
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of `mmm-rs`. Parsed arguments have `run`, the function of the command, and `resumes`: whether the same
     command continues after an interruption."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="mmm-rs",
         description="MMM-RS from the zip release to a streamable Hugging Face dataset.",
         epilog=EXIT_CODES,
@@ -37,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (_inspect, _convert, _report, _verify, _export, _card, _preview, _show, _upload, _publish, _demo):
         add(subparsers)
+    top.commands = subparsers.choices
     return top
 
 
@@ -388,10 +410,11 @@ def _text(text: str) -> str:
 
 
 def _subset(text: str) -> str:
-    from mmm_rs import SUBSETS
+    from mmm_rs import SUBSETS, did_you_mean
 
     if text not in SUBSETS:
-        raise argparse.ArgumentTypeError(f"{text}: no such subset. The subsets are {', '.join(SUBSETS)}")
+        hint = did_you_mean(text, SUBSETS)
+        raise argparse.ArgumentTypeError(f"{text}: no such subset.{hint} The subsets are {', '.join(SUBSETS)}")
     return text
 
 

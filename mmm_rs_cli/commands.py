@@ -115,6 +115,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
+    arguments.out = _place(arguments.out)
     on_hub = "://" in arguments.out
     if on_hub and arguments.release:
         raise UsageError("--release compares a local folder; verify the folder that was uploaded")
@@ -182,7 +183,7 @@ def export(arguments: argparse.Namespace) -> int:
     )
     with Progress(arguments.quiet) as progress:
         exported = export(
-            arguments.source,
+            _place(arguments.source),
             arguments.out,
             selection,
             to=arguments.to,
@@ -200,7 +201,7 @@ def export(arguments: argparse.Namespace) -> int:
     if arguments.json:
         left_out = [{"subset": subset, **dataclasses.asdict(row)} for subset, row in exported.reported]
         counts = {"samples": exported.samples, "images": exported.images, "left_out": left_out}
-        result(json.dumps({"out": str(exported.out), "to": exported.to, **counts}, indent=2, ensure_ascii=False))
+        results(json.dumps({"out": str(exported.out), "to": exported.to, **counts}, indent=2))
     else:
         done = "complete" if exported.written else "complete already, nothing to do"
         result(f"{exported.out}: {done}: {exported.samples:,} samples, {exported.images:,} images")
@@ -223,7 +224,7 @@ def preview(arguments: argparse.Namespace) -> int:
     from conversion.display import size
     from mmm_rs_cli.preview import write_preview
 
-    written = write_preview(arguments.out, arguments.config, arguments.output, arguments.pages)
+    written = write_preview(_place(arguments.out), arguments.config, arguments.output, arguments.pages)
     subsets = f"{written.subsets} subset{'s' * (written.subsets != 1)}"
     pages = f" on {len(written.paths)} pages" if len(written.paths) > 1 else ""
     total = f"{written.samples:,} samples of {subsets}{pages}, {size(written.size)}"
@@ -234,7 +235,7 @@ def preview(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     from mmm_rs_cli import samples, show
 
-    source = samples.open_dataset(arguments.out)
+    source = samples.open_dataset(_place(arguments.out))
     sample = samples.find(source, arguments.key)
     for line in show.lines(sample):
         result(line)
@@ -304,11 +305,22 @@ load it:
     return 0
 
 
+def _place(text: str) -> str:
+    """A path, or an address in the form that is read."""
+    from mmm_rs import dataset_address
+
+    address = dataset_address(text)
+    if address != text and "://" not in text:
+        note(f"{text}: no such folder here, so {address} is read")
+    return address
+
+
 def _destination(arguments: argparse.Namespace) -> Destination:
+    from mmm_rs import dataset_address
     from mmm_rs_hub.destination import MAIN, Destination
 
     return Destination(
-        arguments.repo,
+        dataset_address(arguments.repo).removeprefix("hf://datasets/"),
         arguments.private,
         arguments.revision or MAIN,
         arguments.tag,

@@ -23,6 +23,7 @@ from conversion.errors import UsageError
 from conversion.findings import DROPPED, PROBLEMS, REASONS, REMEDIES
 from conversion.layout import UNPUBLISHED
 from dataset_card.statistics import opened_parquet, read_manifest
+from mmm_rs import did_you_mean
 
 COLUMNS = ("subset", "kind", "path", "position", "reason", "detail")
 LONGEST_EXAMPLE = 160  # characters
@@ -123,7 +124,8 @@ def check_codes(codes: Iterable[str], summary: Mapping[str, Any]) -> None:
     for code in codes:
         if code not in known:
             raise UsageError(
-                f"--reason {code}: no such reason. The report has {', '.join(_present(summary)) or 'none'}"
+                f"--reason {code}: no such reason.{did_you_mean(code, known)} The report has "
+                f"{', '.join(_present(summary)) or 'none'}"
             )
 
 

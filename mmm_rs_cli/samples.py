@@ -6,7 +6,6 @@ Only what is asked for is read: the row groups of the index that hold the sample
 from __future__ import annotations
 
 import contextlib
-import difflib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from conversion import names, prompts
+from conversion import prompts
 from conversion.errors import OutputError, UsageError, VerificationError
 from dataset_card.statistics import read_manifest
 from mmm_rs import (
@@ -30,16 +27,14 @@ from mmm_rs import (
     ConvertedSource,
     ReadError,
     in_one_line,
-    index_name,
     index_schema,
+    key_folder,
     open_files,
     open_source,
 )
 
 LABELS = ("caption", "category", "weather", "satellite", "gsd", "gsd_level", "gsd_level_derived", "cloud_cover")
 
-SUGGESTED = 3  # keys that a wrong key might have meant
-COMPARED = 10_000  # keys that are compared letter by letter, at most: about a second
 SHARDS_READ, REMOTE_SHARDS_READ = 32, 4  # of a subset, to take samples from: each is a random part of it
 AT_ONCE = 32 << 20  # bytes of images in memory, at most, unless one alone has more
 
@@ -124,10 +119,10 @@ def find(source: ConvertedSource, key: str) -> Sample:
         if place is not None:
             rows = source.index(place.subset).rows(place.shard, index_schema().names, place.first, place.last)
             return _sample(rows.to_pylist()[0])
-        near = _near(_keys(source, key), key)
-    if near:
-        raise UsageError(f"{source}: no sample {key!r}. Similar: {', '.join(near)}")
-    folders = ", ".join(f"{names.clean(name)}/" for name in source.subsets)
+        similar = source.similar_keys(key)
+    if similar:
+        raise UsageError(f"{source}: no sample {key!r}. Similar: {', '.join(similar)}")
+    folders = ", ".join(f"{key_folder(name)}/" for name in source.subsets)
     raise UsageError(f"{source}: no sample {key!r}. Keys here begin with {folders}")
 
 
@@ -181,29 +176,6 @@ def _sample(row: dict[str, Any]) -> Sample:
         if row[f"{modality}_size"] is not None
     )
     return Sample(row["key"], row["subset"], row["split"], {name: row[name] for name in LABELS}, placed)
-
-
-# --- keys that a wrong one might have meant --------------------------------------------------------------------------
-
-
-def _keys(source: ConvertedSource, key: str) -> pa.ChunkedArray:
-    """The keys to look for similar ones in: those of the key's subset; if it has none, and over no network, all."""
-    begun = [name for name in source.subsets if key.startswith(names.clean(name) + "/")]
-    chunks: list[pa.Array] = []
-    for subset in begun or ([] if source.remote else source.subsets):
-        with pq.ParquetFile(source.files.open(index_name(subset)), pre_buffer=source.remote) as index:
-            chunks += index.read(columns=["key"])["key"].chunks
-    return pa.chunked_array(chunks, pa.string())
-
-
-def _near(keys: pa.ChunkedArray, key: str) -> list[str]:
-    """Keys that contain this text; otherwise those like it among the keys with the longest common beginning."""
-    similar, likeness = keys.filter(pc.match_substring(keys, key, ignore_case=True)), 0.0
-    for length in range(len(key), -1, -1):
-        if len(similar):
-            break
-        similar, likeness = keys.filter(pc.starts_with(keys, key[:length])), 0.5
-    return difflib.get_close_matches(key, similar.slice(0, COMPARED).to_pylist(), SUGGESTED, likeness)
 
 
 # --- the bytes of images ---------------------------------------------------------------------------------------------

@@ -131,3 +131,14 @@ def test_a_damaged_shard_on_the_hub_is_one_line(served, tmp_path):
         code, _, errors, _ = command(*arguments)
         assert code == 6 and len(errors) == 1 and "are not those of" in errors[0]
     assert not (tmp_path / "saved").exists() and not list(tmp_path.glob("*.html"))
+
+
+def test_a_dataset_on_the_hub_is_found_by_its_name_and_by_its_page(served, tmp_path):
+    put, command = served
+    converted.write(tmp_path / "out")
+    put(tmp_path / "out")
+    code, printed, errors, _ = command("show", "org/MMM-RS", KEY)
+    assert code == 0 and printed.startswith(KEY)
+    assert errors == [f"org/MMM-RS: no such folder here, so {URL} is read"]
+    code, printed, errors, _ = command("show", "https://huggingface.co/datasets/org/MMM-RS/tree/main", KEY)
+    assert (code, errors) == (0, []) and printed.startswith(KEY)

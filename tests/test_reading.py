@@ -255,7 +255,7 @@ def test_data_converted_again_are_not_served_from_an_old_cache(sen12, tmp_path):
 @pytest.mark.parametrize(
     "config, options, says",
     [
-        ("sen1-2", {}, r"'sen1-2': no such subset\. The configs are weather, .* all"),
+        ("sen1-2", {}, r"'sen1-2': no such subset\. Did you mean SEN1-2\? The configs are weather, .* all"),
         (None, {}, r"None: no such subset\. The configs are weather, .* all"),
         ("fMoW", {}, r"holds no fMoW\. It has .*SEN1-2"),
         ("SEN1-2", {"modalities": ["nir"]}, r"modalities=\['nir'\]: give a list of some of \['rgb', 'sar'\]"),
@@ -266,12 +266,12 @@ def test_data_converted_again_are_not_served_from_an_old_cache(sen12, tmp_path):
         (
             "SEN1-2",
             {"filters": [("gsd_level", "==", "lo")]},
-            "'lo' is not a gsd_level; these are ultra_high, high, ordin",
+            r"'lo' is not a gsd_level. Did you mean low\? These are ultra_high, high, ordin",
         ),
         (
             "weather",
             {"filters": [[("weather", "in", ["fog", "snowy"])]]},
-            "'snowy' is not a weather; these are fog, night",
+            r"'snowy' is not a weather. Did you mean snow\? These are fog, night",
         ),
         ("SEN1-2", {"filters": [("colour", "==", "red")]}, r"filters=.*no column 'colour'\. The index has \['key'"),
         ("SEN1-2", {"filters": [("gsd", "==")]}, r"filters=.*Give \[\(.gsd_level"),
