@@ -50,6 +50,7 @@ IMAGE_REASONS = {
 """Why an image is not published: code -> meaning."""
 
 RECORD_REASONS = {
+    "no_images": "none of its subset's images is in the release",
     "no_image": "no image of the release fits its path",
     "ambiguous_path": "several images fit its path",
     "duplicate_record": "an earlier record names the same image with the same prompt",
@@ -99,6 +100,7 @@ REMEDIES = {
     "no_end_marker": "Download the archive again; if it stays so, ask upstream",
     "too_many_pixels": "Nothing to do: readers of the dataset could not open it",
     "not_decodable": "Download the archive again; if it stays so, ask upstream",
+    "no_images": "Download the images of this subset too",
     "no_image": "Check that all images are there: a part of the download may be missing",
     "ambiguous_path": "Give the whole path of the image in the annotation file",
     "duplicate_record": "Nothing to do: the prompt is published once",
@@ -122,6 +124,7 @@ PROBLEMS = {
     "encrypted": "files of the archive are encrypted",
     "unsupported_compression": "files of the archive are compressed by a method that is not read",
     "empty_archive": "the archive holds no files",
+    "nothing_known": "the archive holds neither images nor annotations",
     "nested_too_deep": "the archive lies in too many others",
     "other_archive": "it is an archive of a kind that is not read",
     "half_download": "the download is not finished",
@@ -142,6 +145,7 @@ DROPPED = frozenset(
         "unreadable_archive",
         "lfs_pointer",
         "empty_archive",
+        "nothing_known",
         "nested_too_deep",
         "other_archive",
         "half_download",

@@ -32,6 +32,7 @@ from conversion.findings import Problem
 from conversion.memory import release_memory
 from conversion.options import Options
 from conversion.plan import PlanFile, make
+from conversion.records import read_records
 from conversion.release import IMAGE, Release, SubsetFiles
 from conversion.shards import Task, finished, read_marker, write_shard
 
@@ -109,6 +110,8 @@ class Job:
     found: Release
     """without the subsets' files where something was planned"""
     planned: tuple[_Subset, ...]
+    imageless: tuple[SubsetFiles, ...]
+    """subsets of which the release has annotations but no image: their records are reported"""
     earlier: dict[str, Any] | None
     """the manifest of an earlier conversion into this folder"""
     complete: bool
@@ -211,10 +214,11 @@ def opened(
             write_json(out / layout.BEGUN, _state(options, True))
         earlier = _earlier(out, work, options)
         new = [name for name in wanted if earlier is None or name not in earlier["subsets"]]
+        imageless = () if subsets else tuple(_unreported(out, earlier, found.imageless))
         _check_same(out, found, [name for name in wanted if name not in new])
-        if earlier and not new and not _begun(out):
+        if earlier and not new and not imageless and not _begun(out):
             _clear(out)
-            yield Job(out, work, options, found, (), earlier, True, done, pool, card)
+            yield Job(out, work, options, found, (), (), earlier, True, done, pool, card)
             return
         if executor:
             _try(executor, work, [str(Path(release_path).absolute())])
@@ -227,7 +231,7 @@ def opened(
         planned = tuple(_plan(found.subsets[name], out, work / name, options, overwrite, say) for name in new)
         found = replace(found, subsets={})  # what their archives list is in the plans, and takes memory here
         release_memory()
-        yield Job(out, work, options, found, planned, earlier, False, done, pool, card)
+        yield Job(out, work, options, found, planned, imageless, earlier, False, done, pool, card)
 
 
 def _check(out: Path, subsets: Sequence[str] | None) -> None:
@@ -381,6 +385,14 @@ def _wanted(found: Release, subsets: Sequence[str] | None, path: Any) -> list[st
             + (f": {why}" if why else ". `mmm-rs inspect` shows what is there")
         )
     return [name for name in found.subsets if not subsets or name in subsets]
+
+
+def _unreported(out: Path, earlier: dict[str, Any] | None, imageless: dict[str, SubsetFiles]) -> Iterator[SubsetFiles]:
+    """Those subsets without images whose records an earlier conversion into `out` has not reported."""
+    reported = report.read(out, ())["subsets"] if earlier else {}
+    for name, files in imageless.items():
+        if name not in reported:
+            yield files
 
 
 def _check_begun(out: Path, work: Path, found: Release, wanted: set[str], overwrite: bool) -> None:
@@ -574,6 +586,10 @@ def finish(job: Job) -> Result:
         if any(marker.name for marker in markers):
             manifest.write_index(out / layout.index_name(one.plan.subset), paths)
     problems = [*job.found.problems, *(problem for one in job.planned for problem in one.problems)]
+    for files in job.imageless:
+        records, rejected, unreadable = read_records(files, job.options)
+        reports.append(report.reckon_records(files.name, records, rejected))
+        problems += unreadable
     summary = report.write(out, reports, problems, job.found.unknown)
     if not rows:
         _clear(out)

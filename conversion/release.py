@@ -21,7 +21,7 @@ from conversion.archives import Archive
 from conversion.columns import split_folders
 from conversion.containers import ANNOTATION, IMAGE, OTHER, Remark, containers
 from conversion.errors import ReleaseError, UsageError
-from conversion.findings import Problem
+from conversion.findings import REMEDIES, Problem
 from conversion.memory import frees_memory
 from mmm_rs import SUBSETS
 
@@ -76,6 +76,7 @@ class Release:
     subsets: dict[str, SubsetFiles]
     problems: tuple[Problem, ...]
     unknown: pa.Table = field(repr=False)  # images and annotations of no subset: columns path, type
+    imageless: dict[str, SubsetFiles]  # annotations without any image of their subset
 
     @property
     def missing(self) -> list[str]:
@@ -120,14 +121,17 @@ def find(
                 else:
                     parts.setdefault(subset, []).append(Part(archive, files))
                     problems += _barred(archive, subset, files)
-    subsets = {}
+    subsets, imageless = {}, {}
     for name in filter(parts.__contains__, SUBSETS):
         kept, beside = _set_aside(name, parts[name])
         problems += beside
+        files = SubsetFiles(name, tuple(kept))
         if any(part.count(IMAGE) for part in kept):
-            subsets[name] = SubsetFiles(name, tuple(kept))
+            subsets[name] = files
         else:
-            problems += _without_images(name, parts[name])
+            problems += _without_images(files)
+            if any(part.count(ANNOTATION) for part in kept):
+                imageless[name] = files
     if not subsets and not problems:
         raise ReleaseError(
             f"{path}: nothing of MMM-RS was found here. Give the folder with the downloaded zips, "
@@ -135,7 +139,8 @@ def find(
         )
     empty = pa.table({"path": pa.array([], pa.string()), "type": pa.array([], pa.string())})
     unknown = pa.concat_tables([empty, *strays])
-    return Release(path, subsets, tuple(problems), unknown.filter(pc.not_equal(unknown["type"], OTHER)))
+    unknown = unknown.filter(pc.not_equal(unknown["type"], OTHER))
+    return Release(path, subsets, tuple(problems), unknown, imageless)
 
 
 def _apart(path: Path, annotations: str | os.PathLike[str] | None) -> Iterator[Path]:
@@ -173,13 +178,15 @@ def _barred(archive: Archive, subset: str, entries: pa.Table) -> Iterator[Proble
             yield Problem(archive.label, code, detail, remark.remedy, subset)
 
 
-def _without_images(subset: str, parts: list[Part]) -> Iterator[Problem]:
-    detail, remedy = (
-        f"annotations of {subset} but none of its images are here",
-        "Download the images of this subset too",
-    )
-    for part in parts:
-        yield Problem(part.archive.label, "no_images", detail, remedy, subset)
+def _without_images(files: SubsetFiles) -> Iterator[Problem]:
+    for part in files.parts:
+        label, files_count = part.archive.label, part.entries.num_rows
+        if part.count(ANNOTATION):
+            detail = f"annotations of {files.name} but none of its images are here"
+            yield Problem(label, "no_images", detail, REMEDIES["no_images"], files.name)
+        elif part.archive.kind == "zip" and files_count:
+            detail = f"its {files_count:,} files are neither images nor annotations"
+            yield Problem(label, "nothing_known", detail, "Check that it is the right archive", files.name)
 
 
 def _by_subset(archive: Archive, entries: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:

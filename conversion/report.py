@@ -19,6 +19,7 @@ from conversion.errors import OutputError
 from conversion.findings import Problem, Reported, count_reasons
 from conversion.manifest import markers_total
 from conversion.plan import PlanFile
+from conversion.records import Records
 from conversion.shards import Marker
 
 SCHEMA = pa.schema(
@@ -35,11 +36,11 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class SubsetReport:
-    """One subset's reckoning. `rows` are the images and records that are not published."""
+    """One subset's reckoning. `rows`, of SCHEMA, are the images and records that are not published."""
 
     subset: str
     totals: dict[str, Any]
-    rows: tuple[Reported, ...]
+    rows: pa.Table
 
 
 def reckon(plan: PlanFile, markers: Sequence[Marker]) -> SubsetReport:
@@ -48,9 +49,7 @@ def reckon(plan: PlanFile, markers: Sequence[Marker]) -> SubsetReport:
     Raises AssertionError where they do not balance, which is a fault of this program.
     """
     rows = [*plan.reported, *(row for marker in markers for row in marker.reported)]
-    rows.sort(key=lambda row: (row.kind, row.path, -1 if row.position is None else row.position, row.reason))
     kinds = Counter(row.kind for row in rows)
-    reasons = count_reasons(rows)
     published = markers_total(markers)
     totals = {
         "images": {"released": plan.images_released, "published": sum(published.values()), "reported": kinds["image"]},
@@ -60,13 +59,59 @@ def reckon(plan: PlanFile, markers: Sequence[Marker]) -> SubsetReport:
             "reported": kinds["record"],
         },
         "by_modality": published,
-        "reasons": {
-            kind: {reason: count for (k, reason), count in sorted(reasons.items()) if k == kind}
-            for kind in ("image", "record")
-        },
+        "reasons": _by_kind(count_reasons(rows)),
     }
     check_balance(plan.subset, totals)
-    return SubsetReport(plan.subset, totals, tuple(rows))
+    return SubsetReport(plan.subset, totals, _table(plan.subset, rows))
+
+
+def reckon_records(subset: str, records: Records, rejected: Sequence[Reported]) -> SubsetReport:
+    """Totals of a subset of which the release has records but no image. `rejected`: records that cannot be used anyway.
+
+    There can be a million of them, so no Python object is made for each.
+    """
+    reason = "no_images"
+    tables = [_table(subset, rejected)]
+    for file in records.files:
+        count = file.stop - file.start
+        columns = {
+            "subset": pa.repeat(subset, count),
+            "kind": pa.repeat("record", count),
+            "path": pa.repeat(file.path, count),
+            "position": pa.array(records.position[file.start : file.stop], pa.int64()),
+            "reason": pa.repeat(reason, count),
+            "detail": pa.repeat(f"none of the images of {subset} is in the release", count),
+        }
+        tables.append(pa.table(columns, schema=SCHEMA))
+    rows = pa.concat_tables(tables)
+    reasons = count_reasons(rejected) + Counter({("record", reason): len(records.position)})
+    totals = {
+        "images": {"released": 0, "published": 0, "reported": 0},
+        "records": {"released": records.released, "used": 0, "reported": rows.num_rows},
+        "by_modality": markers_total(()),
+        "reasons": _by_kind(reasons),
+    }
+    check_balance(subset, totals)
+    return SubsetReport(subset, totals, rows)
+
+
+def _by_kind(reasons: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    return {
+        kind: {reason: count for (owner, reason), count in sorted(reasons.items()) if owner == kind and count}
+        for kind in ("image", "record")
+    }
+
+
+def _table(subset: str, rows: Sequence[Reported]) -> pa.Table:
+    columns = {
+        "subset": [subset] * len(rows),
+        "kind": [row.kind for row in rows],
+        "path": [row.path for row in rows],
+        "position": [row.position for row in rows],
+        "reason": [row.reason for row in rows],
+        "detail": [row.detail for row in rows],
+    }
+    return pa.table(columns, schema=SCHEMA)
 
 
 def check_balance(subset: str, totals: dict[str, Any]) -> None:
@@ -105,21 +150,7 @@ def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem
     sources = [source for source in summary.get("sources", []) if source["subset"] and source["subset"] not in new]
     sources += [_source(problem) for problem in problems]
     sources = [dict(pairs) for pairs in dict.fromkeys(tuple(source.items()) for source in sources)]
-    rows = [(report.subset, row) for report in reports for row in report.rows]
-    tables = [kept] if kept is not None else []
-    tables.append(
-        pa.table(
-            {
-                "subset": [subset for subset, _ in rows],
-                "kind": [row.kind for _, row in rows],
-                "path": [row.path for _, row in rows],
-                "position": [row.position for _, row in rows],
-                "reason": [row.reason for _, row in rows],
-                "detail": [row.detail for _, row in rows],
-            },
-            schema=SCHEMA,
-        )
-    )
+    tables = [*([kept] if kept is not None else []), *(report.rows for report in reports)]
     stray = unknown.filter(pc.equal(unknown["type"], "image"))
     count = stray.num_rows
     tables.append(

@@ -414,3 +414,68 @@ def test_what_git_lfs_did_not_fetch_is_called_that(clean_release, tmp_path):
     assert {row["path"]: row["reason"] for row in unpublished(tmp_path / "out") if row["subset"] == "Inria"}[
         image
     ] == "lfs_pointer"
+
+
+# --- annotations without images ---------------------------------------------------------------------------------------
+
+
+def annotations_of(subset: releases.Subset) -> dict[str, bytes]:
+    return {name: data for name, data in subset.files.items() if releases.is_annotation(name)}
+
+
+def test_records_of_subsets_without_images_are_reported_one_by_one(release, tmp_path):
+    """As for somebody who has all annotations and downloads one subset's images."""
+    bare = [release[name] for name in ("weather", "SEN1-2", "WHU-OPT-SAR", "fMoW", "HRSC2016")]
+    others = {name: data for subset in bare for name, data in annotations_of(subset).items()}
+    path = releases.put(tmp_path / "MMM-RS", {**release["Inria"].files, **others})
+    result = convert(path, tmp_path / "out")
+    for subset in bare:
+        totals = result.summary["subsets"][subset.name]
+        assert totals["images"] == {"released": 0, "published": 0, "reported": 0}
+        assert totals["records"] == {"released": subset.records, "used": 0, "reported": subset.records}
+        rows = [row for row in unpublished(tmp_path / "out") if row["subset"] == subset.name]
+        assert {row["kind"] for row in rows} == {"record"} and {row["reason"] for row in rows} == {"no_images"}
+        listed = [(row["path"], row["position"]) for row in rows]
+        assert len(listed) == len(set(listed)) == subset.records
+    total = result.summary["total"]["records"]
+    assert total["released"] == total["used"] + total["reported"]
+    assert total["released"] == sum(subset.records for subset in (release["Inria"], *bare))
+    named = [source["subset"] for source in result.summary["sources"] if source["problem"] == "no_images"]
+    assert sorted(named) == sorted(subset.name for subset in bare)
+    verify(tmp_path / "out", path)
+    assert not convert(path, tmp_path / "out").written
+
+
+def test_records_that_cannot_be_used_keep_their_own_reason_without_images(clean_release, tmp_path):
+    records = [{"image": "a.jpg", "prompt": "a city"}, {"image": "b.jpg"}, {"image": "c.jpg", "prompt": "a field"}, 7]
+    files = {**clean_release["Inria"].files, "MMM-RS_GID.json": json.dumps(records).encode()}
+    result = convert(releases.put(tmp_path / "MMM-RS", files), tmp_path / "out")
+    rows = [row for row in unpublished(tmp_path / "out") if row["subset"] == "GID"]
+    assert [(row["position"], row["reason"]) for row in rows] == [
+        (0, "no_images"),
+        (1, "no_prompt"),
+        (2, "no_images"),
+        (3, "not_an_object"),
+    ]
+    assert result.summary["subsets"]["GID"]["reasons"]["record"] == {
+        "no_images": 2,
+        "no_prompt": 1,
+        "not_an_object": 1,
+    }
+
+
+def test_images_that_come_later_take_the_place_of_that(clean_release, tmp_path):
+    hrsc, inria = clean_release["HRSC2016"], clean_release["Inria"]
+    path = releases.put(tmp_path / "MMM-RS", {**inria.files, **annotations_of(hrsc)})
+    assert convert(path, tmp_path / "out").reported
+    releases.put(path, hrsc.files)
+    result = convert(path, tmp_path / "out")
+    assert (result.reported, set(result.manifest["subsets"])) == (0, {"HRSC2016", "Inria"})
+    convert(path, tmp_path / "at once")
+    assert tree(tmp_path / "out") == tree(tmp_path / "at once")
+
+
+def test_a_zip_that_holds_neither_images_nor_annotations_is_named(clean_release, tmp_path):
+    files = {"Inria.zip": releases.zipped(clean_release["Inria"].files), "GID.zip": releases.zipped({"a.npy": b"x"})}
+    (problem,) = release.find(releases.put(tmp_path, files)).problems
+    assert (problem.code, problem.subset) == ("nothing_known", "GID")
