@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -98,20 +99,25 @@ def _data_files(converted: Converted, subsets: list[str]) -> list[dict[str, Any]
 
 
 def _dataset_info(converted: Converted, config: str, subsets: list[str]) -> dict[str, Any]:
-    splits = []
+    totals = {}
     for split in mmm_rs.split_names(converted.manifest, subsets):
         parts = [_splits(converted, name)[split] for name in subsets if split in _splits(converted, name)]
-        size, samples = (sum(part[what] for part in parts) for what in ("bytes", "samples"))
-        splits.append({"name": split, "num_bytes": size, "num_examples": samples})
-    size = sum(split["num_bytes"] for split in splits)
-    info = datasets.DatasetInfo(
-        features=mmm_rs.wds_features(config), splits=splits, download_size=size, dataset_size=size
-    )
+        totals[split] = sum(part["bytes"] for part in parts), sum(part["samples"] for part in parts)
+    digest = mmm_rs.subsets_digest(converted.manifest, subsets)  # a new one makes `datasets` leave its cache
+    return info_entry(config, mmm_rs.wds_features(config), totals, f"shards sha256:{digest}")
+
+
+def info_entry(
+    config: str, features: datasets.Features, totals: Mapping[str, tuple[int, int]], description: str
+) -> dict[str, Any]:
+    """What the YAML says of a config under `dataset_info`. `totals`: split -> bytes and samples."""
+    splits = [{"name": split, "num_bytes": size, "num_examples": samples} for split, (size, samples) in totals.items()]
+    size = sum(size for size, _ in totals.values())
+    info = datasets.DatasetInfo(features=features, splits=splits, download_size=size, dataset_size=size)
     data = DatasetCardData()
     DatasetInfosDict({config: info}).to_dataset_card_data(data)
     entry = data["dataset_info"]
-    digest = mmm_rs.subsets_digest(converted.manifest, subsets)  # a new one makes `datasets` leave its cache
-    return {"config_name": entry.pop("config_name"), "description": f"shards sha256:{digest}", **entry}
+    return {"config_name": entry.pop("config_name"), "description": description, **entry}
 
 
 def _splits(converted: Converted, name: str) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ The prose stands in the template. Here are the values that go into it: numbers, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 
 import pyarrow.compute as pc
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import mmm_rs
 from conversion import layout
 from conversion.display import size
+from dataset_card.exported import selection_words, source_words
 from dataset_card.fields import MODALITY_NAMES, place_in_shards, type_name
 from dataset_card.markdown import code, fill, plain, table
 from dataset_card.provenance import PAPER, PROVENANCE, Provenance
@@ -34,6 +35,7 @@ def body(converted: Converted, pictures: list[str], repo_id: str) -> str:
             "homepage": HOMEPAGE,
             "repository": repo_id,
             **_totals(converted),
+            **_export(converted),
             **_example(converted),
             **_subsets(converted),
             **_validation(converted),
@@ -41,8 +43,8 @@ def body(converted: Converted, pictures: list[str], repo_id: str) -> str:
             "table_of_fields": _table_of_fields(),
             **_left_out(converted),
             **_limits(converted),
-            "table_of_licences": _table_of_licences(converted),
-            "citations": _citations(converted),
+            "table_of_licences": table_of_licences(converted.subsets),
+            "citations": citations(converted.subsets),
         },
     )
 
@@ -62,6 +64,18 @@ def _totals(converted: Converted) -> Values:
     }
 
 
+def _export(converted: Converted) -> Values:
+    """What the dataset was exported from, if it was."""
+    exported_from = converted.manifest.get("exported_from")
+    if exported_from is None:
+        return {"export_source": None, "export_selection": None, "accounted_for": "of the release"}
+    return {
+        "export_source": source_words(exported_from),
+        "export_selection": selection_words(exported_from["selection"]),
+        "accounted_for": "that was selected for this export",
+    }
+
+
 def _example(converted: Converted) -> Values:
     """What the examples of code load and look for."""
     config = next((name for name in EXAMPLES if name in converted.statistics), converted.subsets[0])
@@ -76,6 +90,8 @@ def _example(converted: Converted) -> Values:
         "column_lookups": ", ".join(f'sample["{column}"]' for column in columns),
         "first_image": members[0],
         "first_prompt": members[1],
+        "first_modality": modalities[0],
+        "first_column": columns[1],
     }
 
 
@@ -234,11 +250,13 @@ def _limits(converted: Converted) -> Values:
     }
 
 
-def _table_of_licences(converted: Converted) -> str:
-    rows = [(f"`{name}`", _link(PROVENANCE[name]), PROVENANCE[name].licence) for name in converted.subsets]
+def table_of_licences(subsets: Iterable[str]) -> str:
+    """The licence of each subset's source."""
+    rows = [(f"`{name}`", _link(PROVENANCE[name]), PROVENANCE[name].licence) for name in subsets]
     return table(("config", "source", "source's licence"), rows)
 
 
-def _citations(converted: Converted) -> str:
-    entries = [mmm_rs.CITATION, *dict.fromkeys(PROVENANCE[name].citation for name in converted.subsets)]
+def citations(subsets: Iterable[str]) -> str:
+    """BibTeX of MMM-RS and of the sources of these subsets."""
+    entries = [mmm_rs.CITATION, *dict.fromkeys(PROVENANCE[name].citation for name in subsets)]
     return "\n\n".join(entry.strip() for entry in entries if entry)

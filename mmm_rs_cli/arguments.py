@@ -150,6 +150,9 @@ def _verify(subparsers: Any) -> None:
     )
     command.add_argument("out", type=_address, help=DATASET)
     command.add_argument("--release", type=_path, help="compare every image with this release, byte by byte")
+    command.add_argument(
+        "--source", type=_address, help="of an export: compare it with the dataset that it was exported from"
+    )
     command.add_argument("--deep", action="store_true", help="on the hub: download and read every shard too")
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
     _add_output_options(command)

@@ -119,6 +119,8 @@ def verify(arguments: argparse.Namespace) -> int:
     on_hub = "://" in arguments.out
     if on_hub and arguments.release:
         raise UsageError("--release compares a local folder; verify the folder that was uploaded")
+    if on_hub and arguments.source:
+        raise UsageError("--source compares a local folder; verify the folder that was uploaded")
     if arguments.deep and not on_hub:
         raise UsageError("--deep is for a copy on the hub; a folder is always read")
     try:
@@ -141,15 +143,25 @@ def verify(arguments: argparse.Namespace) -> int:
 def _verify_folder(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     from conversion import verify
     from conversion.contents import remarks
+    from conversion.exports.proof import compare_with_source, open_both
     from dataset_card import card
 
+    if arguments.source:
+        open_both(arguments.out, arguments.source)  # an address that is wrong should not show in hours
     with Progress(arguments.quiet) as progress:
         verified = verify(arguments.out, arguments.release, workers=arguments.workers, card=card, progress=progress)
     line = f"{arguments.out} is OK: {verified.shards} shards, {verified.samples:,} samples, {verified.images:,} images"
     if arguments.release:
         line += f"; {verified.compared:,} images are byte for byte the release's"
-    lines = [line, *remarks(verified.passed_over, verified.others)]
-    return lines, {"out": arguments.out, **dataclasses.asdict(verified)}
+    facts = {"out": arguments.out, **dataclasses.asdict(verified)}
+    if arguments.source:
+        with Progress(arguments.quiet) as progress:
+            compared = compare_with_source(
+                arguments.out, arguments.source, workers=arguments.workers, progress=progress
+            )
+        line += f"; the selection is the source's, and {compared:,} images are byte for byte the same"
+        facts["compared_with_source"] = compared
+    return [line, *remarks(verified.passed_over, verified.others)], facts
 
 
 def _verify_hub(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
@@ -163,7 +175,7 @@ def export(arguments: argparse.Namespace) -> int:
     from conversion import Selection, export
     from conversion.exports.selection import read_keys
     from conversion.options import SHARD_SIZE
-    from dataset_card import card
+    from dataset_card import card, parquet
 
     selection = Selection(
         configs=arguments.config or ("all",),
@@ -192,7 +204,7 @@ def export(arguments: argparse.Namespace) -> int:
             on_error=arguments.on_error,
             workers=arguments.workers,
             dry_run=arguments.dry_run,
-            card=card if arguments.to == "dataset" else None,
+            card={"dataset": card, "parquet": parquet}.get(arguments.to),
             progress=progress,
             say=silent if arguments.quiet and not arguments.dry_run else note,
         )
@@ -200,11 +212,15 @@ def export(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.json:
         left_out = [{"subset": subset, **dataclasses.asdict(row)} for subset, row in exported.reported]
-        counts = {"samples": exported.samples, "images": exported.images, "left_out": left_out}
-        results(json.dumps({"out": str(exported.out), "to": exported.to, **counts}, indent=2))
+        facts = {"samples": exported.samples, "images": exported.images, "left_out": left_out}
+        results(json.dumps({"out": str(exported.out), "to": exported.to, **facts}, indent=2))
     else:
         done = "complete" if exported.written else "complete already, nothing to do"
-        result(f"{exported.out}: {done}: {exported.samples:,} samples, {exported.images:,} images")
+        counts = f"{exported.samples:,} samples, {exported.images:,} images"
+        result(f"{exported.out}: {done}: {counts}", "yellow" if exported.reported else "green")
+        if arguments.to == "dataset" and not arguments.quiet:
+            out, source = map(shlex.quote, (str(arguments.out), arguments.source))
+            _print_next(f"mmm-rs verify {out} --source {source}")
     if not exported.reported:
         return 0
     images = sum(row.kind == "image" for _, row in exported.reported)

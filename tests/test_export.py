@@ -14,12 +14,13 @@ import datasets
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import DatasetCard
 
 from conversion import Selection, export
 from conversion.errors import ReleaseError, UsageError
 from conversion.exports import job
 from conversion.options import Options
-from dataset_card import card
+from dataset_card import card, parquet
 from tests import converted
 from tests.conversions import convert, verify
 
@@ -547,3 +548,48 @@ def test_an_image_without_its_optical_twin_is_described_by_its_own_labels(source
         assert set(sample) <= {"sar.jpg", "sar.txt", "json"}
         assert labels["source"]["rgb"] is None and labels["annotation"]["rgb"] is None
         assert labels["source"]["sar"] == json.loads(stored(source)[key]["json"])["source"]["sar"]
+
+
+# ------------------------------------------------------------------------------------------------- the card of Parquet
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
+def test_the_card_loads_every_config_of_a_parquet_export(source, tmp_path, streaming):
+    export(source, tmp_path / "MMM-RS", to="parquet", card=parquet)
+    samples = stored(source)
+    assert datasets.get_dataset_config_names(str(tmp_path / "MMM-RS"))[-1] == "all"
+    for name in ("GID", "SEN1-2", "all"):
+        rows = list(datasets.load_dataset(str(tmp_path / "MMM-RS"), name, split="train", streaming=streaming))
+        expected = {key for key in samples if name in ("all", key.split("/")[0])}
+        assert {row["key"] for row in rows} == expected and len(rows) == len(expected)
+        for row in rows:
+            data = samples[row["key"]].get("sar.jpg")
+            image = row["sar"]
+            assert (image and (image.mode, image.size, image.tobytes())) == (data and pixels(data))
+
+
+def test_a_parquet_export_of_one_subset_loads_without_a_config(source, tmp_path):
+    export(source, tmp_path / "MMM-RS", Selection(configs="GID"), to="parquet", card=parquet)
+    rows = datasets.load_dataset(str(tmp_path / "MMM-RS"), split="train")
+    assert set(rows["key"]) == {key for key in stored(source) if key.startswith("GID/")}
+    assert datasets.load_dataset_builder(str(tmp_path / "MMM-RS")).info.splits["train"].num_examples == len(rows)
+
+
+def test_the_card_of_a_parquet_export_is_one_for_the_hub(source, tmp_path):
+    export(source, tmp_path / "MMM-RS", Selection(modalities=("sar",)), to="parquet", card=parquet)
+    read = DatasetCard.load(tmp_path / "MMM-RS" / "README.md")
+    assert read.data.license == "other" and read.data.size_categories == ["n<1K"]
+    assert "Selection: images sar." in read.text and 'samples[0]["sar"], samples[0]["sar_prompt"]' in read.text
+
+
+def test_row_groups_have_a_hundred_rows_and_images_are_stored_as_they_are(tmp_path):
+    sample = next(sample for sample in converted.samples() if sample.key.startswith("Inria"))
+    converted.write(tmp_path / "source", [replace(sample, key=f"Inria/{number}") for number in range(3300)], shards=7)
+    export(tmp_path / "source", tmp_path / "out", to="parquet")
+    metadata = [pq.read_metadata(path) for path in (tmp_path / "out").rglob("*.parquet")]
+    assert sum(file.num_rows for file in metadata) == 3300 and all(file.num_rows > 100 for file in metadata)
+    for file in metadata:
+        groups = [file.row_group(number) for number in range(file.num_row_groups)]
+        assert {group.num_rows for group in groups[:-1]} == {100} and groups[-1].num_rows <= 100
+        columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+        assert {column.compression for column in columns if column.path_in_schema == "rgb.bytes"} == {"UNCOMPRESSED"}

@@ -6,6 +6,7 @@ another in the source, so each part reads forward through a few shards.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -244,6 +245,16 @@ def plan_parts(groups: Sequence[Group], form: Form) -> Plan:
     return Plan(tuple(parts), tuple(places))
 
 
+def runs_of(shards: Sequence[str], rows: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Samples, given by the shard and row of each, as runs of rows of one shard."""
+    first, runs = 0, []
+    for shard, run in itertools.groupby(shards):
+        last = first + sum(1 for _ in run)
+        runs.append((shard, rows[first:last]))
+        first = last
+    return runs
+
+
 PLACES = pa.schema([("shard", pa.string()), ("row", pa.int32())])
 
 
@@ -257,12 +268,7 @@ class Plan:
     def runs(self, part: Part) -> list[tuple[str, np.ndarray]]:
         """The shards of the source that a part reads, in order, and the rows of each."""
         shard, row = self.places[part.number]
-        ends = pc.run_end_encode(shard)
-        first, runs = 0, []
-        for name, last in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
-            runs.append((name, row[first:last].to_numpy()))
-            first = last
-        return runs
+        return runs_of(shard.to_pylist(), row.to_numpy())
 
     def write(self, path: Path) -> None:
         """Keep the plan in a file, so that a resumed export need not look through the index again."""

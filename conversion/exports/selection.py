@@ -99,6 +99,11 @@ class Selection:
             wanted |= set(PROMPT_COLUMNS.values())
         return [name for name in index_schema().names if name in wanted]
 
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Selection:
+        """The selection that `record` describes, without its list of keys."""
+        return cls(**{name: value for name, value in record.items() if name != "keys"})
+
     def record(self) -> dict[str, Any]:
         """The selection as JSON, for the manifest: only what narrows it. Of a list of keys its length and digest."""
         narrowed: dict[str, Any] = {}
