@@ -35,6 +35,7 @@ import os
 import pickle
 import re
 import threading
+import weakref
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -312,6 +313,7 @@ class MMMRS(datasets.ArrowBasedBuilder):
         chosen = chosen_modalities(str(config), kwargs.get("modalities"))
         self._selection = select(kwargs.get("filters"), kwargs.get("contains"), chosen)
         kwargs["digest"] = self._source.digest(self._subsets)
+        kwargs["storage_options"] = dict(kwargs.get("storage_options") or {})  # `datasets` adds to it
         super().__init__(*args, **kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
@@ -731,8 +733,9 @@ class Files(Protocol):
     def size(self, name: str) -> int | None:
         """A file's size in bytes; None if the server does not report it. Raises FileNotFoundError."""
 
-    def open(self, name: str) -> pa.NativeFile:
-        """A file to be read in any order."""
+    def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Parts of a file, each from its first byte to its last (exclusive). Raises OSError or ReadError for a file
+        that is missing, cannot be opened, or ends before."""
 
     def stream(self, name: str) -> BinaryIO:
         """A file to be read from its beginning to its end."""
@@ -830,6 +833,34 @@ def _announced(group: str) -> Iterator[Callable[..., Any]]:
             yield entry_point.load()
         except (ImportError, AttributeError) as error:
             logger.warning(f"{entry_point.value}, which reads for mmm_rs, cannot be loaded: {in_one_line(error)}")
+
+
+class ForkSafeLock:
+    """A lock that is free in a forked child, whichever thread of the parent held it. It can be pickled."""
+
+    _all: ClassVar[weakref.WeakSet[ForkSafeLock]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all.add(self)
+
+    def __reduce__(self) -> Any:
+        return ForkSafeLock, ()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @classmethod
+    def free_all(cls) -> None:
+        for lock in cls._all:
+            lock._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ForkSafeLock.free_all)
 
 
 def in_one_line(error: BaseException) -> str:
@@ -978,6 +1009,9 @@ def _read_manifest(files: Files) -> dict[str, Any] | None:
 # Bytes of index rows, uncompressed, that a reader keeps in memory: some row groups. Pieces that follow one another need
 # the same ones; shuffled pieces need others each time.
 INDEX_KEPT = 32 << 20
+FOOTER = 64 << 10  # bytes at the end of an index that are read at once: its footer, unless that is longer
+# Columns of a row group that are this close, in bytes, are read as one: over a network another request costs more.
+COLUMN_GAP = 64 << 10
 COMPARED = 10_000  # keys that are compared with a wrong one letter by letter, at most: about a second
 
 
@@ -1029,7 +1063,7 @@ class _RowGroups:
     """Row groups of an index in memory, read by the first thread that asks for them."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = ForkSafeLock()
         self.table: pa.Table | None = None
 
 
@@ -1042,7 +1076,7 @@ class Index:
         counts = [row["samples"] for row in self._shards.values()]
         self._starts = dict(zip(self._shards, np.cumsum([0, *counts]).tolist()[:-1], strict=True))
         self._kept: OrderedDict[Any, _RowGroups] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._metadata, self._bounds = self._open(manifest["subsets"][subset]["samples"])
 
     def __str__(self) -> str:
@@ -1050,10 +1084,22 @@ class Index:
 
     def _open(self, expected: int) -> tuple[pq.FileMetaData, np.ndarray]:
         """The file's metadata, and the rows at which its row groups begin and end."""
+        name = index_name(self._subset)
         try:
-            metadata = pq.ParquetFile(self._files.open(index_name(self._subset))).metadata
+            size = self._files.size(name)
+            if size is None:
+                raise ReadError(
+                    f"{self}: the server does not report its size. Download the files, then give their folder as "
+                    "data_dir"
+                )
+            (footer,) = self._files.ranges(name, [(max(size - FOOTER, 0), size)])
+            length = int.from_bytes(footer[-8:-4], "little") + 8
+            if len(footer) < length <= size:
+                (footer,) = self._files.ranges(name, [(size - length, size)])
+            metadata = pq.read_metadata(pa.BufferReader(footer))
         except (pa.ArrowException, OSError) as error:
             raise ReadError(f"{self}: cannot be read: {in_one_line(error)}") from error
+        self._size, self._end = size, footer
         counts = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         if sum(counts) != expected:
             raise ReadError(
@@ -1077,6 +1123,10 @@ class Index:
                 "Fetch index and manifest again"
             )
         return rows
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """All rows, of the columns that are named."""
+        return self._read(range(self._metadata.num_row_groups), columns)
 
     def find(self, key: str) -> tuple[str, int] | None:
         """The shard of the sample of this key, and the sample's row in it."""
@@ -1117,16 +1167,39 @@ class Index:
         return kept.table
 
     def _read(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        # The bytes are fetched before Arrow sees them, in as few requests as possible. Arrow's own threads must not
+        # wait for a network: they would call back into Python, even while the interpreter ends.
+        spans = self._column_ranges(groups, columns)
         try:
-            # A file of its own for each call, because one that fetches in advance serves one thread at a time. Columns
-            # that stand together are then fetched together: fewer requests.
-            opened = self._files.open(index_name(self._subset))
-            with pq.ParquetFile(opened, metadata=self._metadata, pre_buffer=self._files.remote) as file:
+            room = np.empty(self._size, np.uint8)  # as large as the file; only what is written to takes memory
+            room[self._size - len(self._end) :] = np.frombuffer(self._end, np.uint8)
+            for (start, stop), data in zip(spans, self._files.ranges(index_name(self._subset), spans), strict=True):
+                room[start:stop] = np.frombuffer(data, np.uint8)
+            with pq.ParquetFile(pa.BufferReader(pa.py_buffer(room)), metadata=self._metadata) as file:
                 return file.read_row_groups(list(groups), columns=list(columns)).combine_chunks()
         except (pa.ArrowException, OSError) as error:
             raise ReadError(
                 f"{self}: row groups {list(groups)} cannot be read: {in_one_line(error)}. Fetch it again"
             ) from error
+
+    def _column_ranges(self, groups: Sequence[int], columns: Sequence[str]) -> list[tuple[int, int]]:
+        """The byte ranges of these columns, near ones joined, without the end of the file, which is known."""
+        ranges: list[tuple[int, int]] = []
+        known = self._size - len(self._end)
+        for group in map(self._metadata.row_group, groups):
+            for part in map(group.column, range(group.num_columns)):
+                if part.path_in_schema.partition(".")[0] in columns:
+                    start = part.dictionary_page_offset if part.has_dictionary_page else part.data_page_offset
+                    ranges.append((start, start + part.total_compressed_size))
+        joined: list[tuple[int, int]] = []
+        for start, stop in sorted(ranges):
+            if not 0 <= start <= stop <= self._size:
+                raise ReadError(f"{self}: has columns outside of the file. Fetch it again")
+            if joined and start - joined[-1][1] <= COLUMN_GAP:
+                joined[-1] = joined[-1][0], max(min(stop, known), joined[-1][1])
+            elif start < known:
+                joined.append((start, min(stop, known)))
+        return joined
 
 
 # --- the selection ---------------------------------------------------------------------------------------------------
@@ -1275,7 +1348,7 @@ class ConvertedSource:
         self.files, self.manifest, self.remote = files, manifest, files.remote
         self.shards = {shard["name"]: shard for shard in manifest["shards"]}
         self._indexes: dict[str, Index] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         files.expect(self.shards)
 
     def __reduce__(self) -> Any:
@@ -1384,9 +1457,12 @@ class ConvertedSource:
             rows = self._rows(segment, selection, [*others, *places])
             return segment, rows, {name: column(rows, name, features[name]) for name in others}
 
+        # Over a network the first tables are small, so that the first row comes soon.
+        start = (BATCH_BYTES >> 3, BATCH_BYTES >> 2, BATCH_BYTES >> 1) if self.files.remote else ()
+        limits = itertools.chain(start, itertools.repeat(BATCH_BYTES))
         for number, (segment, rows, columns) in enumerate(self.files.in_advance(index_rows, segments)):
             sizes = np.sum([_numbers(rows, f"{modality}_size") for modality in modalities], axis=0)
-            for first, last in _batches(sizes, BATCH_BYTES):
+            for first, last in _batches(sizes, limits):
                 part = rows.slice(first, last - first)
                 images = self._images(part, segment.shard, modalities)
                 yield _BegunTable(
@@ -1403,9 +1479,10 @@ class ConvertedSource:
         """The index rows of a segment."""
         index = self.index(segment.subset)
         if selection.expression is None:
-            return index.rows(segment.shard, columns, segment.first, segment.last)
+            rows = index.rows(segment.shard, columns, segment.first, segment.last)
+            return rows.take(np.arange(rows.num_rows))  # a copy, so that the whole row group need not stay in memory
         rows = index.rows(segment.shard, [*columns, *selection.columns])
-        rows = rows.take(selection.positions(rows)).slice(segment.first, segment.last - segment.first)
+        rows = rows.take(selection.positions(rows).slice(segment.first, segment.last - segment.first))
         if rows.num_rows != segment.last - segment.first:
             raise ReadError(
                 f"{index}: fewer rows of {segment.shard} match than before: it was changed meanwhile. Open the dataset "
@@ -1556,13 +1633,13 @@ def column(rows: pa.Table, name: str, feature: Any) -> pa.Array:
     return values
 
 
-def _batches(sizes: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) of rows that together have about `most` bytes; never none."""
-    first, total = 0, 0
+def _batches(sizes: np.ndarray, limits: Iterator[int]) -> Iterator[tuple[int, int]]:
+    """(first, last + 1) of rows that together have at most so many bytes, but of one row at least."""
+    first, total, most = 0, 0, next(limits)
     for row, size in enumerate(sizes.tolist()):
         if row > first and total + size > most:
             yield first, row
-            first, total = row, 0
+            first, total, most = row, 0, next(limits)
         total += size
     if first < len(sizes):
         yield first, len(sizes)
@@ -1644,8 +1721,16 @@ class LocalFiles:
     def size(self, name: str) -> int:
         return os.stat(self.path(name)).st_size
 
-    def open(self, name: str) -> pa.NativeFile:
-        return pa.OSFile(self.path(name), "rb")
+    def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        with open(self.path(name), "rb") as file:
+            return [self._read_range(file, start, stop) for start, stop in ranges]
+
+    def _read_range(self, file: BinaryIO, start: int, stop: int) -> bytes:
+        file.seek(start)
+        data = file.read(stop - start)
+        if len(data) != stop - start:
+            raise OSError(f"{len(data)} of {stop - start} bytes at {start} came")
+        return data
 
     def stream(self, name: str) -> BinaryIO:
         return open(self.path(name), "rb")
@@ -1741,8 +1826,12 @@ class FsspecFiles:
             self._connect()
         return self._fs.info(f"{self._root}/{name}").get("size")
 
-    def open(self, name: str) -> pa.NativeFile:
-        return pa.PythonFile(RangesFile(self, name, self._range), mode="r")
+    def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        parts = [self._range(name, start, stop) for start, stop in ranges]
+        for (start, stop), part in zip(ranges, parts, strict=True):
+            if len(part) != stop - start:
+                raise ReadError(f"{self}/{name}: {len(part)} of {stop - start} bytes at {start} came")
+        return parts
 
     def stream(self, name: str) -> BinaryIO:
         return io.BufferedReader(RangesFile(self, name, self._range), BATCH_BYTES)

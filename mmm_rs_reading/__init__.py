@@ -1,7 +1,12 @@
 """Reading over a network, fast and patient. It announces itself to `mmm_rs` by the entry point group `mmm_rs.files`.
 
+From bottom to top:
 - `retries`: which errors of a request pass, and how long to wait before the next try; uploads use it too.
-- `files`: the files of a remote folder, read by ranges that are checked and tried again.
+- `connections`: HTTP connections that are kept alive, shared by the threads of a process.
+- `addresses`: where the files of a folder are; signed addresses are kept while they are valid.
+- `transports`: one request for one byte range, its answer checked.
+- `ahead`: threads that do what will be needed soon.
+- `files`: the files of a folder as `mmm_rs.Files` describes them; what comes next is read ahead.
 """
 
 from __future__ import annotations
@@ -10,11 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmm_rs_reading.files import RemoteFiles
+from mmm_rs_reading.transports import open_transport
 
 
 def open_files(url: str, options: Mapping[str, Any], token: bool | str | None) -> RemoteFiles:
-    """The files of the folder behind an fsspec URL, as `mmm_rs.Files` describes them."""
-    options = dict(options)
-    if url.startswith("hf://") and token is not None:
-        options.setdefault("token", token)
-    return RemoteFiles(url, options)
+    """The files of the folder behind a URL of the hub, of another server, or of any file system of fsspec."""
+    return RemoteFiles(open_transport(url, options, token))

@@ -1,210 +1,246 @@
-"""The files of a folder behind an fsspec URL. Every answer's length is checked, and requests are tried again."""
+"""The files of a remote folder for `mmm_rs`: every answer checked, requests tried again, what comes next read ahead."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, BinaryIO
 
-import fsspec
-import pyarrow as pa
+import urllib3
 
-import mmm_rs
-from mmm_rs import ByteRanges, RangesFile, ReadError, Reading, ReadingLater, in_one_line, scatter
+from mmm_rs import ByteRanges, ForkSafeLock, Item, ReadError, Result, in_one_line, scatter
 from mmm_rs_reading import retries
+from mmm_rs_reading.ahead import Workers, in_advance
+from mmm_rs_reading.transports import Transport
 
-# Bytes of one request at most, and requests at once: together they fill a line with a slow answer.
-SPAN = 4 << 20
-REQUESTS = 8
-# Seconds without a byte after which a connection counts as lost.
-SILENCE = 60.0
+# Bytes of one request at most, and requests at once in a process. A line with a slow answer is filled by many requests;
+# at 60 ms and 20 MB/s per connection, 16 of 2 MB fill 1 Gb/s. Small ones of scattered images need the others.
+SPAN = 2 << 20
+REQUESTS = 32
+# Bytes of images that are read ahead in a process: what a fast line carries in half a second. A stream beside another
+# that uses all of it still gets LEAST_AHEAD.
+READ_AHEAD = 64 << 20
+LEAST_AHEAD = 4 << 20
+SEGMENTS_AHEAD = 4  # coming segments whose index rows are read ahead
+# Seconds after which a server that has never answered is given up, if it refuses connections or nobody knows its name.
+FIRST_CONTACT = 2.0
 
-
-class RemoteFiles:
-    """See `mmm_rs.Files` for the methods."""
-
-    remote = True
-    ahead = 0
-
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        self.url, self.options = url.rstrip("/"), dict(options)
-        self._sizes: dict[str, int | None] = {}
-        self._connect()
-
-    def _connect(self) -> None:
-        thread = fsspec.asyn.iothread[0]
-        if thread is not None and not thread.is_alive():  # a fork left it behind, and older versions would wait for it
-            fsspec.asyn.reset_lock()
-        self._fs, root = fsspec.core.url_to_fs(self.url, **self.options)
-        self.root, self._process = root.rstrip("/"), os.getpid()
-        protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
-        self._asks = _hub_range if "hf" in protocols else _http_range if "http" in protocols else None
-
-    @property
-    def fs(self) -> Any:
-        """The file system; one of its own in a forked process, which cannot use the connections of its parent."""
-        if self._process != os.getpid():
-            self._connect()
-        return self._fs
-
-    def __str__(self) -> str:
-        return self.url
-
-    def __reduce__(self) -> Any:
-        return RemoteFiles, (self.url, self.options)
-
-    def expect(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
-        pass
-
-    def read(self, name: str) -> bytes:
-        with RangesFile(self, name, self.fetch) as file:
-            return file.read()
-
-    def open(self, name: str) -> pa.NativeFile:
-        return pa.PythonFile(RangesFile(self, name, self.fetch), mode="r")
-
-    def stream(self, name: str) -> BinaryIO:
-        return io.BufferedReader(RangesFile(self, name, self.fetch), SPAN)
-
-    def begin(self, name: str, ranges: ByteRanges) -> Reading:
-        return ReadingLater(lambda: self._fill(name, ranges))
-
-    def in_advance(
-        self, call: Callable[[mmm_rs.Item], mmm_rs.Result], items: Iterable[mmm_rs.Item]
-    ) -> Iterator[mmm_rs.Result]:
-        return map(call, items)
-
-    def size(self, name: str) -> int | None:
-        if name not in self._sizes and self._asks is not None:
-            self.fetch(name, 0, 1)  # `info` of HTTP calls every trouble a file that is not there, the hub's is cached
-        elif name not in self._sizes:
-            self._sizes[name] = self._try(lambda: self.fs.info(f"{self.root}/{name}").get("size"), name)
-        return self._sizes.get(name)
-
-    def fetch(self, name: str, start: int, stop: int) -> bytes:
-        """The bytes from `start` to `stop`; fewer only if the file ends or the answer is cut again and again.
-
-        Raises ReadError if the server sends another part of the file than was asked for, or cannot be reached.
-        """
-        data = b""
-
-        def once() -> None:
-            nonlocal data
-            data, size = self._range(name, start, stop)
-            if size is not None and self._sizes.setdefault(name, size) != size:
-                raise ReadError(
-                    f"{self.url}/{name}: had {self._sizes[name]} bytes and has {size}: it was changed meanwhile. Open "
-                    "the dataset again"
-                )
-            expected = stop - start if size is None else max(min(stop, size) - start, 0)
-            if len(data) < expected:
-                raise _Short(f"{len(data)} of {expected} bytes came")
-
-        with contextlib.suppress(_Short):
-            self._try(once, name)
-        return data
-
-    def _fill(self, name: str, ranges: ByteRanges) -> dict[int, str]:
-        def read(span: tuple[int, int]) -> dict[int, str]:
-            first, last = span
-            start, stop = ranges.offsets[first], ranges.offsets[last - 1] + ranges.sizes[last - 1]
-            return scatter(ranges, first, last, self.fetch(name, start, stop))
-
-        spans = list(ranges.joined(SPAN, len(ranges.offsets)))
-        if len(spans) == 1:
-            return read(spans[0])
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            return {number: reason for wrong in pool.map(read, spans) for number, reason in wrong.items()}
-
-    def _range(self, name: str, start: int, stop: int) -> tuple[bytes, int | None]:
-        """What one request gives, and the size of the whole file if the answer says it.
-
-        The `cat_file` of HTTP takes whatever is answered for what was asked, and the hub's reads 5 MB ahead. So for
-        these two the request is made here, and its answer believed only if it says that it is this range.
-        """
-        path, asked = f"{self.root}/{name}", f"{self.url}/{name}: bytes {start} to {stop} were asked for and"
-        remedy = "this server ignores range requests. Download the files, then give their folder as data_dir"
-        if self._asks is None:
-            data = self.fs.cat_file(path, start=start, end=stop)
-            if len(data) > stop - start:
-                raise ReadError(f"{asked} {len(data)} came: {remedy}")
-            return data, self.size(name)
-        status, told, data = self._asks(self.fs, path, start, stop)
-        match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", told.strip())
-        size = int(match[3]) if match and match[3] != "*" else None
-        if status == 416:  # the file ends before
-            return b"", size
-        if status != 206 or not match or match[1] is None or int(match[1]) != start or len(data) > stop - start:
-            raise ReadError(f"{asked} {told or 'no range'} came, with status {status}: {remedy}")
-        return data, size
-
-    def _try(self, call: Callable[[], Any], name: str) -> Any:
-        try:
-            return retries.attempt(call, _passes)
-        except (FileNotFoundError, PermissionError, IsADirectoryError, ReadError, _Short):
-            raise
-        except Exception as error:  # each file system has its own, and not all are OSError
-            status = retries.status_of(error)
-            if status == 404:
-                raise FileNotFoundError(f"{self.url}/{name}: {in_one_line(error)}") from error
-            if retries.is_offline(error):
-                raise ReadError(f"{self.url}/{name}: HF_HUB_OFFLINE is set. Unset it, or give a folder") from error
-            if not _passes(error):
-                raise ReadError(f"{self.url}/{name}: the server refuses it: {in_one_line(error)}") from error
-            raise ReadError(
-                f"{self.url}/{name}: cannot be read, {retries.TRIES} tries: {in_one_line(error)}. Check the "
-                "connection, then resume from a state_dict or start again"
-            ) from error
-
-
-def _passes(error: Exception) -> bool:
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | ReadError):
-        return False
-    status = retries.status_of(error)
-    return not retries.is_offline(error) and (status is None or retries.is_passing_status(status))
+_requests = Workers(REQUESTS, "mmm_rs_reading: bytes")
+_planners = Workers(SEGMENTS_AHEAD + 1, "mmm_rs_reading: index")
 
 
 class _Short(Exception):
     """Fewer bytes came than were asked for."""
 
 
-def _http_range(fs: Any, url: str, start: int, stop: int) -> tuple[int, str, bytes]:
-    """Status, `Content-Range` and body of a range request. What is not the range is not waited for."""
-    import aiohttp
-
-    given = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE), **fs.kwargs}
-    headers = {**given.pop("headers", {}), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-
-    async def ask() -> tuple[int, str, bytes]:
-        session = await fs.set_session()
-        async with session.get(fs.encode_url(url), headers=headers, **given) as answer:
-            if answer.status != 416:
-                answer.raise_for_status()
-            data = await answer.read() if answer.status == 206 else b""
-            return answer.status, answer.headers.get("Content-Range", ""), data
-
-    return fsspec.asyn.sync(fs.loop, ask)
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ReadError)  # another try would not change them
 
 
-def _hub_range(fs: Any, path: str, start: int, stop: int) -> tuple[int, str, bytes]:
-    """The same from the hub, by its own client, which is httpx's or, before 1.0, requests'."""
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+class RemoteFiles:
+    """See `mmm_rs.Files` for the methods."""
 
-    headers = {**build_hf_headers(token=fs.token), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-    session: Any = get_session()  # whichever it is
-    url = fs.url(path)
-    if callable(session.stream):
-        opened = session.stream("GET", url, headers=headers, timeout=SILENCE)
-    else:
-        opened = session.get(url, headers=headers, timeout=SILENCE, stream=True)
-    with opened as answer:
-        partial = answer.status_code == 206
-        if partial or answer.status_code >= 400:
-            data = answer.read() if hasattr(answer, "read") else answer.content
-        if not partial and answer.status_code != 416:
-            hf_raise_for_status(answer)
-        return answer.status_code, answer.headers.get("Content-Range", ""), data if partial else b""
+    remote = True
+
+    def __init__(self, transport: Transport, read_ahead: int | None = None) -> None:
+        self.transport, self._room = transport, READ_AHEAD if read_ahead is None else read_ahead
+
+    def __reduce__(self) -> Any:
+        return RemoteFiles, (self.transport, self._room)
+
+    def __str__(self) -> str:
+        return str(self.transport)
+
+    @property
+    def ahead(self) -> int:
+        return max(self._room - _under_way.of_others(self), min(LEAST_AHEAD, self._room))
+
+    def expect(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
+        pass
+
+    def read(self, name: str) -> bytes:
+        return self._try(name, lambda: self.transport.fetch(name, 0, None).data)
+
+    def size(self, name: str) -> int | None:
+        return self._try(name, lambda: self.transport.size(name))
+
+    def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        others = [_requests.submit(partial(self.fetch, name, start, stop)) for start, stop in ranges[1:]]
+        parts = [self.fetch(name, start, stop) for start, stop in ranges[:1]]
+        parts += [future.result() for future in others]
+        for (start, stop), part in zip(ranges, parts, strict=True):
+            if len(part) != stop - start:
+                raise ReadError(f"{self}/{name}: {_short(len(part), start, stop)}: it is cut short. Try again")
+        return parts
+
+    def stream(self, name: str) -> BinaryIO:
+        return io.BufferedReader(_Stream(self, name), 1 << 16)
+
+    def begin(self, name: str, ranges: ByteRanges) -> Spans:
+        return Spans(self, name, ranges)
+
+    def in_advance(self, call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        return in_advance(_planners, call, items, SEGMENTS_AHEAD)
+
+    def fetch(self, name: str, start: int, stop: int, stopped: threading.Event | None = None) -> bytes:
+        """The bytes from `start` to `stop`; fewer only if the file ends or the answer is cut again and again.
+
+        `stopped`: set when nobody wants them any more.
+
+        Raises FileNotFoundError, or ReadError if the server sends something else or cannot be reached.
+        """
+        data = b""
+
+        def once() -> None:
+            nonlocal data
+            data, size = self.transport.fetch(name, start, stop)
+            if size is None and len(data) < stop - start:
+                size = self.transport.size(name)
+            expected = stop - start if size is None else max(min(stop, size) - start, 0)
+            if len(data) < expected:
+                raise _Short(_short(len(data), start, stop))
+
+        with contextlib.suppress(_Short):
+            self._try(name, once, stopped)
+        return data
+
+    def _try(self, name: str, call: Callable[[], Result], stopped: threading.Event | None = None) -> Result:
+        begun = time.monotonic()
+
+        def passes(error: Exception) -> bool:
+            if not self.transport.reached and _is_unreachable(error):
+                return time.monotonic() - begun < FIRST_CONTACT
+            return not isinstance(error, _FINAL)
+
+        try:
+            return retries.attempt(call, passes, stopped=stopped)
+        except (*_FINAL, _Short):
+            raise
+        except Exception as error:  # each file system has its own, and not all are OSError
+            reason, reached = _reason(error), self.transport.reached or not _is_unreachable(error)
+        # Raised here, not where the error was caught: what the clients below said of it helps nobody.
+        if not reached:
+            raise ReadError(f"{self}: cannot be reached: {reason}. Check the address and the connection")
+        raise ReadError(
+            f"{self}/{name}: cannot be read, {retries.TRIES} tries: {reason}. Check the connection, then resume from a "
+            "state_dict or start again"
+        )
+
+
+class Spans:
+    """Byte ranges that are being read, near ones as one request. See `mmm_rs.Reading`."""
+
+    def __init__(self, files: RemoteFiles, name: str, ranges: ByteRanges) -> None:
+        self._files, self._name, self._ranges = files, name, ranges
+        self._size, self._stopped = sum(ranges.sizes), threading.Event()
+        _under_way.add(files, self._size)
+        spans = ranges.joined(SPAN, len(ranges.offsets))
+        self._futures = [_requests.submit(partial(self._read, first, last)) for first, last in spans]
+
+    def _read(self, first: int, last: int) -> dict[int, str]:
+        ranges = self._ranges
+        start, stop = ranges.offsets[first], ranges.offsets[last - 1] + ranges.sizes[last - 1]
+        return scatter(ranges, first, last, self._files.fetch(self._name, start, stop, self._stopped))
+
+    def result(self) -> dict[int, str]:
+        try:
+            return {number: reason for future in self._futures for number, reason in future.result().items()}
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        self._stopped.set()
+        for future in self._futures:
+            future.cancel()
+        _under_way.add(self._files, -self._size)
+        self._size = 0
+
+
+class _UnderWay:
+    """Bytes of images that are being read ahead in this process, or wait to be used, by the files that they are of."""
+
+    def __init__(self) -> None:
+        self._lock, self._process = ForkSafeLock(), os.getpid()
+        self._bytes: dict[int, int] = {}
+
+    def add(self, files: RemoteFiles, size: int) -> None:
+        with self._lock:
+            if self._process != os.getpid():  # the parent's bytes are not read here
+                self._process, self._bytes = os.getpid(), {}
+            self._bytes[id(files)] = self._bytes.get(id(files), 0) + size
+            if self._bytes[id(files)] <= 0:
+                del self._bytes[id(files)]
+
+    def of_others(self, files: RemoteFiles) -> int:
+        with self._lock:
+            return sum(size for other, size in self._bytes.items() if other != id(files))
+
+
+_under_way = _UnderWay()
+
+
+class _Stream(io.RawIOBase):
+    """A file from its beginning to its end, the next spans of which are on their way."""
+
+    def __init__(self, files: RemoteFiles, name: str) -> None:
+        size = files.size(name)
+        if size is None:
+            raise ReadError(
+                f"{files}/{name}: the server does not report its size. Download the files, then give their folder as "
+                "data_dir"
+            )
+        self._files, self._name, self._size = files, name, size
+        self._begun, self._stopped = 0, threading.Event()  # bytes that have been asked for
+        self._coming: deque[tuple[int, int, Future[bytes]]] = deque()
+        self._data = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._data:
+            while self._begun < self._size and len(self._coming) < max(1, self._files.ahead // SPAN):
+                start, stop = self._begun, min(self._begun + SPAN, self._size)
+                fetch = partial(self._files.fetch, self._name, start, stop, self._stopped)
+                self._coming.append((start, stop, _requests.submit(fetch)))
+                self._begun = stop
+            if not self._coming:
+                return 0
+            start, stop, future = self._coming.popleft()
+            self._data = memoryview(future.result())
+            if len(self._data) != stop - start:
+                reason = _short(len(self._data), start, stop)
+                raise ReadError(f"{self._files}/{self._name}: {reason}: it is cut short. Try again, or upload it again")
+        count = min(len(buffer), len(self._data))
+        buffer[:count], self._data = self._data[:count], self._data[count:]
+        return count
+
+    def close(self) -> None:
+        self._stopped.set()
+        for _, _, future in self._coming:
+            future.cancel()
+        self._coming.clear()
+        super().close()
+
+
+def _short(size: int, start: int, stop: int) -> str:
+    return f"{size} of {stop - start} bytes at {start} came"
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether no connection was made: it was refused, or the name is unknown."""
+    return isinstance(error, urllib3.exceptions.NewConnectionError)
+
+
+def _reason(error: BaseException) -> str:
+    """What a person needs to know of a client's error."""
+    cause = error.__cause__ or error.__context__
+    if _is_unreachable(error) and isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return in_one_line(error)

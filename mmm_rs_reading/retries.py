@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ def attempt(
     call: Callable[[], Result],
     passes: Callable[[Exception], bool],
     announce: Callable[[Exception, int, float], object] | None = None,
-    tries: int | None = None,
+    stopped: threading.Event | None = None,
 ) -> Result:
     """The call's result, after as many tries as it takes.
 
@@ -33,13 +34,13 @@ def attempt(
         call: What to do.
         passes: Whether a try after this error can succeed. If not, the error is raised.
         announce: Called before each wait with the error, the number of tries so far, and the seconds to wait.
-        tries: How many tries to make, at most; TRIES by default.
+        stopped: Set by another thread when nobody wants the result any more: there is no further try then.
 
     Raises:
         Exception: The error of the last try.
     """
-    pauses = waits()
-    for number in range(1, tries or TRIES):
+    pauses, stopped = waits(), stopped or threading.Event()
+    for number in range(1, TRIES):
         try:
             return call()
         except Exception as error:
@@ -48,7 +49,8 @@ def attempt(
             pause = max(next(pauses), asked_wait(error))
             if announce is not None:
                 announce(error, number, pause)
-        time.sleep(pause)
+            if stopped.wait(pause):
+                raise
     return call()
 
 
@@ -62,7 +64,8 @@ def waits() -> Iterator[float]:
 
 def asked_wait(error: BaseException) -> float:
     """The seconds that a server asks to wait with the answer that an error carries; 0 if it does not."""
-    headers = getattr(getattr(error, "response", None) or error, "headers", None) or {}
+    response = getattr(error, "response", None)
+    headers = getattr(error if response is None else response, "headers", None) or {}
     return retry_after(headers.get("Retry-After"))
 
 

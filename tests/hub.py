@@ -406,6 +406,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.data))}
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if not wanted or not self.ranges:
+            self.hub.ranges.append((path, 0, len(file.data)))
             return lambda: self._send(200, file.data, headers)
         total = len(file.data)
         start = int(wanted[1]) if wanted[1] else max(total - int(wanted[2]), 0)

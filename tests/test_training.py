@@ -152,17 +152,19 @@ def test_a_stream_goes_on_exactly_where_it_stopped(out, seen, nodes):
 
 
 @pytest.fixture
-def counted(out, monkeypatch) -> tuple[str, list[int]]:
-    """The folder on a file system in memory, and the bytes of each answer that came from a shard."""
+def counted(out, monkeypatch) -> tuple[str, list[list[int]]]:
+    """The folder on a file system in memory, and the bytes of each answer from a shard, in the last of several lists
+    when it was asked for."""
     filesystem = fsspec.filesystem("memory")
     filesystem.put(str(out), "/counted", recursive=True)
-    answers: list[int] = []
+    answers: list[list[int]] = [[]]
     whole = type(filesystem).cat_file
 
     def cat_file(self: Any, path: str, *arguments: Any, **options: Any) -> bytes:
+        now = answers[-1]
         data = whole(self, path, *arguments, **options)
         if path.endswith(".tar"):
-            answers.append(len(data))
+            now.append(len(data))
         return data
 
     monkeypatch.setattr(type(filesystem), "cat_file", cat_file)
@@ -183,11 +185,11 @@ def test_nothing_that_was_seen_is_read_again(out, counted, seen):
 
     later = mmm_rs.load_dataset("fMoW", url, streaming=True)
     later.load_state_dict(state)
-    answers.clear()
+    answers.append([])  # what the first stream had begun to read ahead may still come
     assert len(list(later)) == COUNT - seen
     left = pq.read_table(out / "index" / "fMoW.parquet", columns=["rgb_size"])["rgb_size"].to_pylist()[seen:]
     between = 3072  # bytes at the most: the texts of a sample, their headers and padding
-    assert sum(left) <= sum(answers) <= sum(left) + between * (len(left) - 1)
+    assert sum(left) <= sum(answers[-1]) <= sum(left) + between * (len(left) - 1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
