@@ -1602,13 +1602,72 @@ class _Images(NamedTuple):
             reasons = dict.fromkeys(range(len(self.places)), in_one_line(error))
         if check:
             for number, (crc, target) in enumerate(zip(self.crcs, self.targets, strict=True)):
-                if number not in reasons and _crc32(target) != crc:
+                if number in reasons:
+                    continue
+                if _crc32(target) != crc:
                     reasons[number] = f"its CRC is not {crc:#010x}, as the index says: its bytes are damaged"
+                elif fault := image_fault(target):
+                    reasons[number] = fault
         by_row: dict[int, tuple[str, str]] = {}
         for number in sorted(reasons):
             modality, row = self.places[number]
             by_row.setdefault(row, (modality, reasons[number]))
         return by_row
+
+
+# What an image may be, as Pillow calls it (and MPO, which it reads as JPEG). Other formats, such as EPS and PDF, would
+# start programs or render documents: the bytes of a stranger's dataset must not choose them.
+IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000")
+_SIGNATURES = (
+    b"\xff\xd8",
+    b"\x89PNG",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"BM",
+    b"GIF8",
+    b"RIFF",
+    b"\0\0\0\x0cjP  ",
+    b"\xff\x4f\xff\x51",
+)
+# Scans of one JPEG. Encoders make up to some 20; each further one costs a pass over the whole image, so a few hundred
+# kilobytes could keep a decoder busy for minutes.
+MOST_SCANS = 100
+
+
+def image_fault(data: bytes | memoryview) -> str | None:
+    """Why a decoder should not be given these bytes; None if nothing speaks against it. Takes about a microsecond."""
+    head = bytes(data[:1024])
+    if not head.startswith(_SIGNATURES):
+        return f"it begins with {head[:8]!r}: not a known image format"
+    if not head.startswith(b"\xff\xd8") or _is_of_one_scan(head):
+        return None
+    scans = bytes(data).count(b"\xff\xda")
+    return f"it is a JPEG of {scans} scans: more than {MOST_SCANS} are not decoded" if scans > MOST_SCANS else None
+
+
+def _is_of_one_scan(head: bytes) -> bool:
+    """Whether a baseline JPEG begins so, and its first scan holds all components: then decoders read no further one."""
+    position, components = 2, 0
+    while position + 9 < len(head) and head[position] == 0xFF:
+        marker = head[position + 1]
+        if marker in (0xC0, 0xC1):  # baseline, extended
+            components = head[position + 9]
+        elif marker == 0xDA:  # start of scan
+            return head[position + 4] == components
+        position += 2 + (head[position + 2] << 8 | head[position + 3])
+    return False
+
+
+def open_image(data: bytes) -> PIL.Image.Image:
+    """The image in `data`, opened as one of IMAGE_FORMATS and not decoded yet.
+
+    Raises PIL.UnidentifiedImageError for other bytes, and for a JPEG with too many scans.
+    """
+    if fault := image_fault(data):
+        raise PIL.UnidentifiedImageError(fault)
+    return PIL.Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
 
 
 def _numbers(rows: pa.Table, name: str) -> np.ndarray:
@@ -2043,7 +2102,7 @@ def _open_image(stored: dict[str, Any] | None) -> PIL.Image.Image | None:
     """The image as the `Image` feature gives it, but decoded when it is first looked at: shuffle buffers stay small."""
     if stored is None:
         return None
-    image: PIL.Image.Image = PIL.Image.open(io.BytesIO(stored["bytes"]))
+    image = open_image(stored["bytes"])
     if image.getexif().get(_ORIENTATION) is not None:
         image = PIL.ImageOps.exif_transpose(image)
     return image

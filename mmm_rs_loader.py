@@ -785,8 +785,6 @@ def _line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-# Formats that Pillow may open. Its other plugins run programs, or are meant for trusted files. JPEG includes MPO.
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000")
 # Colours in which simplejpeg gives Pillow's pixels. It converts CMYK in another way.
 _FAST_COLOURS = ("YCbCr", "Gray", "RGB")
 _ORIENTATION = 0x0112  # Exif's tag
@@ -802,9 +800,11 @@ class _OtherSize(Exception):
 def _decode(data: memoryview, target: np.ndarray, scaled: bool) -> None:
     """Decode an image into `target`, a part of a batch's array (height, width, 3).
 
-    `scaled`: to its size, while decoding; else raises _OtherSize where the image has another. Raises whatever Pillow
-    does for what it cannot decode.
+    `scaled`: to its size, while decoding; else raises _OtherSize where the image has another. Raises ValueError
+    for bytes that no decoder is given, and whatever Pillow raises for what it cannot decode.
     """
+    if fault := mmm_rs.image_fault(data):
+        raise ValueError(fault)
     size = target.shape[:2]
     if _is_plain_jpeg(data):
         with contextlib.suppress(ValueError):  # simplejpeg refuses it; perhaps Pillow does not
@@ -820,7 +820,7 @@ def _decode(data: memoryview, target: np.ndarray, scaled: bool) -> None:
                 else:
                     raise _OtherSize((height, width))
                 return
-    with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with PIL.Image.open(io.BytesIO(data), formats=mmm_rs.IMAGE_FORMATS) as image:
         if scaled:
             image.draft(None, (size[1], size[0]))  # type: ignore[arg-type]
         _place(PIL.ImageOps.exif_transpose(image), target, scaled)
@@ -856,7 +856,7 @@ def _pixel_size(data: memoryview | PIL.Image.Image) -> tuple[int, int] | None:
         with contextlib.suppress(ValueError):
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             return height, width
-    with contextlib.suppress(Exception), PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with contextlib.suppress(Exception), PIL.Image.open(io.BytesIO(data), formats=mmm_rs.IMAGE_FORMATS) as image:
         turned = image.getexif().get(_ORIENTATION, 1) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
     return None
@@ -889,7 +889,7 @@ _TURNING = re.compile(rb"Exif\0\0|tiff:Orientation")
 
 
 def _orientation(data: memoryview) -> int | None:
-    with contextlib.suppress(Exception), PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with contextlib.suppress(Exception), PIL.Image.open(io.BytesIO(data), formats=mmm_rs.IMAGE_FORMATS) as image:
         return image.getexif().get(_ORIENTATION, 1)
     return None
 

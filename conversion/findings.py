@@ -40,6 +40,7 @@ IMAGE_REASONS = {
     # it is not a whole image
     "empty": "it has no bytes",
     "not_an_image": "it is not an image of a known format",
+    "too_many_scans": "it is a JPEG of more than 100 scans, which keeps decoders busy for minutes",
     "lfs_pointer": "it is a git-lfs pointer, which stands for a file that was not fetched",
     "no_end_marker": "it is a JPEG without an end marker: it was cut",
     "too_many_pixels": "it has more pixels than Pillow opens without a warning",
@@ -96,6 +97,7 @@ REMEDIES = {
     "unreadable_folder": "Give yourself the permission to read it",
     "empty": "Download the archive again; if it stays empty, ask upstream",
     "not_an_image": "Download the archive again; if it stays so, ask upstream",
+    "too_many_scans": "Save the image with fewer scans, for example with `jpegtran`",
     "lfs_pointer": "Run `git lfs pull` where the release was cloned",
     "no_end_marker": "Download the archive again; if it stays so, ask upstream",
     "too_many_pixels": "Nothing to do: readers of the dataset could not open it",

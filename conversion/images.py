@@ -13,12 +13,10 @@ import io
 from PIL import Image, UnidentifiedImageError
 
 from conversion.findings import LFS_POINTER
+from mmm_rs import IMAGE_FORMATS, image_fault
 
 # Pillow warns above this number of pixels and refuses above twice as many, so a reader of the dataset would stumble.
 PIXEL_LIMIT = 89_478_485  # PIL.Image.MAX_IMAGE_PIXELS as Pillow ships it
-
-# What Pillow may try: formats of photographs. Others (EPS, PDF) would start programs or render documents.
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000")
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 SOF0, SOF1, SOF2, DHT, SOS, DQT, DRI = 0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD
@@ -40,13 +38,16 @@ def measure(data: bytes | memoryview, decode: bool = False) -> tuple[int, int]:
 
     `decode` decodes a plain JPEG as well, which shows damage inside the picture that its structure does not.
 
-    Raises RejectedImage: `empty`, `not_an_image`, `no_end_marker`, `too_many_pixels`, `not_decodable`.
+    Raises RejectedImage: `empty`, `not_an_image`, `too_many_scans`, `no_end_marker`, `too_many_pixels`,
+    `not_decodable`.
     """
     if not len(data):
         raise RejectedImage("empty", "the file has no bytes")
     if bytes(data[: len(LFS_POINTER)]) == LFS_POINTER:
         raise RejectedImage("lfs_pointer", "the file is a git-lfs pointer: its image was not fetched")
     if bytes(data[:2]) == START:
+        if fault := image_fault(data):
+            raise RejectedImage("too_many_scans", fault)
         size = _jpeg_size(data)
         if size and not decode:
             return size
@@ -121,7 +122,7 @@ def _check_pixels(width: int, height: int) -> None:
 
 def _decoded_size(data: bytes | memoryview) -> tuple[int, int]:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             _check_pixels(*image.size)
             image.load()
             return image.size

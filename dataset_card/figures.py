@@ -23,7 +23,7 @@ from conversion.disk import write_file
 from conversion.errors import OutputError
 from dataset_card.fields import LEVEL_NAMES
 from dataset_card.statistics import WORDS_A_BIN, Converted
-from mmm_rs import MODALITIES, PROMPT_COLUMNS
+from mmm_rs import MODALITIES, PROMPT_COLUMNS, open_image
 
 COLOURS = {"rgb": "#2a78b5", "nir": "#c8553d", "sar": "#5b5f66"}  # apart in lightness too, for the colour-blind
 GROUND, INK, FAINT = "#f6f7f9", "#1f2328", "#d0d5db"
@@ -264,7 +264,7 @@ def _tile(
         return
     try:
         images.measure(data)
-        with Image.open(io.BytesIO(data), formats=images.FORMATS) as encoded:
+        with open_image(data) as encoded:
             encoded.draft("RGB", (side, side))  # a large JPEG is decoded at half, a quarter or an eighth of its size
             image = encoded.convert("RGB")
     except Exception:  # damage that only a decoder sees; Pillow raises almost anything

@@ -19,11 +19,10 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from conversion import images
 from conversion.prompts import marked
 from dataset_card.fields import LEVEL_NAMES, MODALITY_NAMES
 from dataset_card.provenance import PROVENANCE
-from mmm_rs import ALL, MODALITIES, SUBSETS, WEATHERS
+from mmm_rs import ALL, MODALITIES, SUBSETS, WEATHERS, open_image
 from mmm_rs_cli.parts import PARTS
 from mmm_rs_cli.samples import PlacedImage, Sample
 
@@ -190,7 +189,7 @@ def _figure(page: Page, sample: Sample, modality: str, image: PlacedImage | None
 def thumbnail(data: bytes) -> Thumbnail | None:
     """An image made small. None if it cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(data), formats=images.FORMATS) as encoded:
+        with open_image(data) as encoded:
             encoded.draft("RGB", (SIDE, SIDE))  # a large JPEG is decoded at half, a quarter or an eighth of its size
             image = encoded.convert("RGB")
     except Exception:  # damage that only a decoder sees; Pillow raises almost anything

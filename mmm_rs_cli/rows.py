@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from conversion import images
-from mmm_rs import GSD_LEVELS, MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, WEATHERS
+from mmm_rs import GSD_LEVELS, MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, WEATHERS, open_image
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def _image(value: Any) -> Image.Image | None:
     """A decoded image, also of a row that was loaded with `decode=False`."""
     if value is None or isinstance(value, Image.Image):
         return value
-    with Image.open(io.BytesIO(value["bytes"]), formats=images.FORMATS) as encoded:
+    with open_image(value["bytes"]) as encoded:
         return encoded.convert("RGB")
 
 

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from conversion import images
 from conversion.disk import write_file
 from conversion.errors import UsageError, VerificationError
-from mmm_rs import MEMBERS, PROMPT_COLUMNS, ConvertedSource
+from mmm_rs import MEMBERS, PROMPT_COLUMNS, ConvertedSource, open_image
 from mmm_rs_cli.samples import LABELS, Sample, is_remote, read_images
 
 SUFFIXES = {
@@ -125,7 +124,7 @@ def write_plot(source: ConvertedSource, sample: Sample, path: Path) -> None:
 
 def _suffix(data: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
+        with open_image(data) as image:
             return SUFFIXES[image.format or ""]
     except UnidentifiedImageError:
         return "jpg"  # as in the shard
