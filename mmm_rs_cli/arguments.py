@@ -167,7 +167,7 @@ def _export(subparsers: Any) -> None:
         "mmm-rs export ./MMM-RS-hub ./foggy --config weather --weather fog --to folder",
         resumes=True,
     )
-    command.add_argument("source", type=_address, help="a converted folder, or hf://datasets/org/MMM-RS[@revision]")
+    command.add_argument("source", type=_address, help=DATASET)
     command.add_argument("out", type=_folder, help="the folder to write; run again to continue after an interruption")
     command.add_argument(
         "--to",

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +77,7 @@ def export(
     on_error: str = "raise",
     workers: int | None = None,
     token: bool | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     dry_run: bool = False,
     card: Card | None = None,
     progress: Callable[[int, int, str], None] | None = None,
@@ -97,6 +98,7 @@ def export(
         on_error: "raise" for damage in the source, or "skip" to leave the sample out and report it.
         workers: Parts to write at a time (default: one per core; 2 from a remote source).
         token: For a private repository on the hub.
+        storage_options: For the file system of another remote source (see `fsspec`).
         dry_run: Only say what would be written.
         card: Writes the card, for example the module `dataset_card.card`; without it there is none.
         progress: Called with the bytes of images done, their total, and what is being written.
@@ -113,7 +115,7 @@ def export(
     selection = selection or Selection()
     _check_arguments(to, on_error, shard_size, twin_folders)
     out = Path(os.path.abspath(os.path.expanduser(out)))
-    opened = open_converted(source, token)
+    opened = open_converted(source, token, storage_options)
     _check_place(out, opened)
     settings = {
         "to": to,

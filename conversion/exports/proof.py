@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,7 @@ def compare_with_source(
     *,
     workers: int | None = None,
     token: bool | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> int:
     """Compare an exported dataset with what it was exported from: the selection, every row, and every image's bytes.
@@ -53,6 +55,7 @@ def compare_with_source(
         source: The dataset that it was exported from, local or on the hub.
         workers: Shards at a time (default: one per core).
         token: For a private repository on the hub.
+        storage_options: For the file system of another remote source (see `fsspec`).
         progress: Called with the bytes of shards done, their total, and the subset.
 
     Returns:
@@ -63,7 +66,7 @@ def compare_with_source(
         ReleaseError: The source cannot be read.
         VerificationError: They differ; names the samples.
     """
-    export, original = open_both(out, source, token)
+    export, original = open_both(out, source, token, storage_options)
     groups = choose(original, _selection(export))
     faults: list[str] = []
     tasks = [task for group in groups for task in _tasks(export, original, group, faults)]
@@ -91,7 +94,10 @@ def compare_with_source(
 
 
 def open_both(
-    out: str | os.PathLike[str], source: str | os.PathLike[str], token: bool | str | None = None
+    out: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    token: bool | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> tuple[Source, Source]:
     """Open an exported dataset, and the one that it was exported from.
 
@@ -101,7 +107,7 @@ def open_both(
     exported_from = export.manifest.get("exported_from")
     if exported_from is None:
         raise UsageError(f"{export.address}: was not exported from another dataset. Omit --source")
-    original = open_converted(source, token)
+    original = open_converted(source, token, storage_options)
     if original.digest != exported_from["digest"]:
         raise VerificationError(
             f"{original.address}: is not the dataset that {export.address} was exported from: the digest of its "

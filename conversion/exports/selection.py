@@ -16,7 +16,17 @@ import pyarrow.compute as pc
 from conversion import names
 from conversion.errors import UsageError
 from conversion.exports.rows import has_image, label, label_columns
-from mmm_rs import ALL, LABELS, MODALITIES, PROMPT_COLUMNS, chosen_modalities, index_schema, key_hash, subset_names
+from mmm_rs import (
+    ALL,
+    LABELS,
+    MODALITIES,
+    PROMPT_COLUMNS,
+    chosen_modalities,
+    did_you_mean,
+    index_schema,
+    key_hash,
+    subset_names,
+)
 
 # The index columns that `Selection` filters by their values -> its fields.
 BY_LABEL = {"gsd_level": "gsd_levels", "weather": "weathers", "category": "categories", "satellite": "satellites"}
@@ -66,7 +76,10 @@ class Selection:
             for value in getattr(self, field_name):
                 if column in LABELS and value not in LABELS[column]:
                     option = column.replace("_", "-")
-                    raise UsageError(f"--{option} {value}: not a label. Give one of {', '.join(LABELS[column])}")
+                    hint = did_you_mean(value, LABELS[column])
+                    raise UsageError(
+                        f"--{option} {value}: not a label.{hint} The labels are {', '.join(LABELS[column])}"
+                    )
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: give a number of at least 1")
         if self.share is not None and not 0 < self.share <= 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,7 +63,11 @@ class Source:
             raise ReleaseError(_line(error)) from None
 
 
-def open_converted(address: str | os.PathLike[str], token: bool | str | None = None) -> Source:
+def open_converted(
+    address: str | os.PathLike[str],
+    token: bool | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Source:
     """Open a converted folder, or its address on the hub: `hf://datasets/org/MMM-RS[@revision]`.
 
     Raises ReleaseError if there is no converted dataset that can be read.
@@ -72,7 +76,7 @@ def open_converted(address: str | os.PathLike[str], token: bool | str | None = N
     if "://" not in address:
         address = os.path.realpath(os.path.expanduser(address))
     try:
-        reader = open_source(address, None, token)
+        reader = open_source(address, storage_options, token)
     except (ReadError, OSError, ValueError) as error:
         raise ReleaseError(_line(error)) from None
     if not isinstance(reader, ConvertedSource):
