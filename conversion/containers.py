@@ -22,7 +22,6 @@ from conversion.columns import split_last
 from conversion.findings import Problem
 
 DEPTH = 3  # archives within archives: MMM-RS.zip, its subset zips, and one more
-OTHER_ARCHIVES = ("rar", "7z", "tar", "tgz", "gz", "bz2", "xz", "zst")  # suffixes
 PEEKED = 1000  # files of a folder, at most, that are opened to see whether they are zips
 
 # Types of the files of a container. Others are keys of REMARKS: such files are named and not used.
@@ -52,7 +51,9 @@ REMARKS = {
     ),
 }
 UNZIP_OUTER = "Unzip the outer archive first"
-# rsync calls `X.zip` `.X.zip.Ab12Cd` until it is there.
+_COMPRESSED = r"\.(gz|bz2|xz|zst)"
+_OTHER_ARCHIVE = rf"\.(rar|7z|tar|tgz|tbz2?|txz|tar{_COMPRESSED}|(jsonl?|ndjson){_COMPRESSED})({names.DOWNLOAD_TAIL})?$"
+# rsync calls `X.zip` `.X.zip.Ab12Cd` until all of it is there.
 _UNFINISHED = "(" + "|".join(map(re.escape, UNFINISHED)) + r")$|(^|/)\.[^/]*\.zip\.[a-z0-9]{6}$"
 
 
@@ -167,15 +168,12 @@ def _typed(archive: Archive, entries: pa.Table) -> pa.Table:
         ANNOTATION: _either(
             pc.is_in(suffix, pa.array(names.ANNOTATION_SUFFIXES)), pc.match_substring_regex(name, annotation)
         ),
+        "link": pc.and_kleene(pc.equal(problem, "link"), pc.invert(pc.match_substring_regex(name, r"\.zip$"))),
+        "unreadable_folder": pc.equal(problem, "unreadable_folder"),
         "half_download": pc.match_substring_regex(name, _UNFINISHED),
         ZIP: pc.match_substring_regex(name, rf"\.(zip{names.DOWNLOAD_TAIL}?|z\d\d)$"),
         "multi_part": pc.match_substring_regex(name, r"\.(7z\.\d{3}|part\d+\.rar|r\d\d)$"),
-        "other_archive": _either(
-            pc.is_in(suffix, pa.array(OTHER_ARCHIVES)),
-            pc.match_substring_regex(name, rf"\.({'|'.join(OTHER_ARCHIVES)}){names.DOWNLOAD_TAIL}$"),
-        ),
-        "link": pc.equal(problem, "link"),
-        "unreadable_folder": pc.equal(problem, "unreadable_folder"),
+        "other_archive": pc.match_substring_regex(name, _OTHER_ARCHIVE),
         MAYBE_ZIP: pc.match_substring_regex(name, r"(^|/)[^/.]+$|[?&][^/]*$|\.zip[^a-z0-9/][^/]*$"),
     }
     chosen = pc.fill_null(pc.case_when(pc.make_struct(*tests.values()), *tests, OTHER), OTHER)

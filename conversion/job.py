@@ -193,6 +193,7 @@ def opened(
     `done`: whether the shard of a marker's path needs not be written any more; where it lies in `out`, if not given.
     The other parameters are those of `convert`; so are the errors.
     """
+    release.check_output(release_path, out)
     out = Path(out).absolute()
     options = options or Options()
     done = done or (lambda marker: finished(out, marker) is not None)
@@ -203,6 +204,8 @@ def opened(
         if not executor:
             stack.enter_context(ended(pool))  # before the lock is given back
         # Before anything is removed: the release may be mistyped.
+        if release.is_inside(out, release_path):
+            say(f"{out}: lies in the release and is not part of it")
         found = release.find(release_path, annotations, exclude=out)
         wanted = _wanted(found, subsets, release_path)
         if not _known(out, work):
@@ -378,7 +381,9 @@ def _earlier(out: Path, work: Path, options: Options) -> dict[str, Any] | None:
 def _wanted(found: Release, subsets: Sequence[str] | None, path: Any) -> list[str]:
     absent = [name for name in subsets or () if name not in found.subsets]
     if absent or not found.subsets:
-        why = "; ".join(str(problem) for problem in found.problems)
+        why = "; ".join(str(problem) for problem in found.problems[: release.EXAMPLES])
+        if (more := len(found.problems) - release.EXAMPLES) > 0:
+            why += f"; and {more} more, which `mmm-rs inspect` shows"
         what = ", ".join(absent) if absent else "no subset of MMM-RS"
         raise ReleaseError(
             f"{path}: {what} {'is not in this release' if absent else 'can be read here'}"

@@ -5,6 +5,7 @@ Neither holds a date, a path of this machine or a number of workers: equal input
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from conversion import layout
 from conversion.disk import BUFFER, replacing, write_json
-from conversion.errors import VerificationError
+from conversion.errors import UsageError, VerificationError
 from conversion.options import Options
 from conversion.shards import Marker, marker_rows
 from mmm_rs import (
@@ -75,6 +76,12 @@ def build(
 
 def write(out: Path, manifest: dict[str, Any]) -> None:
     write_json(out / layout.MANIFEST, manifest)
+
+
+def check_there(out: str | os.PathLike[str]) -> None:
+    """Raises UsageError where there is no such folder, as of a converted folder that is mistyped."""
+    if not os.path.isdir(out):
+        raise UsageError(f"{out}: no such folder. Give the folder that `mmm-rs convert` wrote")
 
 
 def read(out: Path) -> dict[str, Any] | None:

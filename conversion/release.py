@@ -25,6 +25,9 @@ from conversion.findings import REMEDIES, Problem
 from conversion.memory import frees_memory
 from mmm_rs import SUBSETS
 
+EXAMPLES = 5  # files named in a message
+INDIFFERENT = ("link", "unreadable_folder")  # problems that any folder can have, whatever it holds
+
 # What is said of an archive of which some or all files cannot be read, by their problem.
 BARRED = {
     "encrypted": Remark("are encrypted", "Unzip it with its password and give the folder instead"),
@@ -90,6 +93,22 @@ def check_there(path: str | os.PathLike[str]) -> None:
 
 
 @frees_memory
+def check_output(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Raises UsageError where a release must not be converted into `out`: the release itself, or a folder around it."""
+    if not os.fspath(out):
+        raise UsageError("the path of the output is empty. Give the folder to write")
+    inner, outer = Path(os.path.realpath(path)), Path(os.path.realpath(out))
+    if inner == outer:
+        raise UsageError(f"{out}: is the release. Choose another folder to write, which may lie inside it")
+    if inner.is_relative_to(outer):
+        raise UsageError(f"{out}: holds the release {path}. Choose another folder to write, which may lie beside it")
+
+
+def is_inside(out: str | os.PathLike[str], path: str | os.PathLike[str]) -> bool:
+    """Whether a folder lies in a release."""
+    return Path(os.path.realpath(out)).is_relative_to(os.path.realpath(path))
+
+
 def find(
     path: str | os.PathLike[str], annotations: str | os.PathLike[str] | None = None, exclude: Path | None = None
 ) -> Release:
@@ -132,15 +151,24 @@ def find(
             problems += _without_images(files)
             if any(part.count(ANNOTATION) for part in kept):
                 imageless[name] = files
-    if not subsets and not problems:
-        raise ReleaseError(
-            f"{path}: nothing of MMM-RS was found here. Give the folder with the downloaded zips, "
-            "MMM-RS.zip, or one subset's zip or folder"
-        )
     empty = pa.table({"path": pa.array([], pa.string()), "type": pa.array([], pa.string())})
     unknown = pa.concat_tables([empty, *strays])
+    if not subsets and all(problem.code in INDIFFERENT for problem in problems):
+        raise ReleaseError(
+            f"{path}: nothing of MMM-RS was found here{_among(unknown, problems)}. Give the folder with the downloaded "
+            "zips, MMM-RS.zip, or one subset's zip or folder"
+        )
     unknown = unknown.filter(pc.not_equal(unknown["type"], OTHER))
     return Release(path, subsets, tuple(problems), unknown, imageless)
+
+
+def _among(unknown: pa.Table, problems: list[Problem]) -> str:
+    """What is there instead of a release."""
+    count = unknown.num_rows + len(problems)
+    if not count:
+        return ": it holds no files outside of hidden folders and waste bins"
+    examples = [*unknown["path"].slice(0, EXAMPLES).to_pylist(), *(problem.path for problem in problems)][:EXAMPLES]
+    return f" among {count:,} file{'s' * (count > 1)}, such as {', '.join(examples)}"
 
 
 def _apart(path: Path, annotations: str | os.PathLike[str] | None) -> Iterator[Path]:

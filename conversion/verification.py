@@ -68,6 +68,7 @@ def verify(
     release.
     """
     out = Path(out)
+    manifest.check_there(out)
     if release_path is not None:
         release.check_there(release_path)  # to be told in hours would be late
     made = manifest.read(out)

@@ -92,7 +92,8 @@ def read_converted(out: Path) -> Converted:
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """The manifest. Raises OutputError where there is none, VerificationError where it was edited."""
+    """The manifest. Raises UsageError where there is no such folder, OutputError where there is none, VerificationError
+    where it was edited."""
     made = manifest.read(out)
     if made is None and str(out).startswith("hf:"):
         raise OutputError(
@@ -100,6 +101,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
             "gives one sample, and `mmm-rs verify` proves the whole"
         )
     if made is None:
+        manifest.check_there(out)
         raise OutputError(
             f"{out}: no {layout.MANIFEST} here. Give the folder that `mmm-rs convert` wrote; an unfinished "
             "conversion goes on with the same command"

@@ -381,7 +381,11 @@ def _add_plan_options(command: argparse.ArgumentParser) -> None:
 
 
 def _path(text: str) -> Path:
-    """A path that the system can look up, whether or not anything is there."""
+    """A path that the system can look up, whether or not anything is there. `~` is the home folder, also where the
+    shell leaves it, as in `--release=~/MMM-RS`."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty. Give a file or folder")
+    text = os.path.expanduser(text)
     try:
         whole = os.path.abspath(text)
     except FileNotFoundError:

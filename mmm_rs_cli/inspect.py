@@ -8,6 +8,8 @@ from typing import Any
 from conversion.display import size
 from mmm_rs import SUBSETS
 
+PROBLEMS = 5  # of one kind that are shown
+
 
 def lines(inspection: dict[str, Any]) -> Iterator[str]:
     """The inspection of a release, one subset after the other, then what concerns the whole."""
@@ -19,14 +21,25 @@ def lines(inspection: dict[str, Any]) -> Iterator[str]:
     yield ""
     if inspection["missing"]:
         yield f"Missing: {', '.join(inspection['missing'])}"
-    for problem in inspection["problems"]:
-        yield f"Problem: {problem['path']}: {problem['detail']}. {problem['remedy']}"
+    yield from _problems(inspection["problems"])
     if unknown := inspection["unknown"]:
         yield f"Unknown: {len(unknown)} images or annotations of no subset, e.g. {unknown[0]}"
     yield (
         f"Plan: {plan['shards']} shards, at most {size(plan['bytes'])}; "
         f"{size(plan['disk_needed'])} of free disk space needed"
     )
+
+
+def _problems(problems: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each, but of many of one kind the first few."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for problem in problems:
+        kinds.setdefault(problem["code"], []).append(problem)
+    for code, alike in kinds.items():
+        for problem in alike[:PROBLEMS]:
+            yield f"Problem: {problem['path']}: {problem['detail']}. {problem['remedy']}"
+        if len(alike) > PROBLEMS:
+            yield f"  ... and {len(alike) - PROBLEMS:,} more of this kind ({code})"
 
 
 def _subset(name: str, subset: dict[str, Any]) -> Iterator[str]:

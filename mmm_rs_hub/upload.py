@@ -22,6 +22,7 @@ from conversion import layout
 from conversion.contents import Contents, known_files, remarks, survey
 from conversion.display import first_of, size
 from conversion.errors import OutputError, UsageError
+from conversion.manifest import check_there
 from conversion.manifest import read as read_manifest
 from dataset_card import card
 from mmm_rs_hub.client import Hub, default_api
@@ -140,6 +141,7 @@ def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The manifest of a folder whose conversion is finished and that `conversion.verification` finds intact."""
     from conversion.verification import verify
 
+    check_there(out)
     manifest = read_manifest(out)
     if manifest is None or (out / layout.BEGUN).exists():
         raise OutputError(f"{out}: its conversion is not finished. Run the same `mmm-rs convert` again, then upload")

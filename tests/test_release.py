@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conversion import containers, convert, release, verify
-from conversion.errors import OutputError, ReleaseError
+from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.inspection import inspect
 from tests import releases
 from tests.test_conversion import members, tree, unpublished
@@ -151,13 +151,36 @@ def test_what_was_encrypted_is_taken_from_the_folder_beside_its_zip(clean_releas
 # --- what a conversion wrote ------------------------------------------------------------------------------------------
 
 
-def test_a_release_that_is_its_own_output(clean_release, tmp_path):
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_an_output_that_is_the_release_or_holds_it_is_refused_before_anything_is_written(form, clean_release, tmp_path):
+    path = releases.zips_stored([clean_release["Inria"]], tmp_path / "a")
+    path = path if form == "folder" else path / "Inria.zip"
+    (tmp_path / "link").symlink_to(path)
+    before = tree(tmp_path)
+    for out, message in (
+        (path, "is the release"),
+        (tmp_path / "link", "is the release"),
+        (path.parent, "holds the release"),
+        (tmp_path, "holds the release"),
+    ):
+        for overwrite in False, True:
+            with pytest.raises(UsageError, match=message):
+                convert(path, out, overwrite=overwrite)
+    with pytest.raises(UsageError, match="is empty"):
+        convert(path, "")
+    assert tree(tmp_path) == before and not list(tmp_path.rglob(".mmm-rs"))
+
+
+def test_an_output_inside_the_release_is_said_not_to_be_part_of_it(clean_release, tmp_path, monkeypatch):
     path = releases.zips_stored([clean_release["Inria"]], tmp_path)
-    assert convert(path, path).reported == 0
-    assert not convert(path, path).written
-    assert convert(path, path, overwrite=True).reported == 0
-    found = inspect(path)
-    assert found["problems"] == [] and found["unknown"] == []
+    monkeypatch.chdir(path)
+    lines = []
+    assert convert(".", "hub", say=lines.append).reported == 0
+    assert f"{path / 'hub'}: lies in the release and is not part of it" in lines
+    assert verify("hub", ".").compared == 5
+    assert not convert(".", "hub").written
+    assert convert(".", "hub", overwrite=True).reported == 0
+    assert inspect(".")["problems"] == []
 
 
 def test_converted_folders_within_the_release_are_no_part_of_it(clean_release, tmp_path):
@@ -479,3 +502,20 @@ def test_a_zip_that_holds_neither_images_nor_annotations_is_named(clean_release,
     files = {"Inria.zip": releases.zipped(clean_release["Inria"].files), "GID.zip": releases.zipped({"a.npy": b"x"})}
     (problem,) = release.find(releases.put(tmp_path, files)).problems
     assert (problem.code, problem.subset) == ("nothing_known", "GID")
+
+
+def test_a_folder_without_anything_of_mmm_rs_is_said_to_be_that_with_examples(tmp_path):
+    releases.put(tmp_path / "etc", {f"{number:02d}/x.conf": b"x" for number in range(20)})
+    (tmp_path / "etc/link").symlink_to(tmp_path)
+    with pytest.raises(ReleaseError) as error:
+        release.find(tmp_path / "etc")
+    names = ", ".join(f"etc/{number:02d}/x.conf" for number in range(5))
+    assert f"nothing of MMM-RS was found here among 21 files, such as {names}. Give the folder" in str(error.value)
+    releases.put(tmp_path / "etc", {"MMM-RS.rar": b"Rar!"})
+    assert "other_archive" in problems(release.find(tmp_path / "etc")).values()
+
+
+def test_a_folder_of_hidden_files_alone_is_said_to_be_that(tmp_path, clean_release):
+    releases.put(tmp_path / "x/.Trash-1000", clean_release["Inria"].files)
+    with pytest.raises(ReleaseError, match="it holds no files outside of hidden folders and waste bins"):
+        release.find(tmp_path / "x")
