@@ -315,3 +315,53 @@ def test_nobody_reads_what_a_conversion_prints(clean, tmp_path):
         done = subprocess.run(["bash", "-c", line], capture_output=True, check=False)
         assert (tmp_path / "out/manifest.json").exists(), end
         assert done.returncode == (5 if "full" in end else 0), done.stderr
+
+
+@pytest.mark.parametrize("command", ["verify", "upload", "report", "card", "preview", "show"])
+def test_2_a_folder_that_is_not_there(command, run, tmp_path):
+    more = {"upload": ["org/MMM-RS"], "show": ["GID/a"]}.get(command, [])
+    code, _, errors = run(command, tmp_path / "nope", *more)
+    assert code == 2 and len(errors) == 1
+    assert f"{tmp_path / 'nope'}: no such folder. Give the folder that `mmm-rs convert` wrote" in errors[0]
+
+
+@pytest.mark.parametrize("words", [["convert", "{clean}", ""], ["inspect", ""], ["verify", ""], ["upload", "", "a/b"]])
+def test_2_an_empty_path(words, run, clean, tmp_path, monkeypatch):
+    """As from a variable that is not set: it must not mean the current folder."""
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run(*(word.format(clean=clean) for word in words))
+    assert code == 2 and "the path is empty" in errors[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_2_an_output_that_is_or_holds_the_release(run, clean, tmp_path, monkeypatch):
+    shutil.copytree(clean, tmp_path / "MMM-RS")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path / "MMM-RS")
+    assert run("convert", ".", ".") == (
+        2,
+        "",
+        ["mmm-rs: .: is the release. Choose another folder to write, which may lie inside it"],
+    )
+    assert run("convert", ".", "..")[0] == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_command_knows_the_home_folder(run, tmp_path, monkeypatch):
+    """Also where the shell leaves the `~`: behind an equals sign, or in quotes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    releases.zips_stored([releases.small(unmatched=False)[3]], tmp_path)  # Inria, in MMM-RS
+    assert run("inspect", "~/MMM-RS")[0] == 0
+    assert run("convert", "~/MMM-RS", "~/out", "--annotations=~/MMM-RS", "--quiet")[0] == 0
+    assert run("verify", "~/out", "--release=~/MMM-RS", "--quiet")[0] == 0
+    assert run("preview", "~/out", "--output=~/page.html")[0] == 0
+    assert (tmp_path / "page.html").is_file()
+
+
+def test_4_a_folder_without_anything_of_mmm_rs(run, tmp_path):
+    releases.put(tmp_path / "etc", {f"{number}.conf": b"x" for number in range(7)})
+    for command in ["inspect", tmp_path / "etc"], ["convert", tmp_path / "etc", tmp_path / "out"]:
+        code, out, errors = run(*command)
+        assert (code, out, len(errors)) == (4, "", 1)
+        assert "nothing of MMM-RS was found here among 7 files, such as etc/0.conf, etc/1.conf" in errors[0]
+    assert not (tmp_path / "out").exists()
