@@ -11,7 +11,8 @@ How it works:
 - One thread, the *reader*, reads the rows in the order of the shards and keeps the encoded images until their batch is
   complete. What is kept is bounded by `shuffle`.
 - The *decoders*, one per core, work on one batch together. They write the pixels into the batch's arrays.
-- The consumer takes the batches in order. The reader stops while AHEAD batches are ready or being decoded.
+- The consumer takes the batches in order. The reader waits while two are ready or being decoded: the decoders go on
+  while one of them waits for the consumer. With more than eight decoders, one for each four of them.
 
 `simplejpeg` decodes: libjpeg-turbo without the interpreter's lock, which can also scale. It gives the same pixels as
 Pillow. What it refuses, and what it would decode differently, goes to Pillow.
@@ -48,9 +49,6 @@ import pyarrow.compute as pc
 import simplejpeg
 
 import mmm_rs
-
-# Batches that are ready or being decoded, at most. The decoders go on while one waits; the consumer has one more.
-AHEAD = 2
 
 logger = datasets.utils.logging.get_logger(__name__)
 
@@ -119,7 +117,7 @@ def batches(
         mmm_rs.ReadError: For data that cannot be read or decoded; also while iterating.
     """
     _at_least(1, batch_size=batch_size, world_size=world_size)
-    _at_least(0, shuffle=shuffle, rank=rank)
+    _at_least(0, shuffle=shuffle, seed=seed, rank=rank)
     if size is not None:
         _at_least(1, size=size)
     if threads is not None:
@@ -167,7 +165,8 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches per epoch, on each rank."""
-        return len(self._order.plan(self._samples.rows, 0))
+        first, last = self._order.share(sum(self._samples.rows))
+        return -(-(last - first) // self._order.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iterations. Call it before each epoch when shuffling."""
@@ -217,14 +216,14 @@ class Batches:
 
     def _iterate(self, plan: _Plan, epoch: int, first: int, last: int) -> Iterator[dict[str, Any]]:
         skipped: list[mmm_rs.Skipped] = []
-        memory, modalities = _Memory(), self._samples.modalities
-        encoded = _encoded_batches(self._samples, plan, first, last)
-        allocated = (self._form.allocate(batch, modalities, memory) for batch in encoded)
-        alone = _worker() is not None  # the other workers have the other cores
+        allocated = self._allocated(plan, first, last)
+        if _worker() is not None:  # the other workers have the other cores
+            decoded = _decoded_here(allocated)
+        else:
+            decoded = _decoded_by_threads(allocated, self._threads or _cores())
+        del allocated  # closed by whoever reads it
         try:
-            with contextlib.closing(
-                _decoded_here(allocated) if alone else _decoded_by_threads(allocated, self._threads or _cores())
-            ) as decoded:
+            with contextlib.closing(decoded):
                 for batch in decoded:
                     rows = batch.readable_rows(self._samples.skip, skipped)
                     self._place = _Place(epoch, batch.number + 1, last)
@@ -242,6 +241,14 @@ class Batches:
                 self._undecodable += skipped
                 listed = "; ".join(f"{sample.key} in {sample.shard} ({sample.reason})" for sample in skipped)
                 logger.warning(f"{self._samples}: {len(skipped)} samples cannot be decoded: {listed}")
+
+    def _allocated(self, plan: _Plan, first: int, last: int) -> Generator[_Batch, None, None]:
+        """The batches from `first` to `last` with arrays that are still to be filled."""
+        modalities = self._samples.modalities
+        memory = _Memory(len(modalities))
+        with contextlib.closing(_encoded_batches(self._samples, plan, first, last)) as batches:
+            for encoded in batches:
+                yield self._form.allocate(encoded, modalities, memory)
 
 
 class _Place(NamedTuple):
@@ -335,7 +342,7 @@ def collate(rows: Sequence[Mapping[str, Any]], size: int | None = None) -> dict[
                 if isinstance(image, memoryview):
                     _decode(image, target, size is not None)
                 elif image is not None:
-                    _place(image, target, size is not None)
+                    _copy(image, target, size is not None)
             except _OtherSize as error:
                 raise _unequal(name, key, error.size, (height, width)) from None
             except Exception as error:
@@ -416,7 +423,7 @@ class _Order:
         if self.shuffle:
             np.random.default_rng([self.seed, epoch]).shuffle(pieces)
         starts = np.concatenate([[0], np.cumsum(sizes[pieces])])
-        first, last = self._share(int(starts[-1]))
+        first, last = self.share(int(starts[-1]))
         places = np.arange(first, last)
         if self.shuffle:
             # Sorted by its place plus a random distance, a row moves by less than `shuffle`. So do the rows that have
@@ -426,7 +433,7 @@ class _Order:
             places = places[np.argsort(np.arange(len(places)) + distances)]
         return _Plan(pieces, starts, places, self.batch_size)
 
-    def _share(self, count: int) -> tuple[int, int]:
+    def share(self, count: int) -> tuple[int, int]:
         """The places of this rank's rows, first and last + 1: as many batches as on any other rank."""
         first, last = (number * count // self.world_size for number in (self.rank, self.rank + 1))
         fewest, most = count // self.world_size, -(-count // self.world_size)
@@ -512,7 +519,7 @@ class _Samples:
             "samples": sum(self.rows),
         }
 
-    def tables(self, pieces: Sequence[int], row: int) -> Iterator[_Rows]:
+    def tables(self, pieces: Sequence[int], row: int) -> Generator[_Rows, None, None]:
         """The rows of these pieces in turn, of the first from `row` on. Rows that cannot be read are left out and
         listed in `skipped`, or raise ReadError."""
         chosen = [self._pieces[number] for number in pieces]
@@ -560,41 +567,44 @@ class _Encoded(NamedTuple):
     samples: list[tuple[_Rows, int]]  # rows of a table, and which of them
 
 
-def _encoded_batches(samples: _Samples, plan: _Plan, first: int, last: int) -> Iterator[_Encoded]:
-    """The batches from `first` to `last`, exclusive. Reads the pieces that hold one of their rows."""
-    rows_wanted = np.sort(plan.rows[first * plan.batch_size : last * plan.batch_size])
-    if not len(rows_wanted):
-        return
-    positions = np.unique(np.searchsorted(plan.starts, rows_wanted, side="right") - 1)
-    starts, pieces = plan.starts[positions].tolist(), plan.pieces[positions].tolist()
-    row = int(rows_wanted[0]) - starts[0]
-    wanted = set(rows_wanted.tolist())
+def _encoded_batches(samples: _Samples, plan: _Plan, first: int, last: int) -> Generator[_Encoded, None, None]:
+    """The batches from `first` to `last`, exclusive."""
     held: dict[int, tuple[_Rows, int]] = {}  # rows that were read, by their place, until their batch is complete
-    number, places = first, plan.batch(first).tolist()
-    furthest = max(places)
-
-    def complete(read: float) -> Iterator[_Encoded]:
-        """The next batches, as far as all places before `read` have been read."""
-        nonlocal number, places, furthest
-        while number < last and furthest < read:
-            # Other than in `held` there is nothing of a sample that was skipped.
-            found = [held.pop(place) for place in places if place in held]
-            yield _Encoded(number, found)
+    number = first
+    places = plan.batch(number).tolist()
+    for read, rows in _read(samples, plan, first, last):
+        held.update(rows)
+        while number < last and max(places) < read:
+            # A sample that was skipped is not there.
+            yield _Encoded(number, [held.pop(place) for place in places if place in held])
             number += 1
-            if number < last:
-                places = plan.batch(number).tolist()
-                furthest = max(places)
+            places = plan.batch(number).tolist()
+        if number == last:
+            return
 
-    with contextlib.closing(samples.tables(pieces, row)) as tables:  # type: ignore[type-var]
+
+def _read(
+    samples: _Samples, plan: _Plan, first: int, last: int
+) -> Iterator[tuple[float, dict[int, tuple[_Rows, int]]]]:
+    """The rows of these batches in the order of the stream: (place before which everything has been read, the next rows
+    by their place). Reads only the pieces that hold one of them."""
+    places = plan.rows[first * plan.batch_size : last * plan.batch_size]
+    if not len(places):
+        return
+    wanted = np.zeros(plan.starts[-1], bool)
+    wanted[places] = True
+    positions = np.unique(np.searchsorted(plan.starts, places, side="right") - 1)
+    starts = plan.starts[positions].tolist()
+    row = int(places.min()) - starts[0]
+    with contextlib.closing(samples.tables(plan.pieces[positions].tolist(), row)) as tables:
         for rows in tables:
-            start = starts[rows.piece]
-            for index, inside in enumerate(rows.numbers):
-                if start + inside in wanted:
-                    held[start + inside] = rows, index
-            yield from complete(start + rows.numbers[-1] + 1)
-            if number == last:
-                return
-    yield from complete(math.inf)  # also those that end with skipped samples
+            inside = starts[rows.piece] + np.asarray(rows.numbers)
+            chosen = np.flatnonzero(wanted[inside])
+            yield (
+                float(inside[-1] + 1),
+                {place: (rows, index) for place, index in zip(inside[chosen].tolist(), chosen.tolist(), strict=True)},
+            )
+    yield math.inf, {}  # samples at the end may have been skipped
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------
@@ -654,17 +664,20 @@ class _Batch:
         return [sample for sample in range(len(self.samples)) if sample not in self.unreadable]
 
 
-def _decoded_here(batches: Iterator[_Batch]) -> Generator[_Batch, None, None]:
+def _decoded_here(batches: Generator[_Batch, None, None]) -> Generator[_Batch, None, None]:
     """The batches, decoded by this thread."""
-    for batch in batches:
-        batch.decode()
-        yield batch
+    with contextlib.closing(batches):
+        for batch in batches:
+            batch.decode()
+            yield batch
+            del batch
 
 
-def _decoded_by_threads(batches: Iterator[_Batch], threads: int) -> Generator[_Batch, None, None]:
+def _decoded_by_threads(batches: Generator[_Batch, None, None], threads: int) -> Generator[_Batch, None, None]:
     """The batches, read by one thread and decoded by others while the consumer works."""
     pipeline = _Pipeline(batches, threads)
     try:
+        pipeline.start()
         yield from pipeline
     finally:
         pipeline.stop()
@@ -673,8 +686,9 @@ def _decoded_by_threads(batches: Iterator[_Batch], threads: int) -> Generator[_B
 class _Pipeline:
     """A reader, decoders and the batches between them. Everything below the lock is changed under it."""
 
-    def __init__(self, batches: Iterator[_Batch], threads: int) -> None:
+    def __init__(self, batches: Generator[_Batch, None, None], threads: int) -> None:
         self._batches = batches
+        self._ahead = max(2, threads // 4)  # batches that are ready or being decoded, at most
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)  # for another batch
@@ -689,6 +703,8 @@ class _Pipeline:
             for number in range(threads)
         ]
         self._reader = threading.Thread(target=self._read, name="mmm-rs-reader", daemon=True)
+
+    def start(self) -> None:
         _running.add(self)
         for thread in (self._reader, *self._decoders):
             thread.start()
@@ -717,17 +733,17 @@ class _Pipeline:
                 batch.stopped = True
             for condition in (self._room, self._work, self._ready):
                 condition.notify_all()
-        for thread in self._decoders:
-            thread.join()
-        self._reader.join(0.1)
+        for thread, seconds in [*((decoder, None) for decoder in self._decoders), (self._reader, 0.1)]:
+            if thread.ident is not None:  # it was started
+                thread.join(seconds)
 
     def _read(self) -> None:
         error: BaseException | None = None
         try:
-            with contextlib.closing(self._batches) as batches:  # type: ignore[type-var]
+            with contextlib.closing(self._batches) as batches:
                 while True:
                     with self._lock:
-                        while len(self._waiting) >= AHEAD and not self._stopped:
+                        while len(self._waiting) >= self._ahead and not self._stopped:
                             self._room.wait()
                     if self._stopped or (batch := next(batches, None)) is None:
                         break
@@ -816,14 +832,14 @@ def _decode(data: memoryview, target: np.ndarray, scaled: bool) -> None:
                 if (height, width) == size:
                     simplejpeg.decode_jpeg(data, buffer=target, **least)
                 elif scaled:
-                    _place(PIL.Image.fromarray(simplejpeg.decode_jpeg(data, **least)), target, scaled)
+                    _copy(PIL.Image.fromarray(simplejpeg.decode_jpeg(data, **least)), target, scaled)
                 else:
                     raise _OtherSize((height, width))
                 return
     with PIL.Image.open(io.BytesIO(data), formats=mmm_rs.IMAGE_FORMATS) as image:
         if scaled:
             image.draft(None, (size[1], size[0]))  # type: ignore[arg-type]
-        _place(PIL.ImageOps.exif_transpose(image), target, scaled)
+        _copy(PIL.ImageOps.exif_transpose(image), target, scaled)
 
 
 def _reduction(size: tuple[int, int], wanted: tuple[int, int]) -> int:
@@ -833,7 +849,7 @@ def _reduction(size: tuple[int, int], wanted: tuple[int, int]) -> int:
     return next((factor for factor in (8, 4, 2) if most >= factor), 1)
 
 
-def _place(image: PIL.Image.Image, target: np.ndarray, scaled: bool) -> None:
+def _copy(image: PIL.Image.Image, target: np.ndarray, scaled: bool) -> None:
     """Copy an image's pixels into `target`."""
     height, width = target.shape[:2]
     if (image.height, image.width) != (height, width):
@@ -976,7 +992,7 @@ _KINDS = {name: kind for name, feature in mmm_rs.features(mmm_rs.ALL).items() if
 
 def _kind_of_values(values: Sequence[Any]) -> _Kind | None:
     """The same for a column that is not the builder's."""
-    types = {type(value.item() if hasattr(value, "item") else value) for value in values}
+    types = {type(value.item() if getattr(value, "ndim", None) == 0 else value) for value in values}
     if types == {bool}:
         return _Kind("bool", False)
     if types == {int}:
@@ -1008,8 +1024,9 @@ class _Memory:
     which all of them keep alive.
     """
 
-    def __init__(self) -> None:
-        self._free: deque[np.ndarray] = deque(maxlen=2 * AHEAD)
+    def __init__(self, arrays: int) -> None:
+        """`arrays`: how many a batch has."""
+        self._free: deque[np.ndarray] = deque(maxlen=3 * arrays)
 
     def array(self, shape: tuple[int, ...]) -> np.ndarray:
         """An array of bytes with any content."""
