@@ -340,6 +340,8 @@ def collate(rows: Sequence[Mapping[str, Any]], size: int | None = None) -> dict[
         for target, image, key in zip(pixels, images[name], keys, strict=True):
             try:
                 if isinstance(image, memoryview):
+                    if fault := mmm_rs.image_fault(image):
+                        raise PIL.UnidentifiedImageError(fault)
                     _decode(image, target, size is not None)
                 elif image is not None:
                     _copy(image, target, size is not None)
@@ -816,11 +818,9 @@ class _OtherSize(Exception):
 def _decode(data: memoryview, target: np.ndarray, scaled: bool) -> None:
     """Decode an image into `target`, a part of a batch's array (height, width, 3).
 
-    `scaled`: to its size, while decoding; else raises _OtherSize where the image has another. Raises ValueError
-    for bytes that no decoder is given, and whatever Pillow raises for what it cannot decode.
+    `scaled`: to its size, while decoding; otherwise raises _OtherSize if the image has another. Raises whatever Pillow
+    does for what it cannot decode. The builder, and `collate`, have looked for what no decoder should be given.
     """
-    if fault := mmm_rs.image_fault(data):
-        raise ValueError(fault)
     size = target.shape[:2]
     if _is_plain_jpeg(data):
         with contextlib.suppress(ValueError):  # simplejpeg refuses it; perhaps Pillow does not
