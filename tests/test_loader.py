@@ -615,6 +615,29 @@ def test_no_thread_outlives_its_iteration(plain, partly_bad):
     wait_for_no_thread()
 
 
+def test_closing_does_not_wait_for_a_request(plain, monkeypatch):
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(str(plain), "/stuck", recursive=True)
+    answered, whole, asked = threading.Event(), type(filesystem).cat_file, []
+
+    def cat_file(self: Any, path: str, *arguments: Any, **options: Any) -> bytes:
+        if path.endswith(".tar"):
+            asked.append(path)
+            if len(asked) > 3:
+                answered.wait(60)
+        return whole(self, path, *arguments, **options)
+
+    monkeypatch.setattr(type(filesystem), "cat_file", cat_file)
+    rows = iter(batches("fMoW", "memory://stuck", 2))
+    assert next(rows)["key"]
+    begun = time.monotonic()
+    rows.close()
+    assert time.monotonic() - begun < 20 and not answered.is_set()
+    answered.set()
+    wait_for_no_thread()
+    filesystem.rm("/stuck", recursive=True)
+
+
 def test_an_error_comes_in_its_place(damaged, keys):
     """After the batches before it, and not before they are asked for."""
     rows = iter(batches("fMoW", damaged[0], 10, filters=[("key", "not in", keys[:2])]))
