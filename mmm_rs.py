@@ -720,9 +720,8 @@ class Files(Protocol):
     def remote(self) -> bool:
         """Whether the folder is read over a network."""
 
-    @property
-    def ahead(self) -> int:
-        """Bytes that should be under way while a table is worked on."""
+    def read_ahead(self) -> contextlib.AbstractContextManager[Callable[[], int]]:
+        """Held by a stream of tables while it reads. Gives a function: how many bytes may be under way."""
 
     def expect(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
         """Take note of what the manifest says of the shards: `bytes`, `sha256` and more, by name."""
@@ -1418,32 +1417,10 @@ class ConvertedSource:
         check: bool,
         skipped: list[Skipped] | None,
     ) -> Iterator[tuple[int, pa.Table, Sequence[int]]]:
-        """See Source. Reading of tables begins as long as fewer than `files.ahead` bytes are under way."""
+        """See Source."""
         schema = features.arrow_schema
-        begun: deque[_BegunTable] = deque()
-        coming = self._begin(segments, features, selection)
-        trouble: ReadError | None = None
-        under_way, more = 0, True
-        try:
-            while True:
-                while more and under_way <= self.files.ahead:
-                    try:
-                        begun.append(next(coming))
-                        under_way += begun[-1].images.size
-                    except StopIteration:
-                        more = False
-                    except ReadError as error:  # the rows before it come first
-                        more, trouble = False, error
-                if not begun:
-                    break
-                table = begun.popleft()
-                under_way -= table.images.size
-                yield self._finish(table, schema, check, skipped)
-            if trouble:
-                raise trouble
-        finally:
-            for table in begun:
-                table.reading.cancel()
+        for table in begun_in_advance(self.files, self._begin(segments, features, selection)):
+            yield self._finish(table, schema, check, skipped)
 
     def _begin(
         self, segments: Iterable[Segment], features: datasets.Features, selection: Selection
@@ -1572,6 +1549,51 @@ def _open_converted(
     return source
 
 
+class BeingRead(Protocol):
+    """Something that waits for bytes."""
+
+    @property
+    def size(self) -> int:
+        """How many."""
+
+    @property
+    def reading(self) -> Reading:
+        """Where they come from."""
+
+
+Begun = TypeVar("Begun", bound=BeingRead)
+
+
+def begun_in_advance(files: Files, coming: Iterator[Begun]) -> Iterator[Begun]:
+    """What comes, in order, each to be waited for now. The next ones are begun as far as `files` allow it.
+
+    An error of `coming` is raised when everything before it has been given.
+    """
+    begun: deque[Begun] = deque()
+    trouble: Exception | None = None
+    under_way, more = 0, True
+    with files.read_ahead() as allowed:
+        try:
+            while True:
+                while more and under_way <= allowed():
+                    try:
+                        begun.append(next(coming))
+                        under_way += begun[-1].size
+                    except StopIteration:
+                        more = False
+                    except Exception as error:
+                        more, trouble = False, error
+                if not begun:
+                    break
+                under_way -= begun[0].size
+                yield begun.popleft()
+            if trouble:
+                raise trouble
+        finally:
+            for waiting in begun:
+                waiting.reading.cancel()
+
+
 class _BegunTable(NamedTuple):
     """A table whose images are being read."""
 
@@ -1582,6 +1604,10 @@ class _BegunTable(NamedTuple):
     columns: Mapping[str, pa.Array]  # all but the images
     images: _Images
     reading: Reading
+
+    @property
+    def size(self) -> int:
+        return self.images.size
 
 
 class _Images(NamedTuple):
@@ -1759,7 +1785,6 @@ class LocalFiles:
     """Files of a folder on a local disk. See Files for the methods."""
 
     remote = False
-    ahead = 0
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -1769,6 +1794,9 @@ class LocalFiles:
 
     def path(self, name: str) -> str:
         return os.path.join(self.root, *name.split("/"))
+
+    def read_ahead(self) -> contextlib.AbstractContextManager[Callable[[], int]]:
+        return contextlib.nullcontext(lambda: 0)
 
     def expect(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
         pass
@@ -1835,7 +1863,6 @@ class FsspecFiles:
     """
 
     remote = True
-    ahead = 0
 
     def __init__(self, url: str, options: Mapping[str, Any], token: bool | str | None = None) -> None:
         self.url, self.options = url.rstrip("/"), dict(options)
@@ -1873,6 +1900,9 @@ class FsspecFiles:
                 "range requests. Download the files, then give their folder as data_dir"
             )
         return data
+
+    def read_ahead(self) -> contextlib.AbstractContextManager[Callable[[], int]]:
+        return contextlib.nullcontext(lambda: 0)
 
     def expect(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
         pass

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import urllib3
 
-from mmm_rs import ByteRanges, ForkSafeLock, Item, ReadError, Result, in_one_line, scatter
+from mmm_rs import GAP, ByteRanges, ForkSafeLock, Item, ReadError, Result, in_one_line, scatter
 from mmm_rs_reading import retries
 from mmm_rs_reading.ahead import Workers, in_advance
 from mmm_rs_reading.transports import Transport
@@ -24,10 +24,11 @@ from mmm_rs_reading.transports import Transport
 # at 60 ms and 20 MB/s per connection, 16 of 2 MB fill 1 Gb/s. Small ones of scattered images need the others.
 SPAN = 2 << 20
 REQUESTS = 32
-# Bytes of images that are read ahead in a process: what a fast line carries in half a second. A stream beside another
-# that uses all of it still gets LEAST_AHEAD.
+# Bytes of images that are read ahead in a process: what a fast line carries in half a second. Streams that are read in
+# turn share it, `shuffle` of `datasets` 5 alone has ten; each gets LEAST_AHEAD.
 READ_AHEAD = 64 << 20
-LEAST_AHEAD = 4 << 20
+LEAST_AHEAD = 2 << 20
+STREAM_AHEAD = 16  # spans of a file that is read from its beginning to its end
 SEGMENTS_AHEAD = 4  # coming segments whose index rows are read ahead
 # Seconds after which a server that has never answered is given up, if it refuses connections or nobody knows its name.
 FIRST_CONTACT = 2.0
@@ -57,20 +58,21 @@ class RemoteFiles:
     def __str__(self) -> str:
         return str(self.transport)
 
-    @property
-    def ahead(self) -> int:
-        return max(self._room - _under_way.of_others(self), min(LEAST_AHEAD, self._room))
+    @contextlib.contextmanager
+    def read_ahead(self) -> Iterator[Callable[[], int]]:
+        with _streams.one_more():
+            yield lambda: max(self._room // _streams.count, min(LEAST_AHEAD, self._room))
 
     def expect(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
         pass
 
     def read(self, name: str) -> bytes:
-        return self._try(name, lambda: self.transport.fetch(name, 0, None).data)
+        return bytes(self._try(name, lambda: self.transport.fetch(name, 0, None).data))
 
     def size(self, name: str) -> int | None:
         return self._try(name, lambda: self.transport.size(name))
 
-    def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes | memoryview]:
         others = [_requests.submit(partial(self.fetch, name, start, stop)) for start, stop in ranges[1:]]
         parts = [self.fetch(name, start, stop) for start, stop in ranges[:1]]
         parts += [future.result() for future in others]
@@ -88,18 +90,25 @@ class RemoteFiles:
     def in_advance(self, call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         return in_advance(_planners, call, items, SEGMENTS_AHEAD)
 
-    def fetch(self, name: str, start: int, stop: int, stopped: threading.Event | None = None) -> bytes:
+    def fetch(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        stopped: threading.Event | None = None,
+        buffer: memoryview | None = None,
+    ) -> bytes | memoryview:
         """The bytes from `start` to `stop`; fewer only if the file ends or the answer is cut again and again.
 
-        `stopped`: set when nobody wants them any more.
+        `stopped`: set when nobody wants them any more. `buffer`: where they may be put.
 
         Raises FileNotFoundError, or ReadError if the server sends something else or cannot be reached.
         """
-        data = b""
+        data: bytes | memoryview = b""
 
         def once() -> None:
             nonlocal data
-            data, size = self.transport.fetch(name, start, stop)
+            data, size = self.transport.fetch(name, start, stop, buffer)
             if size is None and len(data) < stop - start:
                 size = self.transport.size(name)
             expected = stop - start if size is None else max(min(stop, size) - start, 0)
@@ -133,20 +142,33 @@ class RemoteFiles:
         )
 
 
+_local = threading.local()
+
+
+def _buffer(size: int) -> memoryview:
+    """Memory of this thread for one span. It is used again: else each span would take new pages from the system."""
+    if size > SPAN + GAP:
+        return memoryview(bytearray(size))
+    if not hasattr(_local, "buffer"):
+        _local.buffer = memoryview(bytearray(SPAN + GAP))
+    return _local.buffer[:size]
+
+
 class Spans:
     """Byte ranges that are being read, near ones as one request. See `mmm_rs.Reading`."""
 
     def __init__(self, files: RemoteFiles, name: str, ranges: ByteRanges) -> None:
         self._files, self._name, self._ranges = files, name, ranges
-        self._size, self._stopped = sum(ranges.sizes), threading.Event()
-        _under_way.add(files, self._size)
+        self._stopped = threading.Event()
         spans = ranges.joined(SPAN, len(ranges.offsets))
         self._futures = [_requests.submit(partial(self._read, first, last)) for first, last in spans]
 
     def _read(self, first: int, last: int) -> dict[int, str]:
         ranges = self._ranges
         start, stop = ranges.offsets[first], ranges.offsets[last - 1] + ranges.sizes[last - 1]
-        return scatter(ranges, first, last, self._files.fetch(self._name, start, stop, self._stopped))
+        return scatter(
+            ranges, first, last, self._files.fetch(self._name, start, stop, self._stopped, _buffer(stop - start))
+        )
 
     def result(self) -> dict[int, str]:
         try:
@@ -158,31 +180,30 @@ class Spans:
         self._stopped.set()
         for future in self._futures:
             future.cancel()
-        _under_way.add(self._files, -self._size)
-        self._size = 0
 
 
-class _UnderWay:
-    """Bytes of images that are being read ahead in this process, or wait to be used, by the files that they are of."""
+class _Streams:
+    """How many streams of this process read ahead at the moment: they share the memory for it equally."""
 
     def __init__(self) -> None:
-        self._lock, self._process = ForkSafeLock(), os.getpid()
-        self._bytes: dict[int, int] = {}
+        self._lock, self._process, self.count = ForkSafeLock(), os.getpid(), 0
 
-    def add(self, files: RemoteFiles, size: int) -> None:
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[None]:
+        process = os.getpid()
         with self._lock:
-            if self._process != os.getpid():  # the parent's bytes are not read here
-                self._process, self._bytes = os.getpid(), {}
-            self._bytes[id(files)] = self._bytes.get(id(files), 0) + size
-            if self._bytes[id(files)] <= 0:
-                del self._bytes[id(files)]
+            if self._process != process:  # the parent's streams are not read here
+                self._process, self.count = process, 0
+            self.count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._process == os.getpid() == process:
+                    self.count -= 1
 
-    def of_others(self, files: RemoteFiles) -> int:
-        with self._lock:
-            return sum(size for other, size in self._bytes.items() if other != id(files))
 
-
-_under_way = _UnderWay()
+_streams = _Streams()
 
 
 class _Stream(io.RawIOBase):
@@ -197,7 +218,7 @@ class _Stream(io.RawIOBase):
             )
         self._files, self._name, self._size = files, name, size
         self._begun, self._stopped = 0, threading.Event()  # bytes that have been asked for
-        self._coming: deque[tuple[int, int, Future[bytes]]] = deque()
+        self._coming: deque[tuple[int, int, Future[bytes | memoryview]]] = deque()
         self._data = memoryview(b"")
 
     def readable(self) -> bool:
@@ -205,7 +226,7 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._data:
-            while self._begun < self._size and len(self._coming) < max(1, self._files.ahead // SPAN):
+            while self._begun < self._size and len(self._coming) < STREAM_AHEAD:
                 start, stop = self._begun, min(self._begun + SPAN, self._size)
                 fetch = partial(self._files.fetch, self._name, start, stop, self._stopped)
                 self._coming.append((start, stop, _requests.submit(fetch)))

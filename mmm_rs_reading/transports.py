@@ -19,6 +19,7 @@ from mmm_rs_reading import connections, retries
 from mmm_rs_reading.addresses import Address, Addresses, hub_addresses
 
 REDIRECTS = 5  # that one request follows
+READ_AT_ONCE = 256 << 10  # bytes
 DRAINED = 4096  # bytes of a body that nobody wants, which are read so that its connection can be used again
 
 NO_RANGES = "this server ignores range requests. Download the files, then give their folder as data_dir"
@@ -28,7 +29,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 class Part(NamedTuple):
     """What one request gave."""
 
-    data: bytes
+    data: bytes | memoryview
     size: int | None  # of the whole file, if the server reports it
 
 
@@ -39,8 +40,10 @@ class Transport(Protocol):
     def reached(self) -> bool:
         """Whether there has been any answer yet."""
 
-    def fetch(self, name: str, start: int, stop: int | None) -> Part:
+    def fetch(self, name: str, start: int, stop: int | None, buffer: memoryview | None = None) -> Part:
         """The bytes from `start` to `stop`, None for the end. They are fewer if the file ends before.
+
+        `buffer`: memory of this size, where they may be put.
 
         Raises FileNotFoundError; ReadError for what another try cannot change; anything else for what may pass.
         """
@@ -114,14 +117,14 @@ class HttpTransport:
             self.fetch(name, 0, 1)
         return self._sizes.get(name)
 
-    def fetch(self, name: str, start: int, stop: int | None) -> Part:
+    def fetch(self, name: str, start: int, stop: int | None, buffer: memoryview | None = None) -> Part:
         wanted = None if start == 0 and stop is None else f"bytes={start}-{'' if stop is None else stop - 1}"
         address, answer = self._open(name, wanted)
         if answer.status in (400, 401, 403) and not self.addresses.is_own(address):  # the address has expired
             _discard(answer)
             self.addresses.forget(name, address)
             address, answer = self._open(name, wanted)
-        return self._part(name, answer, start, stop)
+        return self._part(name, answer, start, stop, buffer)
 
     def _open(self, name: str, wanted: str | None) -> tuple[Address, Any]:
         """Where the file is, and the answer from there."""
@@ -159,7 +162,7 @@ class HttpTransport:
         self.reached = True
         return answer
 
-    def _part(self, name: str, answer: Any, start: int, stop: int | None) -> Part:
+    def _part(self, name: str, answer: Any, start: int, stop: int | None, buffer: memoryview | None = None) -> Part:
         """The answer's bytes, if they are the range that was asked for."""
         whole = start == 0 and stop is None
         if answer.status == 200 and whole:
@@ -174,9 +177,9 @@ class HttpTransport:
         if answer.status >= 300:
             raise self._error(name, answer)
         if answer.status == 206 and match and match[1] is not None and int(match[1]) == start:
-            data = answer.read()
-            if len(data) == int(match[2]) + 1 - start and (stop is None or len(data) <= stop - start):
-                return Part(data, size)
+            length = int(match[2]) + 1 - start
+            if stop is None or length <= stop - start:
+                return Part(answer.read() if buffer is None else _read_into(answer, buffer[:length]), size)
         answer.close()
         asked = f"bytes {start} to {'the end' if stop is None else stop} were asked for and {told or 'no range'} came"
         raise ReadError(f"{self}/{name}: {asked}, with status {answer.status}: {NO_RANGES}")
@@ -203,6 +206,17 @@ class HttpTransport:
         if retries.is_passing_status(status):
             return Refused(status, said, answer.headers)
         return ReadError(f"{self}/{name}: the server refuses it: {status} {said}".strip())
+
+
+def _read_into(answer: Any, buffer: memoryview) -> memoryview:
+    """The answer's body. Raises `urllib3.exceptions.HTTPError` if it is cut or longer."""
+    position = 0
+    while data := answer.read(min(READ_AT_ONCE, len(buffer) - position) or 1):
+        if position + len(data) > len(buffer):
+            raise urllib3.exceptions.ProtocolError("the body is longer than its range")
+        buffer[position : position + len(data)] = data
+        position += len(data)
+    return buffer[:position]
 
 
 def _discard(answer: Any) -> None:
@@ -244,7 +258,7 @@ class FsspecTransport:
             self._plain = {"cache_type": "none"} if "hf" in self._fs.protocol else {}
         return self._fs
 
-    def fetch(self, name: str, start: int, stop: int | None) -> Part:
+    def fetch(self, name: str, start: int, stop: int | None, buffer: memoryview | None = None) -> Part:
         data = self._connected().cat_file(f"{self._root}/{name}", start=start, end=stop, **self._plain)
         if stop is not None and len(data) > stop - start:
             asked = f"bytes {start} to {stop} were asked for and {len(data)} came"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 from conversion.errors import ReleaseError
 from conversion.exports.rows import restricted
 from conversion.findings import Reported
-from mmm_rs import ByteRanges, ConvertedSource, ReadError, Reading, index_schema, open_source
+from mmm_rs import ByteRanges, ConvertedSource, ReadError, Reading, begun_in_advance, index_schema, open_source
 
 BATCH = 8 << 20  # bytes of images that are handed on together
 SKIP = "--on-error skip leaves out what is damaged and reports it"
@@ -141,24 +140,8 @@ def batches(
 
     Raises ReleaseError for damage without `reported`, and if the source cannot be reached.
     """
-    begun: deque[_Begun] = deque()
-    coming = _begin(source, subset, runs, modalities)
-    under_way, more = 0, True
-    try:
-        while more or begun:
-            while more and under_way <= source.reader.files.ahead:
-                if (following := next(coming, None)) is None:
-                    more = False
-                    break
-                begun.append(following)
-                under_way += following.size
-            if begun:
-                batch = begun.popleft()
-                under_way -= batch.size
-                yield _finish(source, batch, modalities, reported)
-    finally:
-        for batch in begun:
-            batch.reading.cancel()
+    for begun in begun_in_advance(source.reader.files, _begin(source, subset, runs, modalities)):
+        yield _finish(source, begun, modalities, reported)
 
 
 def _begin(
