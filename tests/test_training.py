@@ -27,7 +27,7 @@ COUNT = 203  # samples, a number that no number of nodes divides
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("training")
-    convert(releases.zips_stored([releases.many("fMoW", COUNT)], folder), folder / "MMM-RS")
+    convert(releases.zips_stored([releases.many("fMoW", COUNT)], folder / "release"), folder / "MMM-RS")
     return folder / "MMM-RS"
 
 
