@@ -769,12 +769,26 @@ def open_source(
         )
     if not os.path.exists(files.root):
         raise ReadError(f"{files}: no such file or folder. What is on the hub is given as hf://datasets/org/name")
+    if subset := _subset_of_shards(files.root):  # part of a dataset that was downloaded by pattern
+        raise ReadError(
+            f"{files}: has shards but no manifest.json. Fetch manifest.json and {index_name(subset)} too, and the "
+            "index of each other subset that you read"
+        )
     for announced in _announced("mmm_rs.sources"):
         return announced(files.root)
     raise ReadError(
         f"{files}: no manifest.json there. To read a release that is not converted, install the package mmm-rs, which "
         "this file belongs to (pip install mmm-rs; for a checkout, once more after an update)"
     )
+
+
+def _subset_of_shards(root: str) -> str | None:
+    """A subset of which a local folder has shards."""
+    for name in SUBSETS:
+        folder = os.path.join(root, "data", name)
+        if os.path.isdir(folder) and any(SHARD_NAME.fullmatch(f"data/{name}/{file}") for file in os.listdir(folder)):
+            return name
+    return None
 
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
@@ -1096,6 +1110,8 @@ class Index:
             if len(footer) < length <= size:
                 (footer,) = self._files.ranges(name, [(size - length, size)])
             metadata = pq.read_metadata(pa.BufferReader(footer))
+        except FileNotFoundError:
+            raise ReadError(f"{self}: not found. Fetch it too, or it was left out with its subset") from None
         except (pa.ArrowException, OSError) as error:
             raise ReadError(f"{self}: cannot be read: {in_one_line(error)}") from error
         self._size, self._end = size, footer

@@ -13,7 +13,7 @@ import os
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from conversion.card import Card
 from conversion.contents import Contents, survey
 from conversion.disk import output_error
 from conversion.display import NAMED, first_of
-from conversion.errors import VerificationError
+from conversion.errors import UsageError, VerificationError
 from conversion.execution import check_stop, completed, threads
 from conversion.release import IMAGE, SubsetFiles
 from mmm_rs import MODALITIES, index_schema
@@ -55,17 +55,29 @@ def verify(
     out: str | os.PathLike[str],
     release_path: str | os.PathLike[str] | None = None,
     *,
+    subsets: Sequence[str] | None = None,
     workers: int | None = None,
     card: Card | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Verified:
-    """Check every shard, member and index row of `out`; with `release_path` compare each image with the release too.
+    """Check that a folder is what its manifest says: every shard, member, index row, the report and the card.
 
-    No image of the release may be missing both here and in the report. `card`: what checks the dataset card, such as
-    the module `dataset_card.card`; without it the card is not looked at.
+    Args:
+        out: The folder.
+        release_path: Compare each image with this release too; no image of it may be missing both in `out` and in the
+            report.
+        subsets: Check the shards and the index of these only, and neither report nor card: `out` may hold just a part
+            of the dataset (default: everything).
+        workers: Shards to read at a time (default: one per core).
+        card: What checks the dataset card, such as the module `dataset_card.card` (default: the card is not checked).
+        progress: Is called with bytes done, bytes in total, and the subset.
 
-    Raises VerificationError that names what is wrong, all of it up to a limit; UsageError where there is no such
-    release.
+    Returns:
+        What was checked, in numbers.
+
+    Raises:
+        VerificationError: The folder is not what its manifest says. Names the faults, up to a limit.
+        UsageError: There is no such release, or the dataset has no such subset.
     """
     out = Path(out)
     manifest.check_there(out)
@@ -78,7 +90,15 @@ def verify(
             "unfinished conversion goes on with the same command"
         )
     contents = survey(out, made)
-    faults = [*_files(out, contents), *balance(out), *(card.faults(out) if card else ())]
+    if subsets:
+        made = _part(made, subsets)
+        faults = _files(
+            out, contents, (*(shard["name"] for shard in made["shards"]), *map(layout.index_name, made["subsets"]))
+        )
+    else:
+        faults = [*_files(out, contents, contents.files), *balance(out), *(card.faults(out) if card else ())]
+    if release_path is not None and not (out / layout.UNPUBLISHED).is_file():
+        faults.append(f"{out / layout.UNPUBLISHED}: is missing. Fetch it: it names the images that were left out")
     samples = published = done = 0
     total = sum(shard["bytes"] for shard in made["shards"])
     ranges = _index(out, made, faults)
@@ -111,13 +131,28 @@ def verify(
     return Verified(len(made["shards"]), samples, published, compared, contents.passed_over, contents.others)
 
 
-def _files(out: Path, contents: Contents) -> Iterator[str]:
-    """Shards and index files that are missing, and files that are too many."""
-    for name in contents.missing:
-        if name.startswith((f"{layout.DATA}/", f"{layout.INDEX}/")):
-            yield f"{out / name}: is missing. Convert again with --overwrite, or download it again"
-    for name in contents.strange:
-        yield f"{out / name}: is not in the manifest. Remove it"
+def _part(made: dict[str, Any], subsets: Sequence[str]) -> dict[str, Any]:
+    """The manifest of these subsets alone. Raises UsageError for one that the dataset does not have."""
+    for name in subsets:
+        if name not in made["subsets"]:
+            raise UsageError(f"{name}: not a subset of this dataset. It has {', '.join(made['subsets'])}")
+    return made | {
+        "shards": [shard for shard in made["shards"] if shard["subset"] in subsets],
+        "subsets": {name: totals for name, totals in made["subsets"].items() if name in subsets},
+    }
+
+
+def _files(out: Path, contents: Contents, expected: Collection[str]) -> list[str]:
+    """Shards and index files that are expected and missing, and files that are too many."""
+    folders = (f"{layout.DATA}/", f"{layout.INDEX}/")
+    return [
+        *(
+            f"{out / name}: is missing. Convert again with --overwrite, or download it again"
+            for name in contents.missing
+            if name in expected and name.startswith(folders)
+        ),
+        *(f"{out / name}: is not in the manifest. Remove it" for name in contents.strange),
+    ]
 
 
 def balance(out: Path) -> Iterator[str]:

@@ -154,6 +154,13 @@ def _verify(subparsers: Any) -> None:
         "--source", type=_address, help="of an export: compare it with the dataset that it was exported from"
     )
     command.add_argument("--deep", action="store_true", help="on the hub: download and read every shard too")
+    command.add_argument(
+        "--subset",
+        action="append",
+        type=_subset,
+        metavar="NAME",
+        help="only this subset (repeatable): the folder may hold a part of the dataset",
+    )
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
     _add_output_options(command)
 

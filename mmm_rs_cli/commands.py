@@ -123,6 +123,10 @@ def verify(arguments: argparse.Namespace) -> int:
         raise UsageError("--source compares a local folder; verify the folder that was uploaded")
     if arguments.deep and not on_hub:
         raise UsageError("--deep is for a copy on the hub; a folder is always read")
+    if arguments.subset and on_hub:
+        raise UsageError(
+            "--subset is for a folder that holds a part of the dataset; a copy on the hub is checked whole"
+        )
     try:
         lines, facts = (_verify_hub if on_hub else _verify_folder)(arguments)
     except VerificationError as error:
@@ -135,7 +139,7 @@ def verify(arguments: argparse.Namespace) -> int:
     result(lines[0], "green")
     for line in lines[1:]:
         result(line)
-    if not on_hub and not arguments.quiet:
+    if not on_hub and not arguments.quiet and not arguments.subset:
         _print_next(f"mmm-rs upload {shlex.quote(arguments.out)} org/MMM-RS")
     return 0
 
@@ -149,8 +153,17 @@ def _verify_folder(arguments: argparse.Namespace) -> tuple[list[str], dict[str, 
     if arguments.source:
         open_both(arguments.out, arguments.source)  # an address that is wrong should not show in hours
     with Progress(arguments.quiet) as progress:
-        verified = verify(arguments.out, arguments.release, workers=arguments.workers, card=card, progress=progress)
+        verified = verify(
+            arguments.out,
+            arguments.release,
+            subsets=arguments.subset,
+            workers=arguments.workers,
+            card=card,
+            progress=progress,
+        )
     line = f"{arguments.out} is OK: {verified.shards} shards, {verified.samples:,} samples, {verified.images:,} images"
+    if arguments.subset:
+        line += f" of {', '.join(dict.fromkeys(arguments.subset))}"
     if arguments.release:
         line += f"; {verified.compared:,} images are byte for byte the release's"
     facts = {"out": arguments.out, **dataclasses.asdict(verified)}
