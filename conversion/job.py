@@ -198,6 +198,7 @@ def opened(
     options = options or Options()
     done = done or (lambda marker: finished(out, marker) is not None)
     _check(out, subsets)
+    release.check_there(release_path)
     with contextlib.ExitStack() as stack:
         pool = executor or stack.enter_context(local(workers))  # a process forked later would hold the lock
         work = stack.enter_context(_locked(out))

@@ -8,6 +8,7 @@ bytes of an image.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,9 +88,19 @@ class Release:
 
 
 def check_there(path: str | os.PathLike[str]) -> None:
-    """Raises UsageError where there is no such path, as of a release that is mistyped."""
+    """Raises UsageError if there is no such path, or if a release cannot be read on this system."""
+    check_system()
     if not os.path.exists(path):
         raise UsageError(f"{path}: no such file or folder. Give the folder or zip that holds the release")
+
+
+def check_system() -> None:
+    """Raises UsageError if a release cannot be read on this system."""
+    if sys.platform == "win32":
+        raise UsageError(
+            "a release is read on Linux and macOS only. On Windows, run this in WSL (https://aka.ms/wsl). Converted "
+            "datasets are read here too: mmm_rs.load_dataset, mmm-rs show, mmm-rs preview"
+        )
 
 
 @frees_memory

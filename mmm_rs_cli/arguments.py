@@ -19,6 +19,7 @@ EXIT_CODES = """exit codes:
   4 the release cannot be used    5 the output or the hub cannot be written    6 verification failed
   130, 143 interrupted: run the same command again"""
 
+SHELLS = ("bash", "zsh", "fish", "powershell")
 RELEASE = "folder of zips, MMM-RS.zip, or extracted folders"
 CONVERTED = "the converted folder"
 DATASET = "the converted folder, or hf://datasets/org/MMM-RS[@revision]"
@@ -56,7 +57,20 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"mmm-rs {__version__}")
     subparsers = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_inspect, _convert, _report, _verify, _export, _card, _preview, _show, _upload, _publish, _demo):
+    for add in (
+        _inspect,
+        _convert,
+        _report,
+        _verify,
+        _export,
+        _card,
+        _preview,
+        _show,
+        _upload,
+        _publish,
+        _demo,
+        _completion,
+    ):
         add(subparsers)
     top.commands = subparsers.choices
     return top
@@ -108,7 +122,10 @@ def _convert(subparsers: Any) -> None:
     )
     command.add_argument("release", type=_path, help=RELEASE)
     command.add_argument("out", type=_folder, help="the folder to write; run again to continue after an interruption")
-    command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)")
+    _completed(
+        command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)"),
+        _subsets,
+    )
     place = command.add_mutually_exclusive_group()
     place.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
     place.add_argument(
@@ -131,10 +148,12 @@ def _report(subparsers: Any) -> None:
         "mmm-rs report ./MMM-RS-hub --subset fMoW --csv > left-out.csv",
     )
     command.add_argument("out", type=_folder, help=CONVERTED)
-    command.add_argument(
+    subset = command.add_argument(
         "--subset", action="append", type=_subset, metavar="NAME", help="only this subset (repeatable)"
     )
-    command.add_argument("--reason", action="append", metavar="CODE", help="only this reason (repeatable)")
+    _completed(subset, _subsets)
+    reason = command.add_argument("--reason", action="append", metavar="CODE", help="only this reason (repeatable)")
+    _completed(reason, _reasons)
     form = command.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print CSV")
     form.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -196,7 +215,8 @@ def _export(subparsers: Any) -> None:
     command.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
     _add_output_options(command)
     selection = command.add_argument_group("which samples (every option narrows the choice)")
-    selection.add_argument("--config", action="append", metavar="NAME", help="only this config (repeatable)")
+    config = selection.add_argument("--config", action="append", metavar="NAME", help="only this config (repeatable)")
+    _completed(config, _configs)
     selection.add_argument("--split", metavar="NAME", help="only this split (default: all)")
     selection.add_argument(
         "--modalities", type=_names, metavar="LIST", help="only these images, for example rgb,sar (default: all)"
@@ -239,9 +259,10 @@ def _preview(subparsers: Any) -> None:
         "mmm-rs preview ./MMM-RS-hub --config SEN1-2",
     )
     command.add_argument("out", type=_address, help=DATASET)
-    command.add_argument(
+    config = command.add_argument(
         "--config", action="append", metavar="NAME", help="only this config (repeatable; default: all)"
     )
+    _completed(config, _configs)
     command.add_argument(
         "--output",
         type=_path,
@@ -313,7 +334,10 @@ def _publish(subparsers: Any) -> None:
         metavar="N",
         help="shards in the staging folder at a time (default: 8, at most 4 GB)",
     )
-    command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)")
+    _completed(
+        command.add_argument("--subset", action="append", metavar="NAME", help="only this subset (repeatable)"),
+        _subsets,
+    )
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
     command.add_argument("--overwrite", action="store_true", help="forget what an earlier run did and start again")
     _add_hub_options(command)
@@ -336,6 +360,17 @@ def _demo(subparsers: Any) -> None:
         metavar="DIR",
         help="where everything is written (default: ./mmm-rs-demo)",
     )
+
+
+def _completion(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "completion",
+        commands.completion,
+        "print the lines that make a shell complete the words of mmm-rs",
+        """echo 'eval "$(mmm-rs completion bash)"' >> ~/.bashrc""",
+    )
+    command.add_argument("shell", choices=SHELLS, help="the shell")
 
 
 def _add_output_options(command: argparse.ArgumentParser) -> None:
@@ -382,6 +417,32 @@ def _add_plan_options(command: argparse.ArgumentParser) -> None:
         default="structure",
         help="full: decode every image, which also finds damage inside pictures",
     )
+
+
+# --- what a shell completes ------------------------------------------------------------------------------------------
+
+
+def _completed(argument: argparse.Action, words: Callable[..., Iterable[str]]) -> None:
+    """Let argcomplete offer these words for an argument; without any it offers files."""
+    argument.completer = words  # type: ignore[attr-defined]
+
+
+def _subsets(**_: Any) -> Iterable[str]:
+    from mmm_rs import SUBSETS
+
+    return SUBSETS
+
+
+def _configs(**_: Any) -> Iterable[str]:
+    from mmm_rs import ALL, SUBSETS
+
+    return [*SUBSETS, ALL]
+
+
+def _reasons(**_: Any) -> Iterable[str]:
+    from conversion.findings import PROBLEMS, REASONS
+
+    return {**REASONS, **PROBLEMS}
 
 
 # --- types of arguments ----------------------------------------------------------------------------------------------

@@ -28,7 +28,12 @@ def main(argv: list[str] | None = None) -> int:
         The exit code (see `conversion.errors`).
     """
     _prepare_streams()
-    arguments = parser().parse_args(argv)
+    words = parser()
+    if "_ARGCOMPLETE" in os.environ:  # set by the shell that `mmm-rs completion` has prepared
+        import argcomplete
+
+        argcomplete.autocomplete(words)
+    arguments = words.parse_args(argv)
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         _import()

@@ -309,6 +309,13 @@ def publish(arguments: argparse.Namespace) -> int:
     return REPORTED if converted.reported else 0
 
 
+def completion(arguments: argparse.Namespace) -> int:
+    import argcomplete
+
+    results(argcomplete.shellcode(["mmm-rs"], shell=arguments.shell).rstrip("\n"))
+    return 0
+
+
 def demo(arguments: argparse.Namespace) -> int:
     from mmm_rs_cli.demo import demo
 

@@ -29,6 +29,7 @@ from conversion.errors import OutputError, UsageError, VerificationError
 from conversion.job import Job, Result, check_disk, finish, opened, write_shards
 from conversion.manifest import read as read_manifest
 from conversion.options import Options
+from conversion.release import check_there
 from conversion.shards import finished
 from dataset_card import card
 from mmm_rs_hub.client import Hub, default_api
@@ -96,6 +97,7 @@ def publish(
         VerificationError: A shard or the hub's copy is not what was written.
     """
     staging = Path(staging).absolute()
+    check_there(release_path)
     if not overwrite:
         _check_staging(staging)
     hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)

@@ -15,6 +15,7 @@ from conversion import convert
 from conversion.disk import write_file
 from conversion.errors import UsageError
 from conversion.job import Result
+from conversion.release import check_system
 from dataset_card import card
 from dataset_card.card import write_own
 from mmm_rs import MODALITIES, SUBSETS
@@ -49,6 +50,7 @@ def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
     Raises UsageError where a release or a conversion lies there that is not the demo's, OutputError where the folder
     cannot be written, AssertionError where a door gives other counts than the manifest.
     """
+    check_system()
     out, mark = folder / "MMM-RS-hub", folder / MARK
     if not mark.exists() and ((folder / "MMM-RS").exists() or out.exists()):
         raise UsageError(
