@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import errno
 import hashlib
 import importlib
 import importlib.metadata
@@ -828,8 +829,9 @@ def open_files(
 ) -> Files:
     """The files of a folder, local or remote."""
     address = dataset_address(data_dir)
-    if "://" not in address and "::" not in address and _VECTORS:
-        return LocalFiles(os.path.abspath(os.path.expanduser(address)))  # the reader may have another working directory
+    path = os.path.abspath(os.path.expanduser(address))  # the reader may have another working directory
+    if "://" not in address and ("::" not in address or os.access(path, os.F_OK)) and _VECTORS:
+        return LocalFiles(path)
     if address.startswith("file://") and _VECTORS:
         return LocalFiles(fsspec.core.url_to_fs(address)[1])
     for announced in _announced("mmm_rs.files"):
@@ -1641,6 +1643,8 @@ class _Images(NamedTuple):
         try:
             reasons = {self.ranges.order[number]: reason for number, reason in reading.result().items()}
         except OSError as error:  # a missing file, no permission, a bad disk: none of the images came
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # not damage, so nothing may be skipped for it
+                raise ReadError(f"{in_one_line(error)}. Allow more open files (`ulimit -n 4096`)") from error
             reasons = dict.fromkeys(range(len(self.places)), in_one_line(error))
         if check:
             for number, (crc, target) in enumerate(zip(self.crcs, self.targets, strict=True)):
@@ -1798,7 +1802,11 @@ class ReadingLater:
 
 
 class LocalFiles:
-    """Files of a folder on a local disk. See Files for the methods."""
+    """Files of a folder on a local disk. See Files for the methods.
+
+    For streams `datasets` replaces `open` and `os.path` in this module by functions that take `::` for a chain of file
+    systems; `io.open` and plain text stay what they are.
+    """
 
     remote = False
 
@@ -1809,7 +1817,7 @@ class LocalFiles:
         return self.root
 
     def path(self, name: str) -> str:
-        return os.path.join(self.root, *name.split("/"))
+        return f"{self.root}/{name}"
 
     def read_ahead(self) -> contextlib.AbstractContextManager[Callable[[], int]]:
         return contextlib.nullcontext(lambda: 0)
@@ -1818,14 +1826,14 @@ class LocalFiles:
         pass
 
     def read(self, name: str) -> bytes:
-        with open(self.path(name), "rb") as file:
+        with io.open(self.path(name), "rb") as file:  # noqa: UP020
             return file.read()
 
     def size(self, name: str) -> int:
         return os.stat(self.path(name)).st_size
 
     def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        with open(self.path(name), "rb") as file:
+        with io.open(self.path(name), "rb") as file:  # noqa: UP020
             return [self._read_range(file, start, stop) for start, stop in ranges]
 
     def _read_range(self, file: BinaryIO, start: int, stop: int) -> bytes:
@@ -1836,7 +1844,7 @@ class LocalFiles:
         return data
 
     def stream(self, name: str) -> BinaryIO:
-        return open(self.path(name), "rb")
+        return io.open(self.path(name), "rb")  # noqa: UP020
 
     def begin(self, name: str, ranges: ByteRanges) -> Reading:
         return ReadingLater(lambda: self._fill(name, ranges))

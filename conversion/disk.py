@@ -147,6 +147,12 @@ def shortage(what: str | os.PathLike[str], error: Exception) -> OutputError | No
     return OutputError(f"{what}: cannot be opened: {why}. {remedy}, then run the same command again")
 
 
+def check_shortage(what: str | os.PathLike[str], error: Exception) -> None:
+    """Raises OutputError where it is the machine that has too little of something: then the file is not damaged."""
+    if machine := shortage(what, error):
+        raise machine from None
+
+
 def output_error(path: Path, error: OSError | NotImplementedError) -> OutputError:
     """What the file system refused, with the remedy."""
     remedy = {

@@ -26,7 +26,7 @@ from conversion import images, layout, manifest, release, report
 from conversion.archives import ENTRY_COLUMNS, Archive, DamagedEntry, Entry, Reader, extracted
 from conversion.card import Card
 from conversion.contents import Contents, survey
-from conversion.disk import output_error
+from conversion.disk import check_shortage, output_error
 from conversion.display import NAMED, first_of
 from conversion.errors import UsageError, VerificationError
 from conversion.execution import check_stop, completed, threads
@@ -111,6 +111,7 @@ def verify(
         try:
             rows = _index_rows(path, ranges[shard["name"]])
         except Exception as error:  # pyarrow raises several kinds for broken files
+            check_shortage(path, error)
             return [_unreadable(path, error)], 0
         return check_shard(out, shard, rows)
 
@@ -167,6 +168,7 @@ def balance(out: Path) -> Iterator[str]:
         if counted != reported + summary["unknown"]["images"]:
             yield f"{out / layout.UNPUBLISHED}: has {counted} rows, the summary counts {reported}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        check_shortage(path, error)
         yield f"{path}: the report is missing or does not balance: {error}. Convert again with --overwrite"
 
 
@@ -191,6 +193,7 @@ def _index(out: Path, made: dict[str, Any], faults: list[str]) -> dict[str, list
         except FileNotFoundError:
             continue
         except Exception as error:  # pyarrow raises several kinds for broken files
+            check_shortage(path, error)
             faults.append(_unreadable(path, error))
             continue
         for name, start, stop in runs:
@@ -252,12 +255,14 @@ def check_shard(out: Path, shard: dict[str, Any], rows: list[dict[str, Any]]) ->
                 check_stop()
                 sha256.update(chunk)
     except OSError as error:
+        check_shortage(path, error)
         return [f"{path}: cannot be read: {error.strerror}. {remedy}"], 0
     if sha256.hexdigest() != shard["sha256"]:
         return [f"{path}: its sha256 is not the manifest's: bytes were changed. {remedy}"], 0
     try:
         return _members(path, shard, rows)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        check_shortage(path, error)
         return [f"{path}: cannot be read as a tar: {error}. {remedy}"], 0
 
 

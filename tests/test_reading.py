@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import inspect
 import io
@@ -830,3 +831,25 @@ def test_images_are_not_encoded_anew_behind_map(sen12, name):
 
     holds(decoded, sen12)
     holds(undecoded, sen12, decode=False)
+
+
+def test_too_many_open_files_skip_nothing(mine, monkeypatch):
+    """The samples are whole, so `on_error="skip"` must not leave them out."""
+    made = builder(mine, on_error="skip")
+    opened = os.open
+
+    def exhaust(path, *rest, **more):
+        if str(path).endswith(".tar"):
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", exhaust)
+    with pytest.raises(mmm_rs.ReadError, match=r"Too many open files.*Allow more open files"):
+        list(made.as_streaming_dataset("train"))
+    assert made.skipped == []
+
+
+def test_a_local_folder_with_two_colons_in_its_name_is_a_folder(subsets, tmp_path):
+    """In a URL they would chain file systems."""
+    place = Path(shutil.copytree(subsets, tmp_path / "MMM::RS"))
+    assert list(mmm_rs.load_dataset("SEN1-2", place, split="train", streaming=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import shutil
@@ -12,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conversion import archives, layout, manifest, release
-from conversion.errors import VerificationError
+from conversion import archives, layout, manifest, release, verification
+from conversion.errors import OutputError, VerificationError
 from mmm_rs import subset_totals
 from tests import releases
 from tests.conversions import convert, verify
@@ -377,3 +378,16 @@ def test_of_the_index_only_the_rows_of_the_shards_in_hand_are_held(out, monkeypa
     )
     assert verify(out).samples == 7
     assert all(rows == 1 for _, rows in asked) and len(asked) >= 7
+
+
+@pytest.mark.parametrize("file", ["shard", "index"])
+def test_too_many_open_files_are_the_machines_fault_and_not_a_damaged_file(file, out, monkeypatch):
+    def exhaust(path, *_, **__):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    if file == "shard":
+        monkeypatch.setattr(verification, "open", exhaust, raising=False)
+    else:
+        monkeypatch.setattr(verification.pq, "ParquetFile", exhaust)
+    with pytest.raises(OutputError, match=r"Too many open files\. Allow more open files \(`ulimit -n 4096`\)"):
+        verify(out)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from conversion.disk import check_shortage
 from conversion.errors import ReleaseError
 from conversion.exports.rows import restricted
 from conversion.findings import Reported
@@ -247,6 +248,7 @@ def _wrong_one_by_one(source: Source, begun: _Begun) -> dict[int, tuple[str, str
         try:
             source.reader.files.begin(begun.shard, ranges).result()
         except OSError as error:
+            check_shortage(begun.shard, error)
             wrong[number] = "read_error", f"its bytes cannot be read: {error.strerror or error}"
             continue
         if deflate.crc32(begun.targets[number]) != begun.crcs[number]:
