@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from conversion.errors import UsageError
-from conversion.job import check_called
+from conversion.job import check_not_a_script
 
 MAIN = "main"  # the branch of every repository
 
@@ -40,7 +40,7 @@ def check_name(repo_id: str) -> None:
     except HFValidationError as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UsageError(f"{repo_id}: {reason}. Give it as org/MMM-RS") from None
-    check_called(repo_id, repo_id.split("/")[1])
+    check_not_a_script(repo_id, repo_id.split("/")[1])
 
 
 def parse_url(url: str) -> tuple[str, str]:

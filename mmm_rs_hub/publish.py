@@ -26,7 +26,7 @@ from conversion import layout
 from conversion.contents import survey
 from conversion.display import first_of, size
 from conversion.errors import OutputError, UsageError, VerificationError
-from conversion.job import Job, Result, check_disk, finish, opened, write_shards
+from conversion.job import ConversionSettings, Job, Result, check_disk, finish, opened, write_shards
 from conversion.manifest import read as read_manifest
 from conversion.options import Options
 from conversion.release import check_there
@@ -108,14 +108,16 @@ def publish(
     with opened(
         release_path,
         staging,
-        subsets=subsets,
-        options=options,
-        workers=workers,
-        annotations=annotations,
-        overwrite=overwrite,
-        card=description,
-        done=shipment.is_done,
-        say=say,
+        ConversionSettings(
+            subsets=subsets,
+            options=options or Options(),
+            workers=workers,
+            annotations=annotations,
+            overwrite=overwrite,
+            card=description,
+            say=say,
+        ),
+        shipment.is_done,
     ) as job:
         _check_held(shipment, staging, job.earlier)
         if not job.complete:

@@ -550,7 +550,7 @@ def test_another_program_does_not_go_on_with_what_one_began(clean_release, refer
 
     out = tmp_path / "out"
     with monkeypatch.context() as earlier, pytest.raises(KeyboardInterrupt):
-        earlier.setattr("conversion.job.program", lambda: "an earlier one")
+        earlier.setattr("conversion.work.program", lambda: "an earlier one")
         convert(clean_release.path, out, progress=stop)
     with pytest.raises(UsageError, match=r"another version of mmm-rs.*--overwrite"):
         convert(clean_release.path, out)

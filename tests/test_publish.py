@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from conversion import disk, job, shards
+from conversion import disk, shards
 from conversion.errors import REPORTED, MMMRSError, OutputError, UsageError, VerificationError
+from conversion.options import Options
 from mmm_rs_hub import publish as publication
 from mmm_rs_hub import shipment
 from mmm_rs_hub.destination import Destination
@@ -261,7 +262,7 @@ def test_a_finished_conversion_is_not_taken_for_a_staging_folder(hub, run, relea
 def test_other_options_than_those_of_the_folder(hub, run):
     run(subsets=["Inria"])
     with pytest.raises(UsageError, match="seed was 0, now 7"):
-        run(options=job.Options(seed=7))
+        run(options=Options(seed=7))
 
 
 @pytest.mark.parametrize("name", ["mmm_rs", "org/mmm_rs", "MMM-RS"])
@@ -284,7 +285,7 @@ def test_a_shard_that_is_not_what_its_marker_says_is_not_sent(hub, run, monkeypa
         releases.flip_bit(Path(task.out, task.name), 700)
         return marker
 
-    monkeypatch.setattr(job, "write_shard", write_damaged)
+    monkeypatch.setattr("conversion.job.write_shard", write_damaged)
     with pytest.raises(VerificationError, match=r"\.tar: its sha256 is not the manifest's"):
         run(workers=1)
     assert hub.requests["lfs_put"] == 0
