@@ -364,7 +364,7 @@ def _hrrsd(loose: bool) -> Subset:
 
 def _gid(loose: bool) -> Subset:
     # A stem with Chinese characters, one with spaces, one with dots: all others of a key's characters become `_`.
-    stems = ["GF2_武汉_001", "GF2 scene 7", "GF2_v1.2_003"]
+    stems = ["GF2_中国_001", "GF2 scene 7", "GF2_v1.2_003"]
     entries = [
         Entry(
             stem,
