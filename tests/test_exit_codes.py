@@ -236,13 +236,19 @@ def test_4_a_release_of_which_nothing_can_be_published(run, tmp_path):
     assert run("convert", path, tmp_path / "out", "--quiet")[0] == 0  # mended
 
 
+def interrupted_when_gid_is_planned(release, out, notes):
+    """Interrupt a conversion again and again, each time a little later, until the plan of GID is there."""
+    moment = 0
+    while not (out / ".mmm-rs/GID/plan.json").exists():
+        moment += 20
+        command = ["convert", str(release), str(out), "--quiet"]
+        assert stopping.run(command, notes, signal.SIGINT, moment).code == 130
+
+
 def test_4_a_release_that_changed_since_the_conversion_began(clean, run, tmp_path):
     path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "release")
     out = tmp_path / "out"
-    command, moment = ["convert", str(path), str(out), "--quiet"], 0
-    while not (out / ".mmm-rs/GID/plan.json").exists():  # it goes on a little further each time, and is planned at last
-        moment += 20
-        assert stopping.run(command, tmp_path / "notes", signal.SIGINT, moment).code == 130
+    interrupted_when_gid_is_planned(path, out, tmp_path / "notes")
     before = (path / "GID.zip").read_bytes()
     changes = {
         "another file": lambda: (path / "GID.zip").write_bytes(releases.zipped(releases.small()[6].files)),
@@ -264,7 +270,7 @@ def test_4_a_release_that_changed_since_the_conversion_began(clean, run, tmp_pat
 def test_2_an_unfinished_subset_is_not_left_lying(run, tmp_path):
     path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "release")
     out = tmp_path / "out"
-    stopping.run(["convert", str(path), str(out), "--quiet"], tmp_path / "notes", signal.SIGINT, 120)
+    interrupted_when_gid_is_planned(path, out, tmp_path / "notes")
     code, _, errors = run("convert", path, out, "--quiet", "--subset", "TGRS-HRRSD")
     assert code == 2 and "an unfinished conversion of GID lies here" in errors[0]
     assert run("convert", path, out, "--quiet", "--subset", "TGRS-HRRSD", "--subset", "GID")[0] == 0
