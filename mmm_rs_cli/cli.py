@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     except MMMRSError as error:
         first, *rest = error.lines
         for line in (f"mmm-rs: {first}", *rest):
-            note(line)
+            note(line, "red")
         return error.exit_code
     except KeyboardInterrupt:
         note(f"mmm-rs: interrupted. {_next_time(arguments)}")

@@ -266,8 +266,8 @@ def show(arguments: argparse.Namespace) -> int:
 
     source = samples.open_dataset(_place(arguments.out))
     sample = samples.find(source, arguments.key)
-    for line in show.lines(sample):
-        result(line)
+    for line, style in show.lines(sample):
+        result(line, style)
     if arguments.save:
         for path in show.save(source, sample, arguments.save):
             note(f"{path}: written")
@@ -332,12 +332,15 @@ def demo(arguments: argparse.Namespace) -> int:
     results(f"""
 the release    {finished.release}
 the dataset    {out}
-the report     {out / "report"}
 look at        {finished.sheet}
 
 load it:
   from datasets import load_dataset
   load_dataset("{out}", "WHU-OPT-SAR", split="train", streaming=True)""")
+    folder = shlex.quote(str(out))
+    _print_next(
+        f"mmm-rs preview {folder}", f"mmm-rs report {folder}", f"mmm-rs show {folder} SEN1-2/ROIs1158_spring_1_p1"
+    )
     return 0
 
 

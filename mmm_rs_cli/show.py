@@ -12,6 +12,7 @@ from PIL import UnidentifiedImageError
 from conversion.disk import write_file
 from conversion.errors import UsageError, VerificationError
 from mmm_rs import MEMBERS, PROMPT_COLUMNS, ConvertedSource, open_image
+from mmm_rs_cli.parts import PARTS
 from mmm_rs_cli.samples import LABELS, Sample, is_remote, read_images
 
 SUFFIXES = {
@@ -28,25 +29,29 @@ SUFFIXES = {
 NAMES = max(map(len, LABELS)) + 2  # columns of the names in the printed record
 
 
-def lines(sample: Sample) -> Iterator[str]:
-    """All that is known of a sample, for a person to read."""
-    yield sample.key
-    yield from _named({"subset": sample.subset, "split": sample.split, **sample.labels})
+def lines(sample: Sample) -> Iterator[tuple[str, str | None]]:
+    """All that is known of a sample, for a person to read: lines and their styles on a terminal."""
+    yield sample.key, "bold"
+    for line in _named({"subset": sample.subset, "split": sample.split, **sample.labels}):
+        yield line, None
     for image in sample.images:
-        yield ""
-        yield image.modality
-        yield from _named(
-            {
-                "source": image.source,
-                "shard": image.shard,
-                "bytes": f"{image.size:,} from offset {image.offset:,}",
-                "crc32": f"{image.crc32:08x}",
-                "pixels": f"{image.width} x {image.height}",
-                "prompt": image.prompt,
-            }
-        )
-        yield from _named({f"  {name}": value for name, value in image.parts.items()})
-        yield f"  {'annotation':<{NAMES}}{'-' if image.annotation is None else image.annotation}"
+        yield "", None
+        yield image.modality, "bold"
+        facts = {
+            "source": image.source,
+            "shard": image.shard,
+            "bytes": f"{image.size:,} from offset {image.offset:,}",
+            "crc32": f"{image.crc32:08x}",
+            "pixels": f"{image.width} x {image.height}",
+            "prompt": image.prompt,
+        }
+        for line in _named(facts):
+            yield line, None
+        for field, value in image.parts.items():
+            for line in _named({f"  {field}": value}):
+                yield line, PARTS[field].style
+        for line in _named({"annotation": image.annotation}):
+            yield line, None
 
 
 def _named(values: dict[str, Any]) -> Iterator[str]:

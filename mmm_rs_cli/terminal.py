@@ -15,7 +15,16 @@ from typing import Any, TextIO
 from conversion.display import visible
 from conversion.errors import OutputError
 
-STYLES = {"bold": "1", "faint": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}  # ANSI SGR codes
+STYLES = {  # ANSI SGR codes
+    "bold": "1",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+    "bright magenta": "95",
+}
 
 REDRAWN = 0.1  # seconds between two states of a bar on a terminal
 LOGGED = 30.0  # seconds between two lines of progress in a file

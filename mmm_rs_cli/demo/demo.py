@@ -21,7 +21,7 @@ from dataset_card.card import write_own
 from mmm_rs import MODALITIES, SUBSETS
 from mmm_rs_cli.demo.synthetic import write_release
 
-MARK = "synthetic.txt"  # in the demo's folder: what lies there may be written over
+MARK = "synthetic.txt"  # in the demo's folder: what is there may be overwritten
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,27 @@ class Demo:
 def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
     """Make a synthetic release in `folder`, convert it, load every config by two doors, draw a contact sheet.
 
-    Raises UsageError where a release or a conversion lies there that is not the demo's, OutputError where the folder
-    cannot be written, AssertionError where a door gives other counts than the manifest.
+    Args:
+        folder: Where everything is written.
+        say: Is called with a line about each step.
+
+    Raises:
+        UsageError: There is a release or a conversion that is not the demo's, or this system cannot convert.
+        OutputError: The folder cannot be written.
+        AssertionError: A door gives other counts than the manifest.
     """
     check_system()
     out, mark = folder / "MMM-RS-hub", folder / MARK
     if not mark.exists() and ((folder / "MMM-RS").exists() or out.exists()):
         raise UsageError(
-            f"{folder}: holds MMM-RS or MMM-RS-hub, which the demo did not make and would write over. "
+            f"{folder}: holds MMM-RS or MMM-RS-hub, which the demo did not make and would overwrite. "
             "Give another folder"
         )
-    write_file(mark, b"What lies here was made by `mmm-rs demo`, which writes over it when it is run again.\n")
+    write_file(mark, b"Everything here was made by `mmm-rs demo`, which overwrites it when it is run again.\n")
     say("drawing a synthetic release in upstream's layout")
-    made = write_release(folder)
-    say(f"converting {made.path} to {out}")
-    result = convert(made.path, out, overwrite=out.exists(), card=card)
+    release = write_release(folder)
+    say(f"converting {release.path} to {out}")
+    result = convert(release.path, out, overwrite=out.exists(), card=card)
     write_own(
         out,
         "about",
@@ -75,7 +81,7 @@ def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
         assert [door.samples for door in both] == [expected] * 2, f"{subset}: loaded {both}, written {expected}"
     sheet = folder / "contact-sheet.jpg"
     write_file(sheet, _sheet(out, doors))
-    return Demo(made.path, result, doors, sheet)
+    return Demo(release.path, result, doors, sheet)
 
 
 def _load(out: Path, subset: str) -> tuple[Door, Door]:
@@ -121,12 +127,12 @@ def table(demo: Demo) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     rows = [
         (
             name,
-            str(one["samples"]),
-            *(str(one["pairs"][m]) for m in MODALITIES),
-            str(one["shards"]),
-            size(one["bytes"]),
+            str(counts["samples"]),
+            *(str(counts["pairs"][m]) for m in MODALITIES),
+            str(counts["shards"]),
+            size(counts["bytes"]),
             *(f"{door.rate:.0f}" for door in demo.doors[name]),
         )
-        for name, one in demo.result.manifest["subsets"].items()
+        for name, counts in demo.result.manifest["subsets"].items()
     ]
     return head, rows

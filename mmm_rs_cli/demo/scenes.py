@@ -103,12 +103,12 @@ class Ground:
         width = max(1, round(width))
         self.draw.line(list(points), fill=NUMBER[material], width=width, joint="curve")
 
-    def disc(self, at: Point, radius: float, material: str) -> None:
-        x, y = at
+    def disc(self, centre: Point, radius: float, material: str) -> None:
+        x, y = centre
         self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=NUMBER[material])
 
-    def box(self, at: Point, length: float, width: float, angle: float, material: str) -> None:
-        self.polygon(box(at, length, width, angle), material)
+    def box(self, centre: Point, length: float, width: float, angle: float, material: str) -> None:
+        self.polygon(box(centre, length, width, angle), material)
 
     def trees(self, count: int, radius: float) -> None:
         """Single trees with a shadow, wherever there is neither road nor roof nor water."""
@@ -134,12 +134,12 @@ class Ground:
             self.take(self.image.transpose(way))
 
 
-def box(at: Point, length: float, width: float, angle: float) -> list[Point]:
-    """The corners of a rectangle around `at`, turned by `angle` (radians)."""
+def box(centre: Point, length: float, width: float, angle: float) -> list[Point]:
+    """The corners of a rectangle around `centre`, turned by `angle` (radians)."""
     cos, sin = math.cos(angle), math.sin(angle)
     corners = ((-1, -1), (1, -1), (1, 1), (-1, 1))
     return [
-        (at[0] + (i * length * cos - j * width * sin) / 2, at[1] + (i * length * sin + j * width * cos) / 2)
+        (centre[0] + (i * length * cos - j * width * sin) / 2, centre[1] + (i * length * sin + j * width * cos) / 2)
         for i, j in corners
     ]
 
@@ -162,13 +162,13 @@ def farmland(ground: Ground, parcel: float) -> None:
             return  # outside
         longer = max(wide, high)
         if longer > parcel * 1.6 or (longer > parcel and rng.random() < 0.6):
-            at = rng.uniform(0.34, 0.66)
+            share = rng.uniform(0.34, 0.66)
             if wide > high:
-                divide(left, top, left + wide * at, bottom)
-                divide(left + wide * at, top, right, bottom)
+                divide(left, top, left + wide * share, bottom)
+                divide(left + wide * share, top, right, bottom)
             else:
-                divide(left, top, right, top + high * at)
-                divide(left, top + high * at, right, bottom)
+                divide(left, top, right, top + high * share)
+                divide(left, top + high * share, right, bottom)
             return
         edge = track * (1.6 if rng.random() < 0.25 else 0.6)
         left, top, right, bottom = left + edge, top + edge, right - edge, bottom - edge
@@ -254,8 +254,8 @@ def city(ground: Ground, block: float) -> None:
                         continue
                     du = (a - (per_side - 1) / 2) * step + rng.uniform(-0.06, 0.06) * step
                     dv = (b - (per_side - 1) / 2) * step + rng.uniform(-0.06, 0.06) * step
-                    at = place(u + du, v + dv)
-                    houses.append((at, step * rng.uniform(0.5, 0.75), step * rng.uniform(0.42, 0.66), "house"))
+                    centre = place(u + du, v + dv)
+                    houses.append((centre, step * rng.uniform(0.5, 0.75), step * rng.uniform(0.42, 0.66), "house"))
     for i in range(-count, count + 1):
         wide = street * (1.6 if i % 4 == 0 else 1)
         across = [place(i * block, -size), place(i * block, size)]
@@ -265,13 +265,13 @@ def city(ground: Ground, block: float) -> None:
                 ground.line(points, 1, "paint")
     if block > 24:
         ground.trees(int((size / block) ** 2 * 9), block * 0.055)
-    for at, length, width, kind in houses:
+    for centre, length, width, kind in houses:
         drop = max(1.0, min(length, width) * 0.14)
-        ground.box((at[0] + drop, at[1] + drop), length, width, angle, "shadow")
+        ground.box((centre[0] + drop, centre[1] + drop), length, width, angle, "shadow")
         roof = ROOFS[rng.choice(4, p=(0.15, 0.4, 0.3, 0.15) if kind == "hall" else (0.5, 0.26, 0.16, 0.08))]
-        ground.box(at, length, width, angle, roof)
+        ground.box(centre, length, width, angle, roof)
         if kind == "hall" and block > 60:
-            ground.box(at, length * 0.2, width * 0.2, angle, "concrete")
+            ground.box(centre, length * 0.2, width * 0.2, angle, "concrete")
 
 
 def terrain(ground: Ground, bands: Sequence[tuple[float, str]], cell: float, height: float) -> np.ndarray:
@@ -343,12 +343,12 @@ def bridge(ground: Ground, width: float) -> None:
     river(ground, width, bridge=True)
 
 
-def ship(ground: Ground, at: Point, length: float, angle: float, moving: bool) -> None:
+def ship(ground: Ground, centre: Point, length: float, angle: float, moving: bool) -> None:
     """A hull with bow, deck and superstructure, and a wake where it moves."""
     cos, sin, width = math.cos(angle), math.sin(angle), length * 0.17
 
     def place(u: float, v: float) -> Point:
-        return at[0] + u * length * cos - v * width * sin, at[1] + u * length * sin + v * width * cos
+        return centre[0] + u * length * cos - v * width * sin, centre[1] + u * length * sin + v * width * cos
 
     if moving:
         ground.polygon([place(-0.45, 0), place(-1.9, 1.1), place(-1.9, 0.7), place(-0.7, 0)], "wake")
@@ -390,16 +390,16 @@ def harbour(ground: Ground, length: float) -> None:
                 moving=False,
             )
     for x, y in ((0.28, 0.86), (0.78, 0.9)):
-        at = (size * (x + rng.uniform(-0.06, 0.06)), size * (y + rng.uniform(-0.04, 0.03)))
-        ship(ground, at, length * rng.uniform(0.5, 0.8), rng.uniform(-0.3, 0.3), moving=True)
+        centre = (size * (x + rng.uniform(-0.06, 0.06)), size * (y + rng.uniform(-0.04, 0.03)))
+        ship(ground, centre, length * rng.uniform(0.5, 0.8), rng.uniform(-0.3, 0.3), moving=True)
     ground.turn()
 
 
-def plane(ground: Ground, at: Point, length: float, angle: float) -> None:
+def plane(ground: Ground, centre: Point, length: float, angle: float) -> None:
     cos, sin = math.cos(angle), math.sin(angle)
 
     def place(u: float, v: float) -> Point:
-        return at[0] + (u * cos - v * sin) * length, at[1] + (u * sin + v * cos) * length
+        return centre[0] + (u * cos - v * sin) * length, centre[1] + (u * sin + v * cos) * length
 
     parts = [
         [(0.5, 0), (0.42, 0.055), (-0.46, 0.045), (-0.5, 0), (-0.46, -0.045), (0.42, -0.055)],
@@ -417,17 +417,17 @@ def airport(ground: Ground, length: float) -> None:
     rng, size = ground.rng, ground.size
     ground.fill("grass")
     ground.fill("dry_grass", noise(rng, size, size / 5, 3) > 0.25)
-    at = size * rng.uniform(0.74, 0.82)
+    runway = size * rng.uniform(0.74, 0.82)
     wide = size * 0.085
-    ground.line([(-9, at), (size + 9, at)], wide, "runway")
+    ground.line([(-9, runway), (size + 9, runway)], wide, "runway")
     for edge in (-0.42, 0.42):
-        ground.line([(-9, at + edge * wide), (size + 9, at + edge * wide)], 1, "paint")
+        ground.line([(-9, runway + edge * wide), (size + 9, runway + edge * wide)], 1, "paint")
     for x in np.arange(0, size, size / 16):
-        ground.line([(x, at), (x + size / 32, at)], 2, "paint")
-    taxi = at - size * 0.16
+        ground.line([(x, runway), (x + size / 32, runway)], 2, "paint")
+    taxi = runway - size * 0.16
     ground.line([(-9, taxi), (size + 9, taxi)], wide * 0.45, "runway")
     for x in (0.18, 0.82):
-        ground.line([(x * size, taxi), (x * size + size * 0.05, at)], wide * 0.4, "runway")
+        ground.line([(x * size, taxi), (x * size + size * 0.05, runway)], wide * 0.4, "runway")
     apron = size * 0.2
     ground.polygon([(0, apron), (size, apron), (size, taxi - 8), (0, taxi - 8)], "concrete")
     ground.line([(size * 0.5, apron), (size * 0.5, taxi)], wide * 0.5, "runway")
@@ -438,7 +438,7 @@ def airport(ground: Ground, length: float) -> None:
         if rng.random() < 0.85:
             ground.box((x * size, apron * 1.05), size * 0.018, apron * 0.5, 0, "grey_roof")
             plane(ground, (x * size, apron + length * 0.72), length * rng.uniform(0.8, 1), -math.pi / 2)
-    plane(ground, (size * rng.uniform(0.2, 0.8), at), length, 0)
+    plane(ground, (size * rng.uniform(0.2, 0.8), runway), length, 0)
     ground.turn()
 
 
