@@ -219,12 +219,13 @@ def _barred(archive: Archive, subset: str, entries: pa.Table) -> Iterator[Proble
 
 def _without_images(files: SubsetFiles) -> Iterator[Problem]:
     for part in files.parts:
-        label, files_count = part.archive.label, part.entries.num_rows
-        if part.count(ANNOTATION):
-            detail = f"annotations of {files.name} but none of its images are here"
-            yield Problem(label, "no_images", detail, REMEDIES["no_images"], files.name)
-        elif part.archive.kind == "zip" and files_count:
-            detail = f"its {files_count:,} files are neither images nor annotations"
+        label, entries = part.archive.label, part.entries
+        listed = entries.filter(pc.equal(entries["type"], ANNOTATION))["name"].to_pylist()
+        for name in listed:
+            detail = f"none of the images of {files.name}, which this annotation file describes, is here"
+            yield Problem(f"{label}/{name}", "no_images", detail, REMEDIES["no_images"], files.name)
+        if part.archive.kind == "zip" and entries.num_rows and not listed:
+            detail = f"its {entries.num_rows:,} files are neither images nor annotations"
             yield Problem(label, "nothing_known", detail, "Check that it is the right archive", files.name)
 
 

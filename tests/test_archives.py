@@ -404,6 +404,14 @@ def test_names_without_a_flag_are_read_in_the_encoding_that_fits_all(tmp_path, e
     assert list(contents(on_disk(tmp_path, raw_named([name.encode(encoding) for name in names])))) == names
 
 
+@pytest.mark.parametrize("name", ["Zürich.jpg", "São Paulo é.jpg", "Besançon/côté.jpg", "ß.jpg", "Malmö ä å.jpg"])
+def test_western_names_are_not_read_as_chinese(tmp_path, name):
+    """Nearly all bytes are some character of GB 18030, if a rare one."""
+    raw = name.encode("cp850")  # as cp437 in these letters, but for ã
+    assert raw.decode("gb18030", "replace") != name
+    assert list(contents(on_disk(tmp_path, raw_named([raw, b"plain.jpg"])))) == [raw.decode("cp437"), "plain.jpg"]
+
+
 def test_names_of_neither_are_read_as_cp437(tmp_path):
     assert list(contents(on_disk(tmp_path, raw_named([b"\x81ber.jpg", b"caf\x82\xff"])))) == ["über.jpg", "café\xa0"]
 

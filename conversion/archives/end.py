@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import struct
 from dataclasses import dataclass
 
@@ -58,7 +59,6 @@ _OTHER_FORMATS = {
     b"%PDF": "a PDF",
     b"<": "a web page",
 }
-_JOIN = "Get all its parts and join them: `zip -s 0 X.zip --out Y.zip` for .z01, `cat X.zip.* > X.zip` for .001"
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,14 @@ def _agree(end: _End, wide: _End) -> bool:
 
 def one_part(label: str) -> ArchiveError:
     """What is said of one part of a split zip, the last one too."""
-    return ArchiveError(label, "it is one part of a zip in several parts", _JOIN, "multi_part")
+    name = label.rsplit("/", 1)[-1]
+    stem = re.sub(r"\.zip$", "", PART.sub("", name), flags=re.IGNORECASE)
+    if re.search(r"\.zip\.\d+$", name, re.IGNORECASE):
+        command = f"cat {shlex.quote(stem)}.zip.* > {shlex.quote(stem)}.zip"
+    else:
+        command = f"zip -s 0 {shlex.quote(stem)}.zip --out {shlex.quote(stem)}_joined.zip"
+    remedy = f"Get all its parts and join them: `{command}`"
+    return ArchiveError(label, "it is one part of a zip in several parts", remedy, "multi_part")
 
 
 def _no_end(source: Source, label: str, first: int, last: int) -> ArchiveError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -42,8 +44,7 @@ _OUTSIDE = r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)|[\x00\x{FFFD}]|^$"
 def decode(blocks: list[Block]) -> list[pa.Array]:
     """The names of all blocks as text. Where a name claims to be UTF-8 and is not, it holds a replacement character.
 
-    A Unicode path wins, then the UTF-8 flag. All others of one archive have one encoding: UTF-8, else GB18030, else
-    cp437, the first in which all can be read.
+    A Unicode path wins, then the UTF-8 flag. All others of one archive have one encoding.
     """
     try:
         texts = [block.names.cast(pa.string()) for block in blocks]
@@ -77,16 +78,36 @@ def is_system_folder(name: bytes) -> bool:
 
 
 def encoding_of(arrays: Iterable[pa.Array]) -> str:
-    """The first encoding in which all raw names can be read. One array at a time becomes Python objects."""
-    possible = ["utf-8", "gb18030"]
+    """The first of UTF-8, GB 18030 and cp437 that all raw names are in. One array at a time becomes Python objects.
+
+    Almost any bytes are GB 18030: `Z\\x81rich` reads as a Chinese character too, but as a rare one. So at least half of
+    the characters must be common.
+    """
+    possible = {"utf-8", "gb18030"}
+    characters: Counter[str] = Counter()
     for names in arrays:
-        joined = b"\n".join(names.to_pylist())  # a line feed is no part of a longer character in either
-        for encoding in possible[:]:
+        joined = b"\n".join(names.to_pylist())  # a line feed is not part of a longer character in either
+        for encoding in sorted(possible):
             try:
-                joined.decode(encoding)
+                text = joined.decode(encoding)
             except UnicodeDecodeError:
                 possible.remove(encoding)
-    return possible[0] if possible else "cp437"
+            else:
+                if encoding == "gb18030":
+                    characters.update(character for character in text if character > "\x7f")
+    if "utf-8" in possible:
+        return "utf-8"
+    common = sum(count for character, count in characters.items() if _is_common(character))
+    return "gb18030" if "gb18030" in possible and 2 * common >= characters.total() else "cp437"
+
+
+def _is_common(character: str) -> bool:
+    """Whether people write a Chinese character or sign: it is among the 6,763 of GB 2312 or the 6,355 of JIS X 0208,
+    which has the traditional ones."""
+    for encoding in ("gb2312", "shift_jis"):
+        with contextlib.suppress(UnicodeEncodeError):
+            return len(character.encode(encoding)) == 2
+    return False
 
 
 def checked_names(text: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
