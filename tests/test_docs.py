@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from conversion import archives, findings
+from mmm_rs_cli.arguments import parser
 from mmm_rs_cli.demo.synthetic import write_release
 from mmm_rs_hub.destination import Destination
 from mmm_rs_hub.upload import upload
@@ -84,7 +86,8 @@ CHECKS = {
         assert len(optimizer.state) == len(list(controlnet.parameters()))
     """,
     "docs/recipes.md: CLIP 1": """
-        assert image.mode == "RGB" and "Sentinel-2" in text and len(list(pairs)) == SAMPLES["SEN1-2"]
+        assert picture.mode == radar.mode == "RGB" and "Sentinel-2" in prompt and "Sentinel-1" in radar_prompt
+        assert len(list(pairs("jpg", "txt"))) == SAMPLES["SEN1-2"] == len(list(pairs("sar.jpg", "sar.txt"))) + 1
     """,
     "docs/recipes.md: CLIP 2": """
         assert images.shape == (4, 3, 224, 224) and torch.isfinite(loss) and len(tokens["input_ids"]) == 4
@@ -97,6 +100,13 @@ CHECKS = {
         assert {row["gsd_level"] for row in fine} == {0, 1}
         assert all(row["weather"] == 0 and "river" in row["prompt"] for row in foggy)
         assert keys and all((row["gsd"] or 9) < 1 or row["satellite"] == "GF2" for row in either)
+    """,
+    "docs/recipes.md: A part of it, in another form 1": """
+        assert {row["weather"] for row in dark} == {"fog", "night"}
+        assert all(row["image"].size == (64, 64) and row["text"] for row in dark)
+    """,
+    "docs/recipes.md: A part of it, in another form 2": """
+        assert len(sizes) == SAMPLES["SEN1-2"] - 1 and all(size > 500 for _, size in sizes)
     """,
     "docs/recipes.md: One sample 1": """
         assert row["sar"].size == (64, 64) and row["key"].startswith("WHU-OPT-SAR/") and "rgb" not in row
@@ -128,6 +138,19 @@ def blocks() -> list[Block]:
                 number += 1
                 found.append(Block(f"{document}: {heading} {number}", part[2]))
     return found
+
+
+def commands() -> list[list[str]]:
+    """The words of every `mmm-rs` command that stands on a line of its own in the documents."""
+    text = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    text = text.replace("\\\n", " ")
+    lines = re.findall(r"^mmm-rs ((?:'[^'\n]*'|\"[^\"\n]*\"|[^|&;>\n])*)", text, re.M)  # up to an operator of the shell
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_each_command_that_is_shown_exists(words):
+    assert parser().parse_args(words).run
 
 
 def test_each_block_has_its_check():

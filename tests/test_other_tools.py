@@ -20,7 +20,7 @@ import pytest
 
 import mmm_rs
 from tests import releases
-from tests.conversions import convert
+from tests.conversions import convert, verify
 
 wds = pytest.importorskip("webdataset")
 
@@ -31,7 +31,7 @@ COUNT = 96  # samples of fMoW, in 16 shards
 def out(clean_release, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tools")
     subsets = [clean_release["SEN1-2"], clean_release["WHU-OPT-SAR"], releases.many("fMoW", COUNT)]
-    convert(releases.zips_stored(subsets, folder), folder / "MMM-RS")
+    convert(releases.zips_stored(subsets, folder / "release"), folder / "MMM-RS")
     return folder / "MMM-RS"
 
 
@@ -247,11 +247,11 @@ def test_megatron_energon_prepares_and_reads_it(out, tmp_path):
     command = [
         str(Path(sys.executable).with_name("energon")),
         "prepare",
-        str(copy),
+        str(copy / "data" / "fMoW"),
         "--non-interactive",
         "--no-progress",
         "--split-parts",
-        r"train:data/fMoW/train-.*\.tar",
+        r"train:train-.*\.tar",
         "--sample-type",
         "CaptioningSample",
         "--field-map",
@@ -262,8 +262,9 @@ def test_megatron_energon_prepares_and_reads_it(out, tmp_path):
     for shard in shards(out, "fMoW"):
         assert Path(shard).read_bytes() == (copy / Path(shard).relative_to(out)).read_bytes()
 
+    verify(copy)
     samples = energon.get_train_dataset(
-        copy,
+        copy / "data" / "fMoW",
         worker_config=energon.WorkerConfig.default_worker_config(0),
         batch_size=1,
         shuffle_buffer_size=None,
