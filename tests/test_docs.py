@@ -111,6 +111,11 @@ CHECKS = {
     "docs/recipes.md: One sample 1": """
         assert row["sar"].size == (64, 64) and row["key"].startswith("WHU-OPT-SAR/") and "rgb" not in row
     """,
+    "docs/recipes.md: One sample 2": """
+        import PIL.Image
+        picture = PIL.Image.open("sample.png")
+        assert picture.format == "PNG" and picture.width > 2 * picture.height
+    """,
     "docs/recipes.md: SQL over the index 1": """
         assert sum(count for subset, _, count in levels if subset == "SEN1-2") == SAMPLES["SEN1-2"]
     """,
@@ -180,7 +185,7 @@ for name, code, check, samples in json.load(sys.stdin):
 
 
 NEEDED = {
-    "alone": ("webdataset", "duckdb", "polars"),
+    "alone": ("webdataset", "duckdb", "polars", "matplotlib"),
     "torch": ("torch", "torchdata"),
     "diffusers": ("torch", "diffusers", "transformers"),
 }
