@@ -1491,7 +1491,7 @@ class ConvertedSource:
         room, total = self.shards[shard]["bytes"], 0
         for modality in modalities:
             size, offset = _numbers(rows, f"{modality}_size"), _numbers(rows, f"{modality}_offset")
-            if outside := np.flatnonzero((offset < 0) | (size < 0) | (offset + size > room)).tolist():
+            if outside := np.flatnonzero((offset < 0) | (size < 0) | (size > room) | (offset > room - size)).tolist():
                 row = outside[0]
                 raise ReadError(
                     f"{self}/{shard}: by the index the {modality} image of {rows['key'][row].as_py()} has {size[row]} "

@@ -23,7 +23,7 @@ from conversion.disk import write_file
 from conversion.errors import OutputError
 from dataset_card.fields import LEVEL_NAMES
 from dataset_card.statistics import WORDS_A_BIN, Converted
-from mmm_rs import MODALITIES, PROMPT_COLUMNS, open_image
+from mmm_rs import MODALITIES, PROMPT_COLUMNS, SHARD_NAME, open_image
 
 COLOURS = {"rgb": "#2a78b5", "nir": "#c8553d", "sar": "#5b5f66"}  # apart in lightness too, for the colour-blind
 GROUND, INK, FAINT = "#f6f7f9", "#1f2328", "#d0d5db"
@@ -217,6 +217,13 @@ def _shown(row: dict, modalities: Sequence[str], read: Read) -> Shown:
 
 
 def _read(out: Path, name: str, offset: int, length: int) -> bytes:
+    """Bytes of a shard. An index can name any file and any place, so neither is believed."""
+    path = out / name
+    if not SHARD_NAME.fullmatch(name) or not path.is_file() or not 0 <= offset <= path.stat().st_size - length:
+        raise OutputError(
+            f"{out}: the index names {length:,} bytes at {offset:,} of {name}, which this folder does not have. Run "
+            "`mmm-rs verify` to see what is wrong"
+        )
     try:
         with open(out / name, "rb") as shard:
             shard.seek(offset)

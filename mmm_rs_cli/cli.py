@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
+import importlib.util
 import os
 import signal
 import sys
 from typing import Any
 
-from conversion.errors import MMMRSError
+from conversion.errors import MMMRSError, OutputError
 from mmm_rs_cli.arguments import parser
 from mmm_rs_cli.terminal import note
+
+ADDRESS_SPACE = 1_200_000_000  # bytes that importing pyarrow and starting a command reserve; measured: 1.0 GB
 
 
 class Terminated(BaseException):
@@ -43,6 +47,14 @@ def main(argv: list[str] | None = None) -> int:
         for line in (f"mmm-rs: {first}", *rest):
             note(line, "red")
         return error.exit_code
+    except MemoryError:
+        note("mmm-rs: not enough memory. Free some, or use a larger machine, then run the same command again")
+        return OutputError.exit_code
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        note("mmm-rs: too many open files. Allow more with `ulimit -n`, then run the same command again")
+        return OutputError.exit_code
     except KeyboardInterrupt:
         note(f"mmm-rs: interrupted. {_next_time(arguments)}")
         return 130
@@ -71,6 +83,7 @@ def _import() -> None:
     during the import and again at the end. Signals wait meanwhile: if their exception rises inside the body of a class,
     Python turns it into another one."""
     if "mmm_rs" not in sys.modules:
+        _check_address_space()
         masked = None
         if hasattr(signal, "pthread_sigmask"):
             masked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -82,6 +95,20 @@ def _import() -> None:
             gc.enable()
             if masked is not None:
                 signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+def _check_address_space() -> None:
+    """Raises OutputError if `ulimit -v` leaves too little: pyarrow would end the process in the middle of its import."""
+    if importlib.util.find_spec("resource") is None:  # Windows
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+        raise OutputError(
+            f"{limit / 1e9:.1f} GB of address space are not enough to begin. Allow {ADDRESS_SPACE / 1e9:.1f} GB with "
+            f"`ulimit -v {ADDRESS_SPACE // 1024}`"
+        )
 
 
 def _terminate(number: int, frame: Any) -> None:
