@@ -98,7 +98,7 @@ def _import() -> None:
 
 
 def _check_address_space() -> None:
-    """Raises OutputError if `ulimit -v` leaves too little: pyarrow would end the process in the middle of its import."""
+    """Raises OutputError if `ulimit -v` leaves too little: pyarrow would abort in the middle of its import."""
     if importlib.util.find_spec("resource") is None:  # Windows
         return
     import resource

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from conversion import annotations
-from conversion.annotations import Limits
+from conversion.annotations import Limits, encoding
 
 
 def read(data: bytes, **options):
@@ -159,3 +159,9 @@ def test_a_file_whose_first_text_beyond_ascii_comes_late():
     for encoding, prompt in (("windows-1252", "the city’s harbour"), ("gb18030", "卫星图像"), ("utf-8", "卫星图像")):
         form, records = read((plain + lines([prompt])).encode(encoding))
         assert (form.encoding, records[-1].prompt) == (encoding, prompt)
+
+
+@pytest.mark.parametrize("name", ["武汉", "北京", "西安", "哈尔滨", "乌鲁木齐"])
+def test_a_name_is_enough_to_know_gbk(name):
+    """Of 武汉 in GBK the last three bytes are a character in UTF-8 too."""
+    assert encoding.judged(f"GID_dataset/GF2_{name}_001.jpg".encode("gbk")) == "gb18030"
