@@ -7,7 +7,8 @@ import random
 import pytest
 
 from conversion import annotations
-from conversion.annotations import Limits, encoding
+from conversion.annotations import Limits
+from conversion.annotations.encoding import judged
 
 
 def read(data: bytes, **options):
@@ -164,4 +165,4 @@ def test_a_file_whose_first_text_beyond_ascii_comes_late():
 @pytest.mark.parametrize("name", ["武汉", "北京", "西安", "哈尔滨", "乌鲁木齐"])
 def test_a_name_is_enough_to_know_gbk(name):
     """Of 武汉 in GBK the last three bytes are a character in UTF-8 too."""
-    assert encoding.judged(f"GID_dataset/GF2_{name}_001.jpg".encode("gbk")) == "gb18030"
+    assert judged(f"GID_dataset/GF2_{name}_001.jpg".encode("gbk")) == "gb18030"
