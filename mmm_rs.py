@@ -26,12 +26,14 @@ import contextlib
 import copy
 import difflib
 import errno
+import functools
 import hashlib
 import importlib
 import importlib.metadata
 import io
 import itertools
 import json
+import operator
 import os
 import pickle
 import re
@@ -177,15 +179,17 @@ def config_modalities(config: str) -> tuple[str, ...]:
     return tuple(modality for modality in MODALITIES if modality in modalities)
 
 
-def chosen_modalities(config: str, modalities: Sequence[str] | None) -> tuple[str, ...]:
+def chosen_modalities(config: str, modalities: str | Sequence[str] | None) -> tuple[str, ...]:
     """`modalities` in order, None for all that the config has. Raises ValueError for others than these, or none."""
     possible = config_modalities(config)
     if modalities is None:
         return possible
-    if isinstance(modalities, str) or not modalities or (unknown := set(modalities) - set(possible)):
-        hint = "" if isinstance(modalities, str) or not modalities else did_you_mean(min(unknown), possible)
+    if isinstance(modalities, str):
+        modalities = [modalities]
+    if not modalities or (unknown := set(modalities) - set(possible)):
+        hint = did_you_mean(min(unknown, key=str), possible) if modalities else ""
         raise ValueError(
-            f"modalities={modalities!r}: give a list of some of {list(possible)}, which {config} has.{hint}"
+            f"modalities={modalities!r}: give one or a list of some of {list(possible)}, which {config} has.{hint}"
         )
     return tuple(modality for modality in possible if modality in modalities)
 
@@ -193,7 +197,7 @@ def chosen_modalities(config: str, modalities: Sequence[str] | None) -> tuple[st
 # --- features --------------------------------------------------------------------------------------------------------
 
 
-def features(config: str, modalities: Sequence[str] | None = None, decode: bool = True) -> datasets.Features:
+def features(config: str, modalities: str | Sequence[str] | None = None, decode: bool = True) -> datasets.Features:
     """The builder's columns for a config. `FIELDS` says what each of them is.
 
     Args:
@@ -222,7 +226,7 @@ def features(config: str, modalities: Sequence[str] | None = None, decode: bool 
         "gsd_level_derived": datasets.Value("bool"),
         "gsd": datasets.Value("float64"),
         "cloud_cover": datasets.Value("float64"),
-        "annotation": {modality: text for modality in chosen},
+        "annotation": {modality: text for modality in MODALITIES},  # alike for all, so that configs can be mixed
     }
     return datasets.Features(columns)
 
@@ -272,9 +276,11 @@ class MMMRSConfig(datasets.BuilderConfig):
 
     Args:
         modalities: Read only these columns and bytes, a list of some of rgb, nir, sar. None for all that there are.
-        filters: The rows to read, by the columns of the index, in the form that `datasets` and pyarrow use for Parquet:
-            `[("gsd_level", "==", "low"), ...]`, which must all hold; a list of such lists, one of which must hold; or a
-            `pyarrow.compute` expression.
+        filters: The rows to read, by the columns of the index: a dictionary such as `{"gsd_level": "low", "category":
+            ["airport", "port"]}`; or, in the form that `datasets` and pyarrow use for Parquet, one comparison `("gsd",
+            "<", 1)`, a list of them that must all hold, or a list of such lists, one of which must hold; or a
+            `pyarrow.compute` expression. The operations are == != < <= > >= in, and not in. Null is unequal to every
+            value: `("weather", "!=", "fog")` keeps the rows without weather. None stands for null.
         contains: A text, or several, that must all occur in a prompt of the chosen modalities. Case does not matter.
         on_error: "raise" an error for a sample whose bytes are damaged or missing, or "skip" it and list it at the end.
         decode: Give images as `PIL.Image`. False: as `{"bytes": ..., "path": ...}`.
@@ -283,7 +289,7 @@ class MMMRSConfig(datasets.BuilderConfig):
         digest: Of the shards. Filled in by the builder, so that data converted again get a cache of their own.
     """
 
-    modalities: Sequence[str] | None = None
+    modalities: str | Sequence[str] | None = None
     filters: Any = None
     contains: str | Sequence[str] | None = None
     on_error: str = "raise"
@@ -338,7 +344,17 @@ class MMMRS(datasets.ArrowBasedBuilder):
             expected.add(datasets.SplitInfo(name=split, num_examples=sum(map(row_count, pieces))))
         if self._source.counted and self.config.on_error == "raise":
             self.info.splits = expected  # `datasets` compares it with what it has counted
+        if self._source.counted and not expected.total_num_examples:
+            self._warn_of_no_match()
         return generators
+
+    def _warn_of_no_match(self) -> None:
+        columns = self._selection.columns[:3]
+        values = [f"{name} is {describe_values(self._source.values(self._subsets, name))}" for name in columns]
+        asked = " and ".join(
+            f"{name}={getattr(self.config, name)!r}" for name in ("filters", "contains") if getattr(self.config, name)
+        )
+        logger.warning(f"{self.config.name}: no sample matches {asked}. {'; '.join(values)}")
 
     def _generate_tables(self, pieces: Sequence[Piece]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         for number, read in enumerate(self.tables(pieces)):
@@ -446,7 +462,7 @@ def load_dataset(
     split: str | None = "train",
     streaming: bool = False,
     *,
-    modalities: Sequence[str] | None = None,
+    modalities: str | Sequence[str] | None = None,
     filters: Any = None,
     contains: str | Sequence[str] | None = None,
     on_error: str = "raise",
@@ -508,7 +524,7 @@ def get(
     data_dir: str | os.PathLike[str],
     key: str,
     *,
-    modalities: Sequence[str] | None = None,
+    modalities: str | Sequence[str] | None = None,
     decode: bool = True,
     token: bool | str | None = None,
     storage_options: dict[str, Any] | None = None,
@@ -676,6 +692,9 @@ class Source(Protocol):
 
     def segments(self, subset: str, split: str, selection: Selection) -> list[Segment]:
         """The rows of a subset's split that match, one segment per shard."""
+
+    def values(self, subsets: Sequence[str], column: str) -> pa.ChunkedArray:
+        """All values of an index column, for sources that are `counted`."""
 
     def tables(
         self,
@@ -1222,6 +1241,25 @@ class Index:
 # --- the selection ---------------------------------------------------------------------------------------------------
 
 LABELS = {"subset": tuple(SUBSETS), "gsd_level": GSD_LEVELS, "weather": WEATHERS}  # columns of few values, all known
+OPERATIONS: Mapping[str, Callable[[Any, Any], pc.Expression]] = {
+    "==": operator.eq,
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "in": lambda field, values: field.isin(values),
+    "not in": lambda field, values: ~field.isin(values),
+}
+
+
+class Term(NamedTuple):
+    """A comparison of an index column with a value, or with several."""
+
+    column: str
+    operation: str
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -1237,75 +1275,159 @@ class Selection:
         try:
             return numbered.filter(self.expression)["__position__"].combine_chunks()
         except (pa.ArrowException, TypeError) as error:
-            raise ValueError(f"filters: {in_one_line(error)}. The index has {index_schema()}") from None
+            columns = ", ".join(f"{field.name} ({_kind(field.type)})" for field in index_schema())
+            raise ValueError(f"filters: {in_one_line(error)[:300]}. The index has the columns {columns}") from None
 
 
 def select(filters: Any, contains: str | Sequence[str] | None, modalities: Sequence[str]) -> Selection:
     """`filters` and `contains` (see MMMRSConfig) as one selection. Raises ValueError if they do not fit the index."""
-    parts = [_filter_expression(filters), *_text_expressions(contains, modalities)]
-    expression = None
-    for part in parts:
-        if part is not None:
-            expression = part if expression is None else expression & part
+    parts = [*_filter_expressions(filters), *_text_expressions(contains, modalities)]
+    if not parts:
+        return Selection()
+    expression = functools.reduce(operator.and_, parts)
     selection = Selection(expression, _columns_of(expression))
-    if expression is not None:
-        selection.positions(index_schema().empty_table())  # raises an error if it does not fit
-        try:
-            pickle.dumps(expression)
-        except pa.ArrowException:
-            raise ValueError(f"filters: {filters}: cannot be handed to workers. Name columns, whole ones") from None
+    selection.positions(index_schema().empty_table())  # raises an error if it does not fit
+    try:
+        pickle.dumps(expression)
+    except pa.ArrowException:
+        raise ValueError(f"filters: {filters}: cannot be handed to workers. Name columns, whole ones") from None
     return selection
 
 
-def _filter_expression(filters: Any) -> pc.Expression | None:
+def _filter_expressions(filters: Any) -> list[pc.Expression]:
+    """The expression that the filters are, if there are any."""
     if filters is None or isinstance(filters, pc.Expression):
-        return filters
-    schema = index_schema()
+        return [] if filters is None else [filters]
     try:
-        terms = [term for part in filters for term in (part if isinstance(part, list) else [part])]
-        if unknown := sorted({term[0] for term in terms} - set(schema.names)):
-            hint = did_you_mean(unknown[0], schema.names)
-            raise ValueError(f"no column {', '.join(map(repr, unknown))}.{hint} The index has {schema.names}")
-        for term in terms:
-            _check_label(*term)
-        return pq.filters_to_expression(filters) if filters else None
-    except (ValueError, TypeError, IndexError) as error:
+        alternatives = [
+            functools.reduce(operator.and_, [_term_expression(term) for term in terms]) for terms in _terms(filters)
+        ]
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f'filters={filters!r}: {error}. Give [("gsd_level", "==", "low"), ...], or a list of such lists, '
+            f'filters={filters!r}: {error}. Give {{"gsd_level": "low"}}, [("gsd", "<", 1), ...], a list of such lists '
             "or a pyarrow.compute expression"
         ) from None
+    return [functools.reduce(operator.or_, alternatives)] if alternatives else []
 
 
-def _check_label(column: str, operation: str, value: Any) -> None:
-    """Raises ValueError for a label that does not exist, or a text whose letters would be looked for: no row would have
-    it, and nobody would see why."""
-    if operation in ("in", "not in") and isinstance(value, str):
-        raise ValueError(f"{column!r} {operation} {value!r}: give a list, or the operation ==")
-    values = value if isinstance(value, (list, tuple, set)) else [value]
-    if column in LABELS and (unknown := [label for label in values if label not in LABELS[column]]):
-        hint = did_you_mean(unknown[0], LABELS[column])
-        raise ValueError(f"{unknown[0]!r} is not a {column}.{hint} These are {', '.join(LABELS[column])}")
+def _terms(filters: Any) -> list[list[Term]]:
+    """Filters in any of their forms as alternatives: lists of terms that must all hold."""
+    if isinstance(filters, Mapping):
+        filters = [(name, "in" if _is_several(value) else "==", value) for name, value in filters.items()]
+    elif _is_term(filters):
+        filters = [filters]
+    if not isinstance(filters, list | tuple):
+        raise ValueError("it is not a filter")
+    if not all(isinstance(part, list | tuple) and part for part in filters):
+        raise ValueError("a part of it is not a filter")
+    if all(map(_is_term, filters)):
+        return [[Term(*term) for term in filters]] if filters else []
+    alternatives = [[part] if _is_term(part) else list(part) for part in filters]
+    if wrong := [term for terms in alternatives for term in terms if not _is_term(term)]:
+        raise ValueError(f"{wrong[0]!r} is not a column, an operation and a value")
+    return [[Term(*term) for term in terms] for terms in alternatives]
 
 
-def _text_expressions(contains: str | Sequence[str] | None, modalities: Sequence[str]) -> Iterator[pc.Expression]:
+def _is_term(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple) and len(value) == 3 and isinstance(value[0], str) and isinstance(value[1], str)
+    )
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, list | tuple | set | frozenset | np.ndarray)
+
+
+def _term_expression(term: Term) -> pc.Expression:
+    """A term as an expression. Null is unequal to every value, and not among any: `!=` and `not in` keep its rows."""
+    schema = index_schema()
+    if term.column not in schema.names:
+        hint = did_you_mean(term.column, schema.names)
+        raise ValueError(f"no column {term.column!r}.{hint} The index has {', '.join(schema.names)}")
+    if term.operation not in OPERATIONS:
+        raise ValueError(f"{term.operation!r} is not an operation; these are {' '.join(OPERATIONS)}")
+    field, type_ = pc.field(term.column), schema.field(term.column).type
+    several = term.operation in ("in", "not in")
+    if several != _is_several(term.value):
+        wanted = "a list" if several else "one value, or the operation in"
+        raise ValueError(f"{term.column!r} {term.operation} {term.value!r}: give {wanted}")
+    values = [
+        getattr(value, "item", lambda value=value: value)() for value in (term.value if several else [term.value])
+    ]
+    for value in values:
+        _check_value(term.column, type_, value)
+    known = [value for value in values if value is not None]
+    negative = term.operation in ("!=", "not in")
+    if not several and not known:
+        if term.operation not in ("==", "=", "!="):
+            raise ValueError(f"{term.column!r} {term.operation} None: null is neither smaller nor larger")
+        return field.is_valid() if negative else field.is_null()
+    compared = OPERATIONS[term.operation](field, pa.array(known, type_) if several else pc.scalar(known[0]))
+    if len(known) < len(values):  # null is among them
+        return compared & field.is_valid() if negative else compared | field.is_null()
+    return compared | field.is_null() if negative else compared
+
+
+def _check_value(column: str, type_: pa.DataType, value: Any) -> None:
+    """Raises ValueError for a value that no row can have, because nobody would see why nothing matches."""
+    kind = _kind(type_)
+    fits = {
+        "text": isinstance(value, str),
+        "true or false": isinstance(value, bool),
+        "a number": isinstance(value, int | float) and not isinstance(value, bool),
+    }
+    if kind not in fits:
+        raise ValueError(f"{column!r} has several parts and cannot be compared")
+    if value is not None and not fits[kind]:
+        labels = f" ({', '.join(LABELS[column])})" if column in LABELS else ""
+        raise ValueError(f"{column!r} is {kind}{labels}, and {value!r} is not")
+    if value is not None and column in LABELS and value not in LABELS[column]:
+        hint = did_you_mean(value, LABELS[column])
+        raise ValueError(f"{value!r} is not a {column}.{hint} These are {', '.join(LABELS[column])}")
+
+
+def _kind(type_: pa.DataType) -> str:
+    """What the values of a column are, in words."""
+    if pa.types.is_string(type_):
+        return "text"
+    if pa.types.is_boolean(type_):
+        return "true or false"
+    return "several parts" if pa.types.is_nested(type_) else "a number"
+
+
+def _text_expressions(contains: str | Sequence[str] | None, modalities: Sequence[str]) -> list[pc.Expression]:
     """For each text: it occurs in a prompt of one of the modalities."""
     texts = [contains] if isinstance(contains, str) else contains or []
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"contains={contains!r}: give a text or a list of texts")
-    for text in texts:
-        anywhere = None
-        for modality in modalities:
-            here = pc.match_substring(pc.field(PROMPT_COLUMNS[modality]), text, ignore_case=True)
-            anywhere = here if anywhere is None else anywhere | here
-        if anywhere is not None:
-            yield anywhere
+    prompts = [pc.field(PROMPT_COLUMNS[modality]) for modality in modalities]
+    return [
+        functools.reduce(operator.or_, [pc.match_substring(prompt, text, ignore_case=True) for prompt in prompts])
+        for text in texts
+    ]
 
 
-def _columns_of(expression: pc.Expression | None) -> tuple[str, ...]:
+def _columns_of(expression: pc.Expression) -> tuple[str, ...]:
     """The index columns that an expression names. pyarrow reports them only in the expression's text, perhaps among
     other words: one column too many does no harm."""
     words = set(re.findall(r"\w+", str(expression)))
     return tuple(name for name in index_schema().names if name in words)
+
+
+def describe_values(values: pa.ChunkedArray) -> str:
+    """The values of an index column in a few words."""
+    values = values.drop_null()
+    if not len(values):
+        return "always null"
+    if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
+        ends = pc.min_max(values).as_py()
+        return f"{ends['min']:g} to {ends['max']:g}"
+    counts = sorted(pc.value_counts(values).to_pylist(), key=lambda entry: (-entry["counts"], str(entry["values"])))
+    shown = ", ".join(str(entry["values"])[:60] for entry in counts[:SHOWN_VALUES])
+    return shown if len(counts) <= SHOWN_VALUES else f"{shown} and {len(counts) - SHOWN_VALUES:,} more"
+
+
+SHOWN_VALUES = 10
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
@@ -1400,6 +1522,10 @@ class ConvertedSource:
             return Segment(subset, shard["name"], 0, len(selection.positions(rows)))
 
         return [segment for segment in self.files.in_advance(matching, shards) if segment.last]
+
+    def values(self, subsets: Sequence[str], column: str) -> pa.ChunkedArray:
+        chunks = [chunk for name in subsets for chunk in self.index(name).table([column])[column].chunks]
+        return pa.chunked_array(chunks, index_schema().field(column).type)
 
     def find(self, key: str) -> Segment | None:
         """Where the sample of this key is."""

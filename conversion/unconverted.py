@@ -93,6 +93,9 @@ class ReleaseSource:
         plan, _ = self._plans[subset]
         return [mmm_rs.Segment(subset, shard.name, 0, shard.stop - shard.start) for shard in plan.shards]
 
+    def values(self, subsets: Sequence[str], column: str) -> pa.ChunkedArray:
+        raise NotImplementedError  # they are known when the images have been read
+
     def tables(
         self,
         segments: Iterable[mmm_rs.Segment],

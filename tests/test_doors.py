@@ -95,7 +95,6 @@ def rows_of_the_builder(out: Path, config: str, split: str = "train") -> list[di
         del row["source"]
         row["weather"] = None if row["weather"] is None else WEATHERS.index(row["weather"])
         row["gsd_level"] = None if row["gsd_level"] is None else LEVELS.index(row["gsd_level"])
-        row["annotation"] = {modality: row["annotation"][modality] for modality in modalities}
         for modality in modalities:
             row[modality] = stored_pixels(sample, modality)
             row[PROMPT[modality]] = stored_text(sample, modality)

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import logging
 import os
@@ -73,9 +74,7 @@ def stored(out: Path, config: str, modalities: list[str] | None = None, split: s
             row[name] = said[name]
         row["weather"] = None if said["weather"] is None else WEATHERS.index(said["weather"])
         row["gsd_level"] = None if said["gsd_level"] is None else LEVELS.index(said["gsd_level"])
-        row["annotation"] = {
-            modality: said["annotation"][modality] for modality in modalities or HAVING.get(config, ["rgb"])
-        }
+        row["annotation"] = said["annotation"]
         rows.append(row)
     return rows
 
@@ -172,7 +171,7 @@ def test_features(subsets):
         "gsd_level_derived": Value("bool"),
         "gsd": Value("float64"),
         "cloud_cover": Value("float64"),
-        "annotation": {"rgb": text, "sar": text},
+        "annotation": {"rgb": text, "nir": text, "sar": text},
     }
     assert load(subsets, "Inria", decode=False).features["rgb"] == Image(decode=False)
     assert set(load(subsets, "all").features) == set(mmm_rs.FIELDS)
@@ -259,9 +258,9 @@ def test_data_converted_again_are_not_served_from_an_old_cache(sen12, tmp_path):
         ("sen1-2", {}, r"'sen1-2': no such subset\. Did you mean SEN1-2\? The configs are weather, .* all"),
         (None, {}, r"None: no such subset\. The configs are weather, .* all"),
         ("fMoW", {}, r"holds no fMoW\. It has .*SEN1-2"),
-        ("SEN1-2", {"modalities": ["nir"]}, r"modalities=\['nir'\]: give a list of some of \['rgb', 'sar'\]"),
-        ("SEN1-2", {"modalities": "sar"}, r"modalities='sar': give a list"),
-        ("SEN1-2", {"modalities": []}, r"modalities=\[\]: give a list"),
+        ("SEN1-2", {"modalities": ["nir"]}, r"modalities=\['nir'\]: give one or a list of some of \['rgb', 'sar'\]"),
+        ("SEN1-2", {"modalities": "rgbd"}, r"modalities=\['rgbd'\]: give one or a list.* Did you mean rgb\?"),
+        ("SEN1-2", {"modalities": []}, r"modalities=\[\]: give one or a list"),
         ("SEN1-2", {"on_error": "ignore"}, r'on_error=\'ignore\': give "raise" or "skip"'),
         ("SEN1-2", {"contains": 5}, r"contains=5: give a text or a list of texts"),
         (
@@ -274,14 +273,32 @@ def test_data_converted_again_are_not_served_from_an_old_cache(sen12, tmp_path):
             {"filters": [[("weather", "in", ["fog", "snowy"])]]},
             r"'snowy' is not a weather. Did you mean snow\? These are fog, night",
         ),
-        ("SEN1-2", {"filters": [("colour", "==", "red")]}, r"filters=.*no column 'colour'\. The index has \['key'"),
-        ("SEN1-2", {"filters": [("gsd", "==")]}, r"filters=.*Give \[\(.gsd_level"),
-        ("SEN1-2", {"filters": [("gsd", "~", 1)]}, r"filters=.*'~'|filters=.*not a valid operator"),
-        ("SEN1-2", {"filters": 7}, r"filters=7: .*Give \[\(.gsd_level"),
-        ("SEN1-2", {"filters": "gsd > 3"}, r"filters='gsd > 3': .*Give \[\(.gsd_level"),
-        ("SEN1-2", {"filters": [("category", "==", 3)]}, r"filters: .*string.*The index has"),
-        ("SEN1-2", {"filters": pc.field("colour") == "red"}, r"filters: .*colour.*The index has"),
-        ("SEN1-2", {"filters": pc.field("gsd")}, r"filters: .*bool.*The index has"),
+        ("SEN1-2", {"filters": [("colour", "==", "red")]}, r"filters=.*no column 'colour'\. The index has key, split"),
+        ("SEN1-2", {"filters": {"gsdlevel": "low"}}, r"no column 'gsdlevel'\. Did you mean gsd_level\?"),
+        (
+            "SEN1-2",
+            {"filters": [("gsd", "==")]},
+            r"filters=.*'gsd' is not a column, an operation and a value\. Give \{",
+        ),
+        ("SEN1-2", {"filters": [("gsd", "~", 1)]}, r"filters=.*'~' is not an operation; these are == = !="),
+        ("SEN1-2", {"filters": [("gsd", "in", 1)]}, r"'gsd' in 1: give a list"),
+        ("SEN1-2", {"filters": [("category", "in", "c1")]}, r"'category' in 'c1': give a list"),
+        ("SEN1-2", {"filters": [("gsd", "==", [1, 2])]}, r"'gsd' == \[1, 2\]: give one value, or the operation in"),
+        ("SEN1-2", {"filters": [("gsd", ">", None)]}, r"'gsd' > None: null is neither smaller nor larger"),
+        ("SEN1-2", {"filters": [("source", "==", "a")]}, r"'source' has several parts and cannot be compared"),
+        ("SEN1-2", {"filters": [[]]}, r"filters=\[\[\]\]: a part of it is not a filter"),
+        ("SEN1-2", {"filters": 7}, r"filters=7: it is not a filter\. Give \{"),
+        ("SEN1-2", {"filters": "gsd > 3"}, r"filters='gsd > 3': it is not a filter\. Give \{"),
+        ("SEN1-2", {"filters": [("category", "==", 3)]}, r"'category' is text, and 3 is not\."),
+        ("SEN1-2", {"filters": ("gsd_level", "==", 3)}, r"'gsd_level' is text \(ultra_high, .*, and 3 is not\."),
+        ("SEN1-2", {"filters": {"gsd": "low"}}, r"'gsd' is a number, and 'low' is not\."),
+        ("SEN1-2", {"filters": {"gsd_level_derived": 1}}, r"'gsd_level_derived' is true or false, and 1 is not\."),
+        (
+            "SEN1-2",
+            {"filters": pc.field("colour") == "red"},
+            r"filters: .*colour.*The index has the columns key \(text",
+        ),
+        ("SEN1-2", {"filters": pc.field("gsd")}, r"filters: .*bool.*The index has the columns"),
         ("SEN1-2", {"filters": pc.field(3) == "SEN1-2"}, r"Name columns, whole ones"),
     ],
 )
@@ -290,6 +307,7 @@ def test_arguments_that_do_not_fit(subsets, config, options, says, streaming):
     with pytest.raises((ValueError, mmm_rs.ReadError), match=says) as raised:
         load(subsets, config, streaming, **options)
     assert type(raised.value) in (ValueError, mmm_rs.ReadError)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 1200
 
 
 @either_way
@@ -325,6 +343,14 @@ FILTERS = {
         [("rgb_width", "==", 24), ("key", "in", ["SEN1-2/place_008", "SEN1-2/none"])],
         lambda row: row["key"] == "SEN1-2/place_008",
     ),
+    "a bare comparison": (("category", "==", "c2"), lambda row: row["category"] == "c2"),
+    "a comparison in a list": ([["category", "==", "c2"]], lambda row: row["category"] == "c2"),
+    "a dictionary": (
+        {"category": "c2", "gsd_level": ["low", "high"]},
+        lambda row: row["category"] == "c2" and level(row) in ("low", "high"),
+    ),
+    "numpy's values": (("gsd", "in", np.array([1.0, 2.5])), lambda row: row["gsd"] in (1.0, 2.5)),
+    "a whole number for a column of fractions": (("gsd", "==", 3), lambda row: row["gsd"] == 3),
     "everything": ([("gsd", ">=", 0)], lambda row: True),
     "nothing asked": ([], lambda row: True),
     "nothing matches": ([("category", "==", "c9")], lambda row: False),
@@ -363,6 +389,88 @@ def test_contains_looks_into_the_prompts_of_the_chosen_modalities(sen12, contain
     if "filters" in options:
         expected = [row for row in expected if row["category"] == "c0"]
     assert list(load(sen12, streaming=streaming, contains=contains, decode=False, **options)) == expected
+
+
+def weathers(out: Path) -> Path:
+    """Seven samples of weather; one has none."""
+    words = ["fog", None, "night", "fog", "snow", "night", "snow"]
+    samples = [
+        converted.Sample(f"weather/place_{number}", {"rgb": "a farm"}, "a farm", weather=word)
+        for number, word in enumerate(words)
+    ]
+    for number, sample in enumerate(samples):
+        sample.images["rgb"] = converted.picture(str(number), number, 8)
+    converted.write(out, samples)
+    return out
+
+
+@pytest.mark.parametrize(
+    "filters, matches",
+    [
+        (("weather", "==", "fog"), ["fog"]),
+        (("weather", "!=", "fog"), [None, "night", "snow"]),
+        (("weather", "in", ["fog", "snow"]), ["fog", "snow"]),
+        (("weather", "not in", ["fog", "snow"]), [None, "night"]),
+        (("weather", "==", None), [None]),
+        ({"weather": None}, [None]),
+        (("weather", "!=", None), ["fog", "night", "snow"]),
+        ({"weather": [None, "fog"]}, [None, "fog"]),
+        (("weather", "not in", [None, "fog"]), ["night", "snow"]),
+        (("weather", "in", []), []),
+        (("weather", "not in", []), [None, "fog", "night", "snow"]),
+    ],
+    ids=str,
+)
+def test_null_is_unequal_to_every_value(tmp_path, filters, matches):
+    rows = load(weathers(tmp_path / "MMM-RS"), "weather", filters=filters, decode=False)
+    labels = rows.features["weather"]
+    assert {None if row["weather"] is None else labels.int2str(row["weather"]) for row in rows} == set(matches)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (
+            {"filters": ("category", "==", "c9")},
+            "no sample matches filters=('category', '==', 'c9'). category is c0, c1",
+        ),
+        ({"filters": ("gsd", ">", 1000)}, "matches filters=('gsd', '>', 1000). gsd is 0 to 23"),
+        ({"filters": {"cloud_cover": 3}}, "cloud_cover is always null"),
+        ({"filters": {"key": "SEN1-2/none"}}, "key is SEN1-2/place_000, SEN1-2/place_001, "),
+        ({"contains": "whale"}, "no sample matches contains='whale'. prompt is Low precision resolution, field 1, "),
+    ],
+)
+@either_way
+def test_a_filter_that_matches_nothing_says_which_values_there_are(sen12, options, says, streaming, warnings):
+    assert list(load(sen12, streaming=streaming, **options)) == []
+    (line,) = [line for line in warnings() if "no sample matches" in line]
+    assert line.startswith("SEN1-2: ") and says in line and "\n" not in line
+
+
+def test_a_filter_that_matches_something_says_nothing(sen12, warnings):
+    assert len(list(load(sen12, filters={"category": "c1"}))) > 1
+    assert not warnings()
+
+
+@pytest.mark.parametrize("chosen", [["sar"], "sar"])
+def test_one_modality_needs_no_list(sen12, chosen):
+    rows = load(sen12, modalities=chosen, decode=False)
+    assert list(rows) == stored(sen12, "SEN1-2", ["sar"])
+
+
+MIXED = ["Inria", "SEN1-2", "WHU-OPT-SAR"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(MIXED)), ids="-".join)
+@pytest.mark.parametrize("mix", [datasets.concatenate_datasets, datasets.interleave_datasets])
+def test_configs_can_be_mixed_in_any_order(subsets, order, mix):
+    def check(make):
+        rows = list(mix([make(config) for config in order]))
+        assert {row["key"].partition("/")[0] for row in rows} == set(MIXED)
+        expected = {row["key"]: row["annotation"] for config in order for row in stored(subsets, config)}
+        assert all(row["annotation"] == expected[row["key"]] for row in rows)
+
+    check(lambda config: load(subsets, config, decode=False))
 
 
 def test_filters_go_into_small_pieces_too(sen12, small_pieces):
@@ -480,7 +588,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda out: rewrite_index(out, lambda rows: replaced(rows, "gsd_level", 15, "huge")),
         r"column gsd_level: \['huge'\] are none of",
     ),
-    "no index": (lambda out: (out / "index" / "SEN1-2.parquet").unlink(), rf"{INDEX}: cannot be read"),
+    "no index": (lambda out: (out / "index" / "SEN1-2.parquet").unlink(), rf"{INDEX}: not found\. Fetch it too"),
     "an index cut short": (
         lambda out: os.truncate(out / "index" / "SEN1-2.parquet", 5000),
         rf"{INDEX}: cannot be read",

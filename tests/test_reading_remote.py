@@ -511,7 +511,7 @@ DAMAGE = {
     "cut": (damage_cut, rf"{SHARD}: has \d+ bytes, the manifest says \d+"),
     "missing": (damage_missing, rf"{SHARD}: not found; the manifest says \d+ bytes"),
     "another conversion's": (damage_other, rf"{SHARD}: has \d+ bytes, the manifest says \d+"),
-    "no index": (lambda out: (out / "index" / "SEN1-2.parquet").unlink(), r"index/SEN1-2\.parquet: cannot be read"),
+    "no index": (lambda out: (out / "index" / "SEN1-2.parquet").unlink(), r"index/SEN1-2\.parquet: not found"),
     "index cut": (lambda out: os.truncate(out / "index" / "SEN1-2.parquet", 5000), r"index/SEN1-2\.parquet: cannot be"),
     "no manifest": (lambda out: (out / "manifest.json").unlink(), r"no manifest\.json there\. Check the address"),
     "manifest edited": (
