@@ -120,7 +120,7 @@ def archive_stem(name: str) -> str | None:
 def locate(parts: Sequence[str]) -> tuple[str | None, int]:
     """(subset, depth) of a folder given as the names on the way to it: the path within the subset starts at `depth`.
 
-    Names from left to right: one that is just a subset's name (or its archive's) wraps it and is no part of the path;
+    Names from left to right: one that is just a subset's name (or its archive's) wraps it and is not part of the path;
     the first image folder settles the subset and is the path's first part, but for one around a wrapper:
     somebody keeps the release in a folder called `night`.
     """

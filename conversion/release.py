@@ -126,7 +126,7 @@ def find(
     """The subsets in `path`: a folder, `MMM-RS.zip`, a subset's zip or folder.
 
     `annotations` is a folder or zip that holds, at any depth and in zips too, annotation files that lie apart from the
-    images; nothing else in it counts. `exclude` is a folder that is no part of the release although it lies in it: the
+    images; nothing else in it counts. `exclude` is a folder that is not part of the release although it lies in it: the
     output.
 
     Raises UsageError where there is no such path, ReleaseError where nothing of a release is in it.

@@ -790,6 +790,25 @@ def test_a_disk_error_is_damage_of_the_entry(tmp_path, monkeypatch):
     assert damage(archive, row) == "read_error"
 
 
+@pytest.mark.parametrize("kind", ["zip", "folder"])
+def test_too_many_open_files_are_not_damage_of_an_entry(tmp_path, monkeypatch, kind):
+    """Else whole images would go to the report as damaged."""
+    archive = on_disk(tmp_path, zipped(FILES)) if kind == "zip" else folder(tmp_path)
+    entry = Entry.of(rows(archive)[0])
+    opened = os.open
+
+    def exhaust(path, *rest, **more):
+        if str(os.fsdecode(path)).endswith((".zip", ".jpg")):
+            raise OSError(errno.EMFILE, "Too many open files", path)
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", exhaust)
+    with pytest.raises(OutputError, match=r"Too many open files\. Allow more open files"):
+        Reader(archive).read(entry)
+    with pytest.raises(OutputError, match="Too many open files"), Reader(archive).stream(entry) as stream:
+        stream.read()
+
+
 # --- archives that cannot be read at all -----------------------------------------------------------------------------
 
 
@@ -992,7 +1011,7 @@ def test_damage_in_a_deflated_inner_zip(tmp_path):
             except DamagedEntry as error:
                 outcomes.append(error.reason)
     assert sorted(outcomes) == ["crc_mismatch"] + ["whole"] * 8
-    cut = replace(archive, inside=replace(archive.inside, packed=archive.inside.packed - 100))
+    cut = replace(archive, inside=archive.inside._replace(packed=archive.inside.packed - 100))
     assert "its header says" in refused(cut)
     with open(archive.path, "r+b") as file:
         file.truncate(archive.inside.offset + 5000)

@@ -32,6 +32,11 @@ from conversion import names, sharding
         ("night/GID.zip/GID_dataset", "GID", "GID_dataset"),
         ("night/weather.zip/fog", "weather", "fog"),
         ("Inria_dataset/WHU-OPT-SAR/sar_jpg", "WHU-OPT-SAR", "sar_jpg"),
+        ("Inria.zip?download=1/512", "Inria", "512"),
+        ("MRSSC2.0.zip.1/images", "MRSSC2.0", "images"),
+        ("GID - Copy (2).zip/a", "GID", "a"),
+        ("NaSC-TG2-20240801T101112Z-001.zip/a", "NaSC-TG2", "a"),
+        ("Inria.zipped/a", None, ""),
         ("downloads/holiday", None, ""),
         ("MMM-RS", None, ""),
     ],
@@ -57,6 +62,23 @@ def test_the_way_to_a_folder_tells_its_subset(path, subset, within):
 )
 def test_an_annotation_file_tells_its_subset_by_its_name(stem, subset):
     assert names.subset_of_file(stem) == subset
+
+
+@pytest.mark.parametrize(
+    ("name", "subset"),
+    [
+        ("MMM-RS/GID.zip.crdownload", "GID"),
+        ("MRSSC2.0.z01", "MRSSC2.0"),
+        ("Inria.zip.001", "Inria"),
+        ("SEN1-2.7z.002", "SEN1-2"),
+        ("fMoW.part1.rar", "fMoW"),
+        ("MMM-RS_Inria.json?download=1", "Inria"),
+        ("MMM-RS_MRSSC2.0 (1).json", "MRSSC2.0"),
+        ("MMM-RS.zip.part", None),
+    ],
+)
+def test_a_file_tells_its_subset_whatever_stands_behind_its_name(name, subset):
+    assert names.subset_of_download(name) == subset
 
 
 @pytest.mark.parametrize(

@@ -519,3 +519,12 @@ def test_a_folder_of_hidden_files_alone_is_said_to_be_that(tmp_path, clean_relea
     releases.put(tmp_path / "x/.Trash-1000", clean_release["Inria"].files)
     with pytest.raises(ReleaseError, match="it holds no files outside of hidden folders and waste bins"):
         release.find(tmp_path / "x")
+
+
+def test_a_link_to_a_zip_is_read_and_one_to_a_folder_is_named(clean_release, tmp_path):
+    releases.put(tmp_path / "elsewhere", {"Inria.zip": releases.zipped(clean_release["Inria"].files), "GID/a": b"x"})
+    (tmp_path / "MMM-RS").mkdir()
+    for name in "Inria.zip", "GID":
+        (tmp_path / "MMM-RS" / name).symlink_to(tmp_path / "elsewhere" / name)
+    found = release.find(tmp_path / "MMM-RS")
+    assert (images(found), problems(found)) == ({"Inria": 5}, {"GID": "link"})

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -107,8 +107,7 @@ class DamagedEntry(ReleaseError):
 ENTRY_COLUMNS = ("offset", "packed", "size", "crc", "method", "file")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):  # made for each image, and four times as fast as a frozen dataclass
     """One file of an archive, as its row in the table of `read_entries` states it. Sizes are bytes.
 
     `name` is compared with the local header's, from its last part back, so a path that begins in any folder will do; an
