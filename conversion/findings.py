@@ -103,6 +103,7 @@ REMEDIES = {
     "too_many_pixels": "Nothing to do: readers of the dataset could not open it",
     "not_decodable": "Download the archive again; if it stays so, ask upstream",
     "no_images": "Download the images of this subset too",
+    "damaged_sample": "Fetch the damaged shards again, then export again",
     "no_image": "Check that all images are there: a part of the download may be missing",
     "ambiguous_path": "Give the whole path of the image in the annotation file",
     "duplicate_record": "Nothing to do: the prompt is published once",

@@ -11,6 +11,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conversion.errors import REPORTED, UsageError, VerificationError
@@ -140,8 +141,15 @@ def verify(arguments: argparse.Namespace) -> int:
     for line in lines[1:]:
         result(line)
     if not on_hub and not arguments.quiet and not arguments.subset:
-        _print_next(f"mmm-rs upload {shlex.quote(arguments.out)} org/MMM-RS")
+        _print_next(f"mmm-rs upload {shlex.quote(arguments.out)} {_repository(arguments.out)}")
     return 0
+
+
+def _repository(out: str) -> str:
+    """The repository that a folder's card names; before the first upload a placeholder."""
+    from dataset_card.card import REPOSITORY, named_repository
+
+    return named_repository(Path(out)) or REPOSITORY
 
 
 def _verify_folder(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
@@ -258,6 +266,10 @@ def preview(arguments: argparse.Namespace) -> int:
     pages = f" on {len(written.paths)} pages" if len(written.paths) > 1 else ""
     total = f"{written.samples:,} samples of {subsets}{pages}, {size(written.size)}"
     result(f"{written.paths[0]}: {total}. Open it in a browser")
+    if written.more:
+        place = shlex.quote(arguments.out)
+        configs = "".join(f" --config {name}" for name in arguments.config or ())
+        note(f"There are more samples: mmm-rs preview {place}{configs} --pages {arguments.pages + 1}")
     return 0
 
 

@@ -30,6 +30,7 @@ class Preview:
     samples: int
     subsets: int
     size: int  # bytes
+    more: bool  # whether further pages would show further samples
 
 
 def write_preview(
@@ -80,7 +81,8 @@ def write_preview(
         html = render(page).encode()
         write_file(path, html)
         size += len(html)
-    return Preview(tuple(paths), sum(map(len, chosen.values())), len(chosen), size)
+    samples_shown = sum(map(len, chosen.values()))
+    return Preview(tuple(paths), samples_shown, len(chosen), size, most > per_page * len(paths))
 
 
 def _title(place: str | Path) -> str:

@@ -221,7 +221,7 @@ def test_further_pages_show_other_samples_all_of_them_evenly(tmp_path, monkeypat
     pages = [Page(path) for path in written.paths]
     first = ["fMoW/b0", "fMoW/b2", "GID/a0", "GID/a2", "GID/a4", "GID/a6"]
     assert [page.keys for page in pages] == [first, ["fMoW/b1", "GID/a1", "GID/a3", "GID/a5"]]
-    assert written.samples == len(keys)
+    assert written.samples == len(keys) and not written.more
     links = [
         [values["href"] for tag, values in page.elements if tag == "a" and ".html" in values["href"]] for page in pages
     ]
@@ -250,6 +250,13 @@ def test_the_page_lies_beside_the_folder_which_is_left_as_it_was(out, run, monke
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+def test_the_command_says_how_to_see_more(out, run, monkeypatch):
+    monkeypatch.setattr(preview, "IMAGES", 2)
+    _, _, errors = run("preview", out, "--config", "SEN1-2", "--pages", "2")
+    assert errors == [f"There are more samples: mmm-rs preview {out} --config SEN1-2 --pages 3"]
+    assert run("preview", out, "--config", "SEN1-2", "--pages", "5")[2] == []
+
+
 def test_a_page_replaces_a_page_but_no_other_file(out, run, tmp_path):
     page = tmp_path / "other" / "look.html"
     for _ in range(2):
@@ -270,7 +277,7 @@ def test_a_page_replaces_a_page_but_no_other_file(out, run, tmp_path):
         (["{out}", "--config", "Berlin"], 2, "--config 'Berlin': no such subset"),
         (["{out}", "--config", "fMoW"], 2, "--config fMoW: {out} holds no samples of it, only of weather, WHU-OPT-SAR"),
         (["{out}/data"], 5, "{out}/data: no manifest.json here"),
-        (["{out}/nowhere"], 5, "{out}/nowhere: no manifest.json here"),
+        (["{out}/nowhere"], 2, "{out}/nowhere: no such folder"),
     ],
 )
 def test_bad_usage_gets_one_line_and_no_page(out, run, arguments, code, line):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mmm_rs
-from mmm_rs_cli import cli
+from mmm_rs_cli import arguments, cli, commands
 from tests import converted
 
 PAGE = "https://huggingface.co/datasets/org/MMM-RS"
@@ -117,6 +117,12 @@ def test_a_folder_comes_before_the_hub(monkeypatch, tmp_path):
     assert mmm_rs.dataset_address("org/MMM-RS") == "org/MMM-RS"
     with pytest.raises(mmm_rs.ReadError, match="no such file or folder"):
         mmm_rs.load_dataset("SEN1-2", "org/MMM-RS", streaming=True)
+
+
+@pytest.mark.parametrize("word", ["org/MMM-RS", "hf://datasets/org/MMM-RS", PAGE])
+def test_a_repository_to_write_to_is_understood_too(word):
+    words = arguments.parser().parse_args(["upload", "out", word])
+    assert commands._destination(words).repo_id == "org/MMM-RS"
 
 
 # --- on the command line ---------------------------------------------------------------------------------------------
