@@ -34,6 +34,9 @@ SAMPLES = {"SEN1-2": 8, "WHU-OPT-SAR": 8, "fMoW": 13}
 
 # What is to hold after a block, in its own words. A block without an entry here fails.
 CHECKS = {
+    "README.md: MMM-RS, streamable 1": """
+        assert row["rgb"].size == row["nir"].size == (64, 64) and "resolution" in row["prompt"]
+    """,
     "README.md: Load it: three doors to the same data 1": """
         assert {"jpg", "txt", "nir.jpg", "nir.txt", "sar.jpg", "sar.txt", "json"} <= set(sample)
         assert sample["jpg"].size == (64, 64) and sample["json"]["subset"] == "WHU-OPT-SAR"
@@ -160,6 +163,17 @@ def test_each_command_that_is_shown_exists(words):
 
 def test_each_block_has_its_check():
     assert [block.name for block in blocks()] == list(CHECKS)
+
+
+def test_links_between_documents_lead_somewhere():
+    documents = [ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
+    broken = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text())
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert broken == []
 
 
 @pytest.fixture(scope="module")
