@@ -315,7 +315,8 @@ def collate(rows: Sequence[Mapping[str, Any]], size: int | None = None) -> dict[
 
     Args:
         rows: The rows, dictionaries with the same columns.
-        size: Width and height of the images that come. None keeps the size, which must then be equal.
+        size: Width and height of the images that come, as in `functools.partial(collate, size=256)`. None keeps the
+            size, which must then be equal.
 
     Returns:
         The same columns, in the form of `batches(..., to="torch")`. An image that is missing is zeros;
@@ -649,7 +650,7 @@ class _Batch:
         return [rows.labels[name][index] for rows, index in self.samples]
 
     def readable_rows(self, skip: bool, skipped: list[mmm_rs.Skipped]) -> Sequence[int]:
-        """The samples that came out well. Raises for others, or lists them."""
+        """The samples that could be decoded. Raises an error for others, or lists them."""
         if self.odd:
             sample, (modality, size) = min(self.odd.items())
             raise _unequal(modality, self.labels("key")[sample], size, self.images[modality].shape[1:3])
@@ -756,6 +757,7 @@ class _Pipeline:
                         self._work.notify_all()
                         if not batch.tasks:
                             self._ready.notify()
+                    del batch  # its memory is free as soon as the consumer lets go of it; so below
         except BaseException as raised:
             error = raised
         with self._lock:
@@ -780,6 +782,7 @@ class _Pipeline:
                     self._ready.notify()
                 if self._stopped:
                     return
+            del batch
 
 
 _running: weakref.WeakSet[_Pipeline] = weakref.WeakSet()
@@ -803,6 +806,8 @@ def _line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+# Pixels below which simplejpeg may choose another factor than the one that is meant: 3/8 of 3 pixels are 2, as 1/2 is.
+_SMALLEST = 8
 # Colours in which simplejpeg gives Pillow's pixels. It converts CMYK in another way.
 _FAST_COLOURS = ("YCbCr", "Gray", "RGB")
 _ORIENTATION = 0x0112  # Exif's tag
@@ -825,7 +830,8 @@ def _decode(data: memoryview, target: np.ndarray, scaled: bool) -> None:
     if _is_plain_jpeg(data):
         with contextlib.suppress(ValueError):  # simplejpeg refuses it; perhaps Pillow does not
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-            if colours in _FAST_COLOURS and height * width <= _most_pixels():
+            fits = min(height, width) >= _SMALLEST and height * width <= _most_pixels()
+            if fits and colours in _FAST_COLOURS:
                 factor = _reduction((height, width), size) if scaled else 1
                 height, width = -(-height // factor), -(-width // factor)
                 least = {"min_height": height, "min_width": width}
@@ -910,7 +916,7 @@ def _orientation(data: memoryview) -> int | None:
     return None
 
 
-# --- what is given ---------------------------------------------------------------------------------------------------
+# --- the form of batches ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -946,7 +952,7 @@ class _Form:
         return _Batch(encoded.number, samples, images, owners, masks, tasks, scaled=self.size is not None)
 
     def dictionary(self, batch: _Batch, rows: Sequence[int], features: datasets.Features) -> dict[str, Any]:
-        """The batch as it is given. `rows`: the samples that came out well."""
+        """The batch for the consumer. `rows`: the samples that could be decoded."""
         chosen = slice(None) if len(rows) == len(batch.samples) else list(rows)
         convert: Callable[[np.ndarray], Any] = _tensor if self.to == "torch" else np.asarray
         given: dict[str, Any] = {}

@@ -187,7 +187,7 @@ def test_images_need_not_be_square(tmp_path, shape):
     assert all(np.array_equal(image, np.asarray(upright(data))) for image in batch["rgb"])
 
 
-@pytest.mark.parametrize("size", [32, 100, 128, 224, 256, 300, 384, 512, 600])
+@pytest.mark.parametrize("size", [1, 32, 100, 128, 224, 256, 300, 384, 512, 600])
 def test_scaled_images_have_the_pixels_of_pillows_draft_and_resize(tmp_path, size):
     images = {f"s{number}": encoded(drawn(512, number), quality=75) for number in range(3)}
     images["turned"] = encoded(drawn(512, 1), exif=exif(6))
@@ -196,6 +196,7 @@ def test_scaled_images_have_the_pixels_of_pillows_draft_and_resize(tmp_path, siz
     images["narrow"] = encoded(drawn(512).resize((512, 300)))
     images["odd"] = encoded(drawn(512).resize((301, 517)), subsampling=0)
     images["png"] = encoded(drawn(512), "PNG")
+    images |= {f"tiny_{n}": encoded(drawn(64).resize((n, n)), quality=95, subsampling=0) for n in (1, 3, 5, 9)}
     given = images_of(read("fMoW", write(tmp_path, images), size=size))
     assert given.keys() == images.keys()
     for name, data in images.items():
@@ -720,7 +721,7 @@ def test_a_batch_that_is_kept_is_never_written_to(plain):
 
 def test_memory_is_used_again(plain):
     addresses = {batch["rgb"].__array_interface__["data"][0] for batch in batches("fMoW", plain, 4, drop_last=True)}
-    assert len(addresses) <= 5  # of 25 batches: two ahead, one here, one on its way, one that is given up
+    assert len(addresses) <= 5  # of 25 batches: two ahead, one here, one on its way, one just let go of
 
 
 def test_the_reader_does_not_run_away_from_a_slow_consumer(plain, monkeypatch):
