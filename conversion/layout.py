@@ -19,6 +19,8 @@ DATA, INDEX, REPORT, ASSETS = FOLDERS = ("data", "index", "report", "assets")
 
 WORK = ".mmm-rs"  # the state of an unfinished conversion
 BEGUN = f"{WORK}/options.json"  # is there as long as the conversion is unfinished
+EXPORT_BEGUN = f"{WORK}/export.json"  # is there as long as an export is unfinished
+EXPORT = "export.json"  # what a folder of images or Parquet was exported from; a dataset's manifest says it itself
 
 # What a conversion writes, at the top level, in the order in which a person would name it.
 PRODUCTS = (*FOLDERS, CARD, CROISSANT, MODULE, MANIFEST)

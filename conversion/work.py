@@ -83,7 +83,7 @@ def locked(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise OutputError(
-            f"{out}: another conversion into this folder is running. Wait for it, or choose another folder"
+            f"{out}: another command is writing to this folder. Wait for it, or choose another folder"
         ) from None
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         raise output_error(work / LOCK, error) from None
@@ -129,6 +129,8 @@ def is_known(out: Path) -> bool:
 
 def check_foreign(out: Path) -> None:
     """Raises UsageError if files that no conversion wrote lie where one would write."""
+    if (out / layout.EXPORT_BEGUN).exists():
+        raise UsageError(f"{out}: holds an unfinished export. Choose another folder, or remove this one")
     for name in layout.PRODUCTS:
         for path in (out / name, *(out / name).rglob("*")):
             if path.is_file():
@@ -188,6 +190,8 @@ def earlier_manifest(out: Path, options: Options) -> dict[str, Any] | None:
             f"{out}: has format {earlier['format_version']}, this program writes "
             f"{mmm_rs.FORMAT_VERSION}. Use --overwrite or another folder"
         )
+    if earlier and "exported_from" in earlier:
+        raise UsageError(f"{out}: holds an export of another dataset. Choose another folder, or use --overwrite")
     now = asdict(options)
     for before in [*([begun.options] if begun else []), *([earlier["options"]] if earlier else [])]:
         changed = [

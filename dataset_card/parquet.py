@@ -27,8 +27,6 @@ from dataset_card.provenance import PAPER
 from dataset_card.text import citations, table_of_licences
 from mmm_rs import ALL, FIELDS, HOMEPAGE, MODALITIES, PROMPT_COLUMNS, SUBSETS
 
-RECORD = "export.json"  # what `conversion.export` says of itself
-
 
 @dataclass(frozen=True)
 class Split:
@@ -45,7 +43,7 @@ def write(out: Path) -> None:
 
     Raises OutputError if it cannot be written.
     """
-    record = json.loads((out / RECORD).read_bytes())
+    record = json.loads((out / layout.EXPORT).read_bytes())
     paths = sorted((out / layout.DATA).glob("*/*.parquet"))
     splits = [_split(out, subset, split, paths) for subset, split in _held(paths)]
     features = datasets.Features.from_arrow_schema(pq.read_schema(paths[0]))

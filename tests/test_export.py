@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import shutil
+import signal
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from conversion.errors import ReleaseError, UsageError
 from conversion.exports import job
 from conversion.options import Options
 from dataset_card import card, parquet
-from tests import converted
+from tests import converted, stopping
 from tests.conversions import convert, verify
 
 SUFFIX = {"rgb": "", "nir": "nir.", "sar": "sar."}
@@ -327,6 +329,35 @@ def stopping_after(allowed: int, written: list[str], form_of=job._form):
 
 
 @pytest.mark.parametrize("to", FORMS)
+def test_an_export_killed_at_random_moments_continues_to_the_same_bytes(source, tmp_path, to):
+    def command(out: Path, signal_number: int = 0, moment: int = 0) -> stopping.Run:
+        arguments = ["export", str(source), str(out), "--to", to, "--workers", "2", "--config", "SEN1-2", "--quiet"]
+        return stopping.run(arguments, tmp_path / "notes", signal_number, moment)
+
+    undisturbed = command(tmp_path / "undisturbed")
+    assert undisturbed.code == 0, undisturbed.output
+    draw, kills = random.Random(f"kills {to}"), 0
+    for number in range(5):
+        out = tmp_path / f"out{number}"
+        for _ in range(2):
+            run = command(out, signal.SIGKILL, draw.randrange(1, undisturbed.moments))
+            assert run.code in (-signal.SIGKILL, 0), run.output
+            kills += run.code == -signal.SIGKILL
+        assert command(out).code == 0
+        assert files(out) == files(tmp_path / "undisturbed")  # so no temporary file is left, nor the work folder
+    assert kills >= 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_export_that_is_asked_to_stop_does_so_with_one_line(source, tmp_path, number):
+    arguments = ["export", str(source), str(tmp_path / "out"), "--to", "folder", "--quiet"]
+    run = stopping.run(arguments, tmp_path / "notes", number, 60)
+    assert run.code == 128 + number and run.seconds < 2
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert run.output == f"mmm-rs: {word}. Run the same command again to continue\n"
+
+
+@pytest.mark.parametrize("to", FORMS)
 def test_a_finished_export_is_not_written_again(source, tmp_path, to):
     first = export(source, tmp_path / "out", Selection(limit=9), to=to)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
@@ -465,7 +496,8 @@ def test_an_unfinished_export_is_not_continued_with_another_selection(damaged, t
 @pytest.mark.parametrize(
     ("selection", "words"),
     [
-        ({"categories": ("nothing",)}, "no sample fits"),
+        ({"categories": ("airprt",)}, r"--category airprt: no sample .* has it\. Did you mean airport\?"),
+        ({"satellites": ("GF2", "Landsat")}, "--satellite Landsat: no sample"),
         ({"split": "test"}, "has no split test. It has train"),
         ({"configs": ("GID",), "weathers": ("fog",)}, "no sample fits"),
     ],

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from conversion import Selection, export
-from conversion.errors import UsageError, VerificationError
+from conversion.errors import ReleaseError, UsageError, VerificationError
 from conversion.exports.proof import compare_with_source
 from conversion.options import Options
 from dataset_card import card
 from tests import converted
-from tests.conversions import convert
+from tests.conversions import convert, verify
 from tests.test_export import files, flip, stored
 
 
@@ -117,6 +117,23 @@ def test_another_dataset_is_not_its_source(source, tmp_path):
         compare_with_source(out, out)
     with pytest.raises(UsageError, match="was not exported from another dataset"):
         compare_with_source(source, source)
+
+
+def test_an_export_is_compared_with_the_release_as_far_as_it_goes(release, source, tmp_path):
+    exported = export(source, tmp_path / "MMM-RS", Selection(limit=6), card=card)
+    assert verify(tmp_path / "MMM-RS", release.path).compared == exported.images
+
+
+def test_a_release_is_not_converted_into_an_export(release, source, tmp_path):
+    export(source, tmp_path / "MMM-RS", Selection(configs="GID"))
+    with pytest.raises(UsageError, match="holds an export"):
+        convert(release.path, tmp_path / "MMM-RS", options=Options(keep_unprompted=True, validation=0.3))
+    damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
+    flip(damaged, next(key for key in stored(source) if key.startswith("GID")))
+    with pytest.raises(ReleaseError):
+        export(damaged, tmp_path / "unfinished", Selection(configs="GID"), to="folder")
+    with pytest.raises(UsageError, match="holds an unfinished export"):
+        convert(release.path, tmp_path / "unfinished")
 
 
 def test_an_export_of_an_export_names_the_export(source, tmp_path):

@@ -6,7 +6,6 @@ that is done. The same call continues from there. The state is removed last.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -16,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import filelock
 import pyarrow.parquet as pq
 
 from conversion import layout, manifest, report
-from conversion.disk import RESERVE, TEMPORARY, output_error, write_json, writing
+from conversion.disk import RESERVE, TEMPORARY, write_json, writing
 from conversion.display import size
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import check_stop, completed, cores, program, threads
@@ -32,6 +30,7 @@ from conversion.exports.selection import Selection
 from conversion.exports.source import Batch, Source, batches, open_converted
 from conversion.findings import Reported
 from conversion.options import SHARD_SIZE, Options
+from conversion.work import locked
 from mmm_rs import MODALITIES
 
 FORMS = ("dataset", "folder", "parquet")
@@ -63,7 +62,7 @@ class Exported:
     @property
     def report(self) -> Path:
         """Where the output lists what is left out."""
-        return self.out / (layout.REPORT if self.to == "dataset" else SETTINGS)
+        return self.out / (layout.REPORT if self.to == "dataset" else layout.EXPORT)
 
 
 def export(
@@ -124,12 +123,16 @@ def export(
         "options": _options(to, shard_size, twin_folders),
     }
     if (finished := _finished(out, settings)) is not None:
+        if (out / layout.WORK).exists():  # its removal was cut short
+            with locked(out):
+                _clear(out / layout.WORK)
         return finished
     _check_free(out)
     if dry_run:
         _say_plan(opened, choose(opened, selection), say)
         return None
-    with _locked(out) as work:
+    with locked(out):
+        work = out / layout.WORK
         _check_begun(out, work, settings)
         form = _form(out, work, opened, selection, settings)
         plan = _plan(work, settings, opened, selection, form, say)
@@ -143,7 +146,7 @@ def export(
                 say(note)
         result = _result(out, to, plan, written)
         if to != "dataset":
-            write_json(out / SETTINGS, {**settings, **_summary(result)})
+            write_json(out / layout.EXPORT, {**settings, **_summary(result)})
         if card is not None:
             card.write(out)
         _clear(work)
@@ -196,7 +199,7 @@ def _check_place(out: Path, source: Source) -> None:
 
 def _finished(out: Path, settings: dict[str, Any]) -> Exported | None:
     """What was exported here before with the same settings, if that is complete."""
-    if (out / layout.WORK / SETTINGS).exists():
+    if (out / layout.EXPORT_BEGUN).exists():
         return None
     record = _record(out)
     if record is None or not _same(record, settings):
@@ -208,7 +211,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> Exported | None:
 def _record(out: Path) -> dict[str, Any] | None:
     """The settings of the finished export in a folder, and what came of it."""
     if not (out / layout.MANIFEST).exists():
-        return _read_json(out / SETTINGS)
+        return _read_json(out / layout.EXPORT)
     contents = manifest.read(out)
     if contents is None or "exported_from" not in contents:
         return None
@@ -233,7 +236,7 @@ def _same(settings: dict[str, Any], others: dict[str, Any]) -> bool:
 
 def _check_free(out: Path) -> None:
     """Raises UsageError if the folder holds anything but an unfinished export."""
-    if not out.exists() or (out / layout.WORK / SETTINGS).exists():
+    if not out.exists() or (out / layout.EXPORT_BEGUN).exists():
         return
     if not out.is_dir():
         raise UsageError(f"{out}: is not a folder. Choose another")
@@ -248,7 +251,7 @@ def _check_free(out: Path) -> None:
 
 def _check_begun(out: Path, work: Path, settings: dict[str, Any]) -> None:
     """Raises UsageError if another export was begun here."""
-    begun = _read_json(work / SETTINGS)
+    begun = _read_json(work.parent / layout.EXPORT_BEGUN)
     if begun is None:
         return
     remedy = "Remove the folder, or choose another"
@@ -259,37 +262,10 @@ def _check_begun(out: Path, work: Path, settings: dict[str, Any]) -> None:
         raise UsageError(f"{out}: holds an unfinished export by another version of mmm-rs. {remedy}")
 
 
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[Path]:
-    """The work folder, with its lock held. The system drops the lock of a process that was killed."""
-    work, created = out / layout.WORK, not out.exists()
-    with writing(work):
-        work.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(work / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise OutputError(
-            f"{out}: another export into this folder is running. Wait for it, or choose another folder"
-        ) from None
-    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-        raise output_error(work / "lock", error) from None
-    try:
-        yield work
-    finally:
-        with contextlib.suppress(OSError):
-            if {path.name for path in work.iterdir()} <= {"lock"}:  # nothing was begun, or everything is complete
-                (work / "lock").unlink()
-                work.rmdir()
-                if created:
-                    out.rmdir()  # only if it is empty
-        lock.release()
-
-
 def _clear(work: Path) -> None:
     """Remove the state. What says that the export is unfinished goes first, so that a kill in between leaves nothing
     but files to be removed."""
-    (work / SETTINGS).unlink(missing_ok=True)
+    (work.parent / layout.EXPORT_BEGUN).unlink(missing_ok=True)
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -317,14 +293,14 @@ def _plan(
     say: Callable[[str], None],
 ) -> Plan:
     """The plan: read back if this export was begun before, else made. Then the export counts as begun."""
-    if (work / SETTINGS).exists():
+    if (work.parent / layout.EXPORT_BEGUN).exists():
         return Plan.read(work / PLAN)
     say(f"looking through the index of {source.address}")
     groups = choose(source, selection)
     _say_plan(source, groups, say)
     plan = plan_parts(groups, form)
     plan.write(work / PLAN)
-    write_json(work / SETTINGS, {**settings, "program": program()})
+    write_json(work.parent / layout.EXPORT_BEGUN, {**settings, "program": program()})
     return plan
 
 
@@ -381,13 +357,22 @@ def _write_parts(
         rows = [asdict(row) for row in reported]
         write_json(_marker(work, part), {"samples": counts[0], "images": counts[1], "reported": rows})
 
-    with writing(work):
-        for path in list(work.parent.rglob(TEMPORARY)):  # of a run that was killed
-            path.unlink(missing_ok=True)
+    _sweep(work)
     with threads(workers or (CONNECTED if source.remote else cores())) as pool, completed(pool, write, left) as results:
         for _ in results:
             pass
     return [_read_marker(_marker(work, part)) for part in plan.parts]
+
+
+def _sweep(work: Path) -> None:
+    """Remove temporary files of a run that was killed: beside all files that take their name at the end."""
+    out = work.parent
+    beside = [(out, ""), *((out / name, "**/") for name in layout.FOLDERS), (work, ""), (work, "*/")]
+    beside += [(work / "lines", "**/"), (work / "files", "*/"), (work / "files", "*/*/")]  # metadata of a folder
+    with writing(work):
+        for folder, pattern in beside:
+            for path in folder.glob(pattern + TEMPORARY):
+                path.unlink(missing_ok=True)
 
 
 def _samples(

@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 from conversion.disk import BUFFER, replacing
 from conversion.display import NAMED
 from conversion.errors import UsageError
-from conversion.exports.rows import has_image
-from conversion.exports.selection import Selection, drawn, matching, satisfying
+from conversion.exports.rows import has_image, label
+from conversion.exports.selection import BY_LABEL, Selection, drawn, matching, satisfying
 from conversion.exports.source import Batch, Source
 from conversion.findings import Reported
-from mmm_rs import ALL, MODALITIES, index_schema
+from mmm_rs import ALL, MODALITIES, did_you_mean, index_schema
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,21 @@ def choose(source: Source, selection: Selection) -> list[Group]:
     """
     subsets, splits = _subsets(source, selection), _splits(source, selection)
     candidates = []
+    existing: dict[str, set[str]] = {"category": set(), "satellite": set()}
     for subset in subsets:
         modalities = selection.subset_modalities(subset)
         shards = [shard for shard in source.shards(subset) if shard["split"] in splits]
         tables = source.index_rows(subset, [shard["name"] for shard in shards], selection.columns())
         for shard, rows in zip(shards, tables, strict=True):
             keep = matching(rows, selection, modalities)
+            for column, values in existing.items():
+                if column in rows.column_names:
+                    values.update(filter(None, pc.unique(label(rows, column, modalities)).to_pylist()))
             # Of the columns that were looked at only these are needed again; prompts take much memory.
             rows = rows.select(["key", *(f"{modality}_size" for modality in MODALITIES)])
             candidates.append(_Candidates(subset, shard, rows, keep))
+    for column, values in existing.items():
+        _check_values(column, getattr(selection, BY_LABEL[column]), values)
     if selection.keys is not None:
         _check_keys(selection.keys, candidates)
     if selection.where is not None:
@@ -121,6 +127,14 @@ def _splits(source: Source, selection: Selection) -> list[str]:
     if selection.split is not None and selection.split not in existing:
         raise UsageError(f"{source.address}: has no split {selection.split}. It has {', '.join(existing)}")
     return existing if selection.split is None else [selection.split]
+
+
+def _check_values(column: str, wanted: Sequence[str], existing: set[str]) -> None:
+    """Raises UsageError for a value of a label that no sample has: nobody would see why nothing is selected."""
+    for value in wanted:
+        if value not in existing:
+            hint = did_you_mean(value, sorted(existing))
+            raise UsageError(f"--{column} {value}: no sample of these configs and modalities has it.{hint}")
 
 
 def _check_keys(keys: Sequence[str], candidates: Sequence[_Candidates]) -> None:

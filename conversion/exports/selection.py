@@ -66,12 +66,15 @@ class Selection:
             object.__setattr__(self, "keys", tuple(sorted(set(self.keys))))
         if not self.configs:
             raise UsageError("--config: name at least one config")
-        try:
-            for config in self.configs:
-                subset_names(config)
-            self.subset_modalities(self.subsets[0])
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        for option, given, check in (
+            ("config", self.configs, subset_names),
+            ("modalities", self.modalities or (), lambda name: chosen_modalities(ALL, [name])),
+        ):
+            for name in given:
+                try:
+                    check(name)
+                except ValueError as error:
+                    raise UsageError(f"--{option}: {error}") from None
         for column, field_name in BY_LABEL.items():
             for value in getattr(self, field_name):
                 if column in LABELS and value not in LABELS[column]:
@@ -92,10 +95,8 @@ class Selection:
 
     def subset_modalities(self, subset: str) -> tuple[str, ...]:
         """The modalities to take of a subset; none if it has none of them."""
-        if self.modalities is None:
-            return chosen_modalities(subset, None)
-        chosen_modalities(ALL, self.modalities)  # raises ValueError for a modality that does not exist
-        return tuple(m for m in chosen_modalities(subset, None) if m in self.modalities)
+        existing = chosen_modalities(subset, None)
+        return existing if self.modalities is None else tuple(m for m in existing if m in self.modalities)
 
     @property
     def draws(self) -> bool:
