@@ -123,7 +123,7 @@ def _inner(archive: Archive, entries: pa.Table, row: int, depth: int) -> Archive
     name, problem, file = (entries[column][row].as_py() for column in ("name", "problem", "file"))
     label = f"{archive.label}/{name}"
     if depth == 0:
-        return Problem(label, "nested_too_deep", "too many archives within archives", "Unzip this one")
+        return _problem(label, "nested_too_deep", "too many archives within archives", "Unzip this one")
     if archive.kind == "folder":
         return Archive(path=os.path.join(archive.path, os.fsdecode(file)), label=label, kind="zip")
     if problem:
@@ -160,28 +160,33 @@ def _typed(archive: Archive, entries: pa.Table) -> pa.Table:
     """Add the column `type`: by the name, and where that says nothing by the first bytes of a folder's file."""
     name = pc.utf8_lower(entries["name"])
     stem, suffix = split_last(name, ".")
-    suffix = pc.if_else(pc.is_valid(stem), suffix, None)
-    problem = entries["problem"]
-    annotation = rf"\.({'|'.join(names.ANNOTATION_SUFFIXES)}){names.DOWNLOAD_TAIL}$"
-    tests = {
-        IMAGE: pc.is_in(suffix, pa.array(names.IMAGE_SUFFIXES)),
-        ANNOTATION: _either(
-            pc.is_in(suffix, pa.array(names.ANNOTATION_SUFFIXES)), pc.match_substring_regex(name, annotation)
-        ),
-        "link": pc.and_kleene(pc.equal(problem, "link"), pc.invert(pc.match_substring_regex(name, r"\.zip$"))),
-        "unreadable_folder": pc.equal(problem, "unreadable_folder"),
-        "half_download": pc.match_substring_regex(name, _UNFINISHED),
-        ZIP: pc.match_substring_regex(name, rf"\.(zip{names.DOWNLOAD_TAIL}?|z\d\d)$"),
-        "multi_part": pc.match_substring_regex(name, r"\.(7z\.\d{3}|part\d+\.rar|r\d\d)$"),
-        "other_archive": pc.match_substring_regex(name, _OTHER_ARCHIVE),
-        MAYBE_ZIP: pc.match_substring_regex(name, r"(^|/)[^/.]+$|[?&][^/]*$|\.zip[^a-z0-9/][^/]*$"),
+    suffix = pc.if_else(pc.is_valid(stem), suffix, "")
+    is_image = pc.is_in(suffix, pa.array(names.IMAGE_SUFFIXES))
+    plain = pc.or_(is_image, pc.is_in(suffix, pa.array(names.ANNOTATION_SUFFIXES)))
+    types = pc.if_else(is_image, IMAGE, ANNOTATION)
+    if not pc.all(plain).as_py():  # the few whose names are looked at more closely, which takes longer
+        rest = pc.invert(plain)
+        types = pc.replace_with_mask(types, rest, _by_pattern(name.filter(rest), entries["problem"].filter(rest)))
+    return entries.append_column("type", _peeked(archive, entries, types))
+
+
+def _by_pattern(name: pa.ChunkedArray, problem: pa.ChunkedArray) -> pa.Array:
+    """Types of files that are neither images nor annotations by their suffix. `name`: in small letters."""
+    patterns = {
+        ANNOTATION: rf"\.({'|'.join(names.ANNOTATION_SUFFIXES)}){names.DOWNLOAD_TAIL}$",
+        "half_download": _UNFINISHED,
+        ZIP: rf"\.(zip{names.DOWNLOAD_TAIL}?|z\d\d)$",
+        "multi_part": r"\.(7z\.\d{3}|part\d+\.rar|r\d\d)$",
+        "other_archive": _OTHER_ARCHIVE,
+        MAYBE_ZIP: r"(^|/)[^/.]+$|[?&][^/]*$|\.zip[^a-z0-9/][^/]*$",
     }
-    chosen = pc.fill_null(pc.case_when(pc.make_struct(*tests.values()), *tests, OTHER), OTHER)
-    return entries.append_column("type", _peeked(archive, entries, chosen))
-
-
-def _either(first: pa.Array, second: pa.Array) -> pa.Array:
-    return pc.or_kleene(first, second)
+    link = pc.and_(pc.fill_null(pc.equal(problem, "link"), False), pc.invert(pc.ends_with(name, ".zip")))
+    tests = {
+        "link": link,
+        "unreadable_folder": pc.fill_null(pc.equal(problem, "unreadable_folder"), False),
+        **{kind: pc.match_substring_regex(name, pattern) for kind, pattern in patterns.items()},
+    }
+    return pc.case_when(pc.make_struct(*tests.values()), *tests, OTHER).combine_chunks()
 
 
 def _peeked(archive: Archive, entries: pa.Table, types: pa.ChunkedArray) -> pa.ChunkedArray:
