@@ -103,7 +103,6 @@ def check_system() -> None:
         )
 
 
-@frees_memory
 def check_output(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     """Raises UsageError where a release must not be converted into `out`: the release itself, or a folder around it."""
     if not os.fspath(out):
@@ -120,6 +119,7 @@ def is_inside(out: str | os.PathLike[str], path: str | os.PathLike[str]) -> bool
     return Path(os.path.realpath(out)).is_relative_to(os.path.realpath(path))
 
 
+@frees_memory
 def find(
     path: str | os.PathLike[str], annotations: str | os.PathLike[str] | None = None, exclude: Path | None = None
 ) -> Release:

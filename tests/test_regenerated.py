@@ -194,8 +194,10 @@ def test_subsets_and_modalities_that_were_not_regenerated(clean_release, from_zi
     assert rows(result.out, "WHU-OPT-SAR") == whole
     left_out = [row for row in unpublished(result.out) if row["kind"] == "record"]
     missing = {"WHU-OPT-SAR": sum("sar" in s for s in clean_release["WHU-OPT-SAR"].samples.values()), "Inria": 3}
+    missing["fMoW"] = clean_release["fMoW"].records
     assert {name: sum(row["subset"] == name for row in left_out) for name in missing} == missing
-    assert {row["reason"] for row in left_out} == {"no_image"}
+    reasons = {(row["subset"] == "fMoW", row["reason"]) for row in left_out}
+    assert reasons == {(True, "no_images"), (False, "no_image")}
     verify(result.out, path)
 
 
