@@ -28,6 +28,7 @@ import difflib
 import errno
 import functools
 import hashlib
+import html
 import importlib
 import importlib.metadata
 import io
@@ -37,6 +38,8 @@ import operator
 import os
 import pickle
 import re
+import shutil
+import tempfile
 import threading
 import weakref
 import zlib
@@ -66,6 +69,7 @@ __all__ = [
     "ReadError",
     "features",
     "get",
+    "info",
     "load_dataset",
     "webdataset",
 ]
@@ -299,7 +303,10 @@ class MMMRSConfig(datasets.BuilderConfig):
 
 
 class MMMRS(datasets.ArrowBasedBuilder):
-    """MMM-RS from a converted folder (local, `hf://` or any fsspec URL), or from the release itself, as `data_dir`."""
+    """MMM-RS from a converted folder (local, `hf://` or any fsspec URL), or from the release itself, as `data_dir`.
+
+    It takes the fields of MMMRSConfig, what builders of `datasets` take, and `read_ahead` as `load_dataset` does.
+    """
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = MMMRSConfig
@@ -313,14 +320,17 @@ class MMMRS(datasets.ArrowBasedBuilder):
         kwargs.pop("info", None)
         config = kwargs.get("config_name")
         subset_names(config)  # a wrong name is reported before a wrong folder
-        self._source = open_source(kwargs.get("data_dir"), kwargs.get("storage_options"), kwargs.get("token"))
+        settings = {"read_ahead": kwargs.pop("read_ahead", None)}
+        options, token = kwargs.get("storage_options"), kwargs.get("token")
+        self._source = open_source(kwargs.get("data_dir"), options, token, **settings)
         self._subsets = [name for name in subset_names(config) if name in self._source.subsets]
         if not self._subsets:
             raise ReadError(f"{self._source}: holds no {config}. It has {', '.join(self._source.subsets)}")
         chosen = chosen_modalities(str(config), kwargs.get("modalities"))
         self._selection = select(kwargs.get("filters"), kwargs.get("contains"), chosen)
+        self._slice: tuple[str, list[Piece]] | None = None
         kwargs["digest"] = self._source.digest(self._subsets)
-        kwargs["storage_options"] = dict(kwargs.get("storage_options") or {})  # `datasets` adds to it
+        kwargs["storage_options"] = dict(options or {})  # `datasets` adds to it
         super().__init__(*args, **kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
@@ -337,6 +347,9 @@ class MMMRS(datasets.ArrowBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        if self._slice:
+            name, pieces = self._slice
+            return [datasets.SplitGenerator(name=name, gen_kwargs={"pieces": pieces})]
         generators, expected = [], datasets.SplitDict()
         for split in self._source.splits(self._subsets):
             pieces = self.pieces(split)
@@ -373,10 +386,50 @@ class MMMRS(datasets.ArrowBasedBuilder):
         Raises:
             ReadError: The index cannot be read.
         """
-        segments = [
-            segment for name in self._subsets for segment in self._source.segments(name, split, self._selection)
+        return cut(self._segments(split))
+
+    def _segments(self, split: str) -> list[Segment]:
+        source = self._source
+        return [segment for name in self._subsets for segment in source.segments(name, split, self._selection)]
+
+    def as_streaming_dataset(self, split: Any = None, base_path: str | None = None) -> Any:
+        """As in `datasets`, which streams no slices; here `split="train[:10%]"` reads only what it selects.
+
+        Args:
+            split: "train" or "validation"; a slice of one, such as "train[500:1000]", "train[-10%:]" or a
+                `datasets.ReadInstruction`; several of them joined by "+". None for a dictionary of all splits.
+            base_path: As in `datasets`.
+
+        Raises:
+            ValueError: There is no such split or slice.
+            ReadError: The data cannot be read.
+        """
+        if not isinstance(split, datasets.ReadInstruction) and "[" not in str(split):
+            return super().as_streaming_dataset(split, base_path)
+        name = split.to_spec() if isinstance(split, datasets.ReadInstruction) else str(split)
+        self._slice = name, cut(self._sliced(split))
+        try:
+            return super().as_streaming_dataset(name, base_path)
+        finally:
+            self._slice = None
+
+    def _sliced(self, split: Any) -> list[Segment]:
+        """The rows that a slice selects."""
+        if not self._source.counted:
+            raise ValueError(
+                f"split={str(split)!r}: a slice needs to know how many samples there are. Convert the release"
+            )
+        segments = {name: self._segments(name) for name in self._source.splits(self._subsets)}
+        try:
+            instruction = (
+                split if isinstance(split, datasets.ReadInstruction) else datasets.ReadInstruction.from_spec(split)
+            )
+            ranges = instruction.to_absolute({name: row_count(rows) for name, rows in segments.items()})
+        except (ValueError, AssertionError) as error:
+            raise ValueError(f"split={str(split)!r}: {error}. The splits are {', '.join(segments)}") from None
+        return [
+            segment for part in ranges for segment in rows_between(segments[part.splitname], part.from_ or 0, part.to)
         ]
-        return cut(segments)
 
     def tables(self, pieces: Sequence[Piece], piece: int = 0, row: int = 0) -> Generator[RowsRead]:
         """Read pieces as Arrow tables, in order. Over a network, coming tables are fetched while one is worked on.
@@ -472,13 +525,14 @@ def load_dataset(
     num_proc: int | None = None,
     token: bool | str | None = None,
     storage_options: dict[str, Any] | None = None,
+    read_ahead: int | None = None,
 ) -> Any:
     """Load a config as a dataset of the `datasets` library.
 
     Args:
         config: A subset's name, or "all".
         data_dir: A converted folder: a path, `hf://datasets/org/MMM-RS` or any fsspec URL. Or the release itself.
-        split: "train" or "validation". None for a dictionary of all splits.
+        split: "train" or "validation", or a slice such as "train[:10%]". None for a dictionary of all splits.
         streaming: Read rows when they are asked for. Otherwise everything that was selected is copied to a cache first.
         modalities: Read only these columns and bytes, a list of some of rgb, nir, sar. None for all that there are.
         filters: The rows to read, for example `[("gsd_level", "==", "low"), ("category", "in", ["airport"])]`; see
@@ -491,6 +545,8 @@ def load_dataset(
         num_proc: The number of processes that fill the cache.
         token: For private repositories of the hub: a token; True or None for the saved one; False for none.
         storage_options: Options for fsspec's file system.
+        read_ahead: Bytes of images that are fetched over a network before they are needed. None for 64 MiB, which fills
+            a fast line.
 
     Returns:
         An `IterableDataset` if `streaming`, otherwise a `Dataset`; a dictionary of them for `split=None`.
@@ -501,8 +557,8 @@ def load_dataset(
     """
     if config not in (*SUBSETS, ALL) and data_dir in (*SUBSETS, ALL):
         raise ValueError(f"the config comes first: load_dataset({data_dir!r}, {config!r})")
-    builder = MMMRS(
-        cache_dir=cache_dir,
+    make = functools.partial(
+        MMMRS,
         config_name=config,
         data_dir=data_dir and os.fspath(data_dir),
         token=token,
@@ -513,11 +569,24 @@ def load_dataset(
         on_error=on_error,
         decode=decode,
         check=check,
+        read_ahead=read_ahead,
     )
     if streaming:
-        return builder.as_streaming_dataset(split=split)
+        return _streaming_builder(make, cache_dir).as_streaming_dataset(split=split)
+    builder = make(cache_dir=cache_dir)
     builder.download_and_prepare(num_proc=num_proc)
     return builder.as_dataset(split=split)
+
+
+def _streaming_builder(make: Callable[..., MMMRS], cache_dir: str | None) -> MMMRS:
+    """A builder that only streams. `datasets` makes a cache folder for it; a read-only home must not prevent that."""
+    try:
+        return make(cache_dir=cache_dir)
+    except OSError:
+        folder = tempfile.mkdtemp(prefix="mmm-rs-")
+        builder = make(cache_dir=folder)
+        weakref.finalize(builder, shutil.rmtree, folder, ignore_errors=True)
+        return builder
 
 
 def get(
@@ -558,6 +627,38 @@ def get(
     columns = features(segment.subset, modalities, decode)
     _, table, _ = next(source.tables([segment], columns, Selection(), True, None))
     return columns.decode_example(table.to_pylist()[0])
+
+
+def info(
+    data_dir: str | os.PathLike[str],
+    *,
+    token: bool | str | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> Info:
+    """List what a converted dataset holds, from its manifest and index alone: no image is read.
+
+    Args:
+        data_dir: A converted folder: a path, `hf://datasets/org/MMM-RS` or any fsspec URL.
+        token: As for `load_dataset`.
+        storage_options: Options for fsspec's file system.
+
+    Returns:
+        A table that prints as text and shows as HTML in a notebook. Its `rows` have `config`, `split`, `samples`,
+        `bytes`, `pairs` (by modality) and `levels` (samples by GSD level).
+
+    Raises:
+        ReadError: The data cannot be read, or are not what the manifest and the index say.
+    """
+    source = _open_converted(data_dir, storage_options, token)
+    rows = []
+    for subset in source.subsets:
+        levels = source.index(subset).table(["split", "gsd_level"])
+        for split, totals in source.manifest["subsets"][subset]["splits"].items():
+            counted = pc.value_counts(levels.filter(pc.equal(levels["split"], split))["gsd_level"]).to_pylist()
+            by_level = {entry["values"]: entry["counts"] for entry in counted}
+            ordered = {level: by_level[level] for level in GSD_LEVELS if level in by_level}
+            rows.append(InfoRow(subset, split, totals["samples"], totals["bytes"], totals["pairs"], ordered))
+    return Info(str(source), tuple(rows))
 
 
 def webdataset(
@@ -605,33 +706,9 @@ def webdataset(
     return wds.DataPipeline(*stages)
 
 
-class _ShardSamples:
-    """A stage of a webdataset pipeline: names of shards in, samples out, as many as the manifest says."""
-
-    def __init__(self, source: ConvertedSource) -> None:
-        self.source = source
-
-    def __call__(self, shards: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        from webdataset.tariterators import group_by_keys, tar_file_expander
-
-        for shard in shards:
-            name, count = shard["url"], 0
-            self.source.check_size(name)
-            with self.source.files.stream(name) as stream:
-                for sample in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
-                    count += 1
-                    yield sample
-            expected = self.source.shards[name]["samples"]
-            if count != expected:
-                raise ReadError(
-                    f"{self.source}/{name}: {count} samples came, the manifest says {expected}. Fetch the shard again; "
-                    "`mmm-rs verify` finds the shards that are damaged"
-                )
-
-
 # =====================================================================================================================
-# How it reads. First the contracts, then manifest, index and selection, pieces, rows, files, and last the private parts
-# of `datasets`.
+# How it reads. First the contracts, then manifest, index and selection, pieces, rows, what info and webdataset give,
+# files, and last the private parts of `datasets`.
 # =====================================================================================================================
 
 
@@ -732,8 +809,8 @@ class Files(Protocol):
     """The files of one folder, by names such as `index/Inria.parquet`.
 
     A package announces faster ones for remote folders by an entry point of the group `mmm_rs.files`: a callable that
-    takes a URL, storage options and a token and returns files, or None for a URL that is not its own. Files must be
-    picklable. `str(files)` is the folder's address, for messages.
+    takes a URL, storage options, a token and settings by keyword (see `load_dataset`), and returns files, or None for a
+    URL that is not its own. Files must be picklable. `str(files)` is the folder's address, for messages.
     """
 
     @property
@@ -770,11 +847,15 @@ def open_source(
     data_dir: str | os.PathLike[str] | None,
     storage_options: Mapping[str, Any] | None = None,
     token: bool | str | None = None,
+    **settings: Any,
 ) -> Source:
-    """The source that reads `data_dir`: a converted dataset, otherwise the release. Raises ReadError for neither."""
+    """The source that reads `data_dir`: a converted dataset, otherwise the release. Raises ReadError for neither.
+
+    `settings`: of files over a network; those that are None have their defaults.
+    """
     if not data_dir:  # an empty text would be the current folder
         raise ValueError("data_dir: give the folder or URL of a converted dataset, or the release")
-    files = open_files(data_dir, storage_options, token)
+    files = open_files(data_dir, storage_options, token, **settings)
     try:
         manifest = _read_manifest(files)
     except ReadError as error:
@@ -844,9 +925,12 @@ def did_you_mean(word: Any, known: Iterable[str]) -> str:
 
 
 def open_files(
-    data_dir: str | os.PathLike[str], options: Mapping[str, Any] | None = None, token: bool | str | None = None
+    data_dir: str | os.PathLike[str],
+    options: Mapping[str, Any] | None = None,
+    token: bool | str | None = None,
+    **settings: Any,
 ) -> Files:
-    """The files of a folder, local or remote."""
+    """The files of a folder, local or remote. `settings`: see `open_source`."""
     address = dataset_address(data_dir)
     path = os.path.abspath(os.path.expanduser(address))  # the reader may have another working directory
     if "://" not in address and ("::" not in address or os.access(path, os.F_OK)) and _VECTORS:
@@ -854,7 +938,7 @@ def open_files(
     if address.startswith("file://") and _VECTORS:
         return LocalFiles(fsspec.core.url_to_fs(address)[1])
     for announced in _announced("mmm_rs.files"):
-        files = announced(address, dict(options or {}), token)
+        files = announced(address, dict(options or {}), token, **settings)
         if files is not None:
             return files
     return FsspecFiles(address, dict(options or {}), token)
@@ -1434,8 +1518,8 @@ SHOWN_VALUES = 10
 
 # Rows in a piece. Fewer: a resumed stream reads less again, nodes and workers share more evenly. More: less to keep.
 PIECE_ROWS = 128
-# Pieces come in multiples of this many, so that 2, 4, 8 or 16 nodes get equally many of them.
-PIECE_MULTIPLE = 16
+# Pieces come in multiples of this many, so that 2, 4, 8, 16 or 32 readers get equally many of them.
+PIECE_MULTIPLE = 32
 
 
 def cut(segments: Sequence[Segment]) -> list[Piece]:
@@ -1459,6 +1543,17 @@ def cut(segments: Sequence[Segment]) -> list[Piece]:
             piece.append(taken)
         pieces.append(tuple(piece))
     return pieces
+
+
+def rows_between(segments: Iterable[Segment], first: int, last: int | None) -> Iterator[Segment]:
+    """The rows of segments from the `first` to the `last` (exclusive; None for the end)."""
+    before = 0
+    for segment in segments:
+        rows = segment.last - segment.first
+        start, stop = max(first - before, 0), rows if last is None else min(last - before, rows)
+        if start < stop:
+            yield segment._replace(first=segment.first + start, last=segment.first + stop)
+        before += rows
 
 
 def row_count(segments: Iterable[Segment]) -> int:
@@ -1874,6 +1969,112 @@ def _batches(sizes: np.ndarray, limits: Iterator[int]) -> Iterator[tuple[int, in
         total += size
     if first < len(sizes):
         yield first, len(sizes)
+
+
+# --- what info and webdataset give -----------------------------------------------------------------------------------
+
+
+class InfoRow(NamedTuple):
+    """What one split of a config holds."""
+
+    config: str
+    split: str
+    samples: int
+    bytes: int  # of its shards
+    pairs: Mapping[str, int]  # by modality
+    levels: Mapping[str, int]  # samples by GSD level
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a converted dataset holds: a table, as text or in a notebook."""
+
+    source: str
+    rows: tuple[InfoRow, ...]
+
+    HEAD: ClassVar = ("config", "split", "samples", "size", *(f"{m.upper()} pairs" for m in MODALITIES), "GSD levels")
+
+    def __iter__(self) -> Iterator[InfoRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _cells(self) -> list[list[str]]:
+        total = InfoRow(
+            ALL,
+            "",
+            sum(row.samples for row in self.rows),
+            sum(row.bytes for row in self.rows),
+            {modality: sum(row.pairs[modality] for row in self.rows) for modality in MODALITIES},
+            {level: sum(row.levels.get(level, 0) for row in self.rows) for level in GSD_LEVELS},
+        )
+        return [
+            [
+                row.config,
+                row.split,
+                f"{row.samples:,}",
+                _decimal_size(row.bytes),
+                *(f"{row.pairs[modality]:,}" if row.pairs[modality] else "" for modality in MODALITIES),
+                ", ".join(f"{level} {count:,}" for level, count in row.levels.items() if count),
+            ]
+            for row in [*self.rows, total]
+        ]
+
+    def __str__(self) -> str:
+        lines = [list(self.HEAD), *self._cells()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        ends = len(widths) - 1  # the columns between the first two and the last have numbers
+        texts = [
+            "  ".join(
+                cell.rjust(width) if 2 <= place < ends else cell.ljust(width)
+                for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join([self.source, *texts])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.HEAD)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in self._cells()
+        )
+        return f"<table><caption>{html.escape(self.source)}</caption><tr>{head}</tr>{body}</table>"
+
+
+def _decimal_size(count: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+class _ShardSamples:
+    """A stage of a webdataset pipeline: names of shards in, samples out, as many as the manifest says."""
+
+    def __init__(self, source: ConvertedSource) -> None:
+        self.source = source
+
+    def __call__(self, shards: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+
+        for shard in shards:
+            name, count = shard["url"], 0
+            self.source.check_size(name)
+            with self.source.files.stream(name) as stream:
+                for sample in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
+                    count += 1
+                    yield sample
+            expected = self.source.shards[name]["samples"]
+            if count != expected:
+                raise ReadError(
+                    f"{self.source}/{name}: {count} samples came, the manifest says {expected}. Fetch the shard again; "
+                    "`mmm-rs verify` finds the shards that are damaged"
+                )
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,11 @@ from mmm_rs_reading.files import RemoteFiles
 from mmm_rs_reading.transports import open_transport
 
 
-def open_files(url: str, options: Mapping[str, Any], token: bool | str | None) -> RemoteFiles:
-    """The files of the folder behind a URL of the hub, of another server, or of any file system of fsspec."""
-    return RemoteFiles(open_transport(url, options, token))
+def open_files(
+    url: str, options: Mapping[str, Any], token: bool | str | None, read_ahead: int | None = None
+) -> RemoteFiles:
+    """The files of the folder behind a URL of the hub, of another server, or of any file system of fsspec.
+
+    `read_ahead`: bytes of images that are read before they are needed; None for the default.
+    """
+    return RemoteFiles(open_transport(url, options, token), read_ahead)

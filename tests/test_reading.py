@@ -13,6 +13,8 @@ import logging
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +221,99 @@ def test_modalities(subsets, chosen, streaming):
     rows = load(subsets, "WHU-OPT-SAR", streaming, modalities=chosen, decode=False)
     assert list(rows) == stored(subsets, "WHU-OPT-SAR", [m for m in PROMPTS if m in chosen])
     assert {m for m in PROMPTS if m in rows.features} == set(chosen)
+
+
+SLICES = {
+    "train[:10%]": slice(0, 4),
+    "train[:7]": slice(0, 7),
+    "train[-3:]": slice(-3, None),
+    "train[12:14]": slice(12, 14),
+    "train[10:30]": slice(10, 30),
+    "train[:50%]": slice(0, 20),
+}
+
+
+@pytest.mark.parametrize("split", SLICES)
+@either_way
+def test_slices_of_a_split(sen12, small_pieces, split, streaming):
+    expected = stored(sen12, "SEN1-2")[SLICES[split]]
+    rows = load(sen12, streaming=streaming, split=split, decode=False)
+    assert list(rows) == expected
+    assert str(rows.split) == split
+
+
+@either_way
+def test_a_read_instruction_and_several_slices(sen12, streaming):
+    instruction = datasets.ReadInstruction("train", from_=10, to=30, unit="%")
+    assert list(load(sen12, streaming=streaming, split=instruction, decode=False)) == stored(sen12, "SEN1-2")[4:12]
+    both = load(sen12, streaming=streaming, split="train[:3]+validation[-2:]", decode=False)
+    assert list(both) == stored(sen12, "SEN1-2")[:3] + stored(sen12, "SEN1-2", split="validation")[-2:]
+
+
+def test_a_slice_counts_the_rows_that_match_and_is_streamed_like_a_split(sen12, small_pieces):
+    matching = [row for row in stored(sen12, "SEN1-2") if row["category"] == "c1"]
+    rows = load(sen12, split="train[2:11]", filters={"category": "c1"}, decode=False)
+    assert list(rows) == matching[2:11]
+    assert sorted(keys(rows.shuffle(seed=1, buffer_size=3))) == sorted(keys(matching[2:11]))
+    assert list(load(sen12, split="train[5:5]")) == []
+    parts = [keys(split_dataset_by_node(rows, rank, 2)) for rank in range(2)]
+    assert sorted(parts[0] + parts[1]) == sorted(keys(matching[2:11]))
+    again = load(sen12, split="train[2:11]", filters={"category": "c1"}, decode=False)
+    take(rows, 4)
+    again.load_state_dict(rows.state_dict())
+    assert list(again) == matching[6:11]
+
+
+@pytest.mark.parametrize("split", ["train[", "test[:3]", "train[:x]"])
+def test_a_slice_that_does_not_exist_says_which_splits_there_are(sen12, split):
+    with pytest.raises(ValueError, match=r"The splits are train, validation") as raised:
+        load(sen12, split=split)
+    assert repr(split) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_info_lists_what_there_is(subsets, sen12):
+    info = mmm_rs.info(sen12)
+    assert [(row.config, row.split, row.samples) for row in info] == [
+        ("SEN1-2", "train", 40),
+        ("SEN1-2", "validation", 7),
+    ]
+    for row in info:
+        samples = members(sen12, "SEN1-2", row.split).values()
+        fields = [json.loads(sample["json"]) for sample in samples]
+        assert row.pairs == {
+            "rgb": sum("txt" in s for s in samples),
+            "nir": 0,
+            "sar": sum("sar.txt" in s for s in samples),
+        }
+        assert row.levels == {level: sum(f["gsd_level"] == level for f in fields) for level in LEVELS}
+        assert row.bytes == sum(path.stat().st_size for path in (sen12 / "data" / "SEN1-2").glob(f"{row.split}-*"))
+    assert {row.config for row in mmm_rs.info(str(subsets))} == set(HAVING) - {"all"}
+    text, page = str(info), info._repr_html_()
+    assert text == repr(info) and len(text.splitlines()) == 2 + 3
+    for word in (str(sen12), "SEN1-2", "validation", "ultra_high 8", "all", "47"):
+        assert word in text and word in page
+    assert page.count("<tr>") == 4
+
+
+def test_only_what_users_call_is_shown_for_completion():
+    names = [name for name in dir(mmm_rs) if not name.startswith("__")]
+    assert set(names) == set(mmm_rs.__all__) and len(names) < 20
+    assert {"load_dataset", "get", "info", "webdataset", "features", "SUBSETS"} <= set(names)
+    assert all(hasattr(mmm_rs, name) for name in names)
+
+
+@pytest.mark.parametrize("where", ["/proc/nobody", "FILE/inside"])
+def test_a_home_that_cannot_be_written_does_not_prevent_streaming(sen12, tmp_path, where):
+    (tmp_path / "FILE").write_text("")
+    home = where.replace("FILE", str(tmp_path / "FILE"))
+    read = f"import mmm_rs; print(len(list(mmm_rs.load_dataset('SEN1-2', {str(sen12)!r}, streaming=True))))"
+    names = ("HF_HOME", "HF_DATASETS_CACHE", "HOME", "XDG_CACHE_HOME")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = os.environ | dict.fromkeys(names, home) | {"TMPDIR": str(temporary)}
+    run = subprocess.run([sys.executable, "-c", read], env=environment, capture_output=True, text=True)
+    assert run.stdout.split() == ["40"], run.stderr
+    assert not list(temporary.iterdir())
 
 
 def test_pieces_and_tables_of_any_size_give_the_same_rows(sen12, small_pieces):
