@@ -2362,7 +2362,8 @@ def _piece_examples(builder: MMMRS, pieces: list[Piece]) -> Any:
     """The rows of a split for an IterableDataset. Raises AttributeError or TypeError if `datasets` does not have, or
     wants more than, what this section knows."""
     for source in (_private.ExamplesIterable, _private.ArrowExamplesIterable):
-        if unknown := [name for name in vars(source) if not hasattr(PieceExamples, name)]:
+        known = {*dir(PieceExamples), "__slotnames__"}  # which copying an object leaves in its class
+        if unknown := [name for name in vars(source) if name not in known]:
             raise TypeError(f"{source.__name__} has {', '.join(unknown)}")
     return PieceExamples(builder, pieces)
 

@@ -56,6 +56,20 @@ def write(out: str | os.PathLike[str], repo_id: str | None = None, read: Read | 
     write_file(out / layout.CARD, card.encode())
 
 
+def address(out: Path, repo_id: str, base: str) -> None:
+    """Make the examples of the card name a repository, and `croissant.json` the addresses of the files there.
+
+    Raises what `write` does.
+    """
+    from dataset_card import croissant
+
+    if named_repository(out) != repo_id:
+        write(out, repo_id)
+    described = croissant.render(read_converted(out), base)
+    if _read(out / layout.CROISSANT) != described:
+        write_file(out / layout.CROISSANT, described.encode())
+
+
 def written() -> tuple[str, ...]:
     """What `write` writes into every converted folder."""
     return layout.CARD, layout.CROISSANT, layout.MODULE, layout.PAIRS_FIGURE, layout.PROMPTS_FIGURE

@@ -1,12 +1,15 @@
-"""`croissant.json`: the dataset described for machines, in Croissant 1.1 with GeoCroissant 1.0.
+"""`croissant.json`: the dataset described for machines, in Croissant 1.1 with GeoCroissant 1.0 and RAI 1.0.
 
 How it works:
 
-- Every shard and every index file is a FileObject with its size and sha256, by its path within the folder.
+- Every shard and every index file is a FileObject with its size and sha256. Its address is its path within the folder,
+  or, in a copy that is uploaded, its address on the hub, so that the file can be read from anywhere.
 - A FileSet picks the images of one modality out of a config's shards; a record set gives each its key, from its name.
 - A config's record set starts from the index, which has every prompt and label, and joins the images by key, one
   modality after the other: readers (mlcroissant 1.1) do one join in a record set, so each further modality is a record
   set that builds on the one before. The last has the config's name.
+- The record set `all` needs the index of every subset as one FileSet, which readers make from files in a folder only.
+  So a description with addresses on the hub has the subsets alone.
 
 Vocabularies: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html and
 https://docs.mlcommons.org/croissant/docs/croissant-geo-spec.html
@@ -16,19 +19,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 
 import mmm_rs
 from conversion import layout
 from conversion.disk import write_file
+from dataset_card import rai
 from dataset_card.fields import MODALITY_NAMES, column_meaning
 from dataset_card.statistics import Converted
 from mmm_rs import ALL, HOMEPAGE, MODALITIES
 
-CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/geo/1.0"]
+CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/geo/1.0", rai.CONFORMS_TO]
+BASE = re.compile(r"|https?://[^/\s]+/datasets/[\w.-]+/[\w.-]+/resolve/[^/\s]+/")
 PUBLISHED = "2024-10-29"  # of the paper's preprint, arXiv 2410.22362
 TAR, PARQUET = "application/x-tar", "application/x-parquet"
 
@@ -89,44 +96,50 @@ CONTEXT: Node = {
 }
 
 
-def write_croissant(converted: Converted) -> None:
-    """Write `croissant.json`. Raises OutputError where it cannot be written."""
-    write_file(converted.out / layout.CROISSANT, render(converted).encode())
+def write_croissant(converted: Converted, base: str = "") -> None:
+    """Write `croissant.json`. Raises OutputError if it cannot be written.
+
+    `base`: the address of the folder on the hub, with a slash at its end (default: addresses are paths in the folder).
+    """
+    write_file(converted.out / layout.CROISSANT, render(converted, base).encode())
 
 
-def render(converted: Converted) -> str:
+def hub_base(endpoint: str, repo_id: str, revision: str) -> str:
+    """The address of a dataset's files at a branch or tag."""
+    return f"{endpoint}/datasets/{repo_id}/resolve/{quote(revision, safe='')}/"
+
+
+def base_of(text: str) -> str | None:
+    """The base of the addresses in a `croissant.json`: empty for paths in a folder. None if it has none of the two."""
+    try:
+        addresses = [node["contentUrl"].removesuffix(node["@id"]) for node in json.loads(text)["distribution"][:1]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    base = addresses[0] if addresses else ""
+    return base if BASE.fullmatch(base) else None
+
+
+def render(converted: Converted, base: str = "") -> str:
     """The text of `croissant.json`."""
-    return json.dumps(describe(converted), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(describe(converted, base), indent=2, ensure_ascii=False) + "\n"
 
 
-def describe(converted: Converted) -> Node:
+def describe(converted: Converted, base: str = "") -> Node:
     """The whole description as JSON-LD."""
     shards = converted.manifest["shards"]
-    distribution = [_file(shard["name"], shard["bytes"], shard["sha256"], TAR) for shard in shards]
+    files = [_file(base, shard["name"], shard["bytes"], shard["sha256"], TAR) for shard in shards]
+    files += [_index_file(base, converted.out, name) for name in converted.subsets]
+    configs = [(name, [name], {"fileObject": {"@id": layout.index_name(name)}}) for name in converted.subsets]
+    if not base:
+        files.append(_index_files())
+        configs.append((ALL, converted.subsets, {"fileSet": {"@id": layout.INDEX}}))
     record_sets: list[Node] = []
-    for name in converted.subsets:
-        distribution.append(_index_file(converted.out, name))
-    for config, names in [*((name, [name]) for name in converted.subsets), (ALL, converted.subsets)]:
-        modalities = [m for m in MODALITIES if any(m in converted.statistics[name].modalities for name in names)]
-        if config == ALL:
-            index: Node = {"fileSet": {"@id": "index"}}
-            distribution.append(
-                {
-                    "@type": "cr:FileSet",
-                    "@id": "index",
-                    "name": "index",
-                    "includes": layout.index_name("*"),
-                    "description": "The index of every subset.",
-                    "encodingFormat": PARQUET,
-                }
-            )
-        else:
-            index = {"fileObject": {"@id": layout.index_name(config)}}
-        mine = [shard["name"] for shard in shards if shard["subset"] in names]
+    for config, subsets, index in configs:
+        modalities = [m for m in MODALITIES if any(m in converted.statistics[name].modalities for name in subsets)]
         for modality in modalities:
-            distribution.append(_images(config, modality, mine))
+            files.append(_images(config, modality, [row["name"] for row in shards if row["subset"] in subsets]))
             record_sets.append(_keyed_images(config, modality))
-        record_sets += _samples(config, modalities, index, _resolution(converted, names))
+        record_sets += _samples(config, modalities, index, _resolution(converted, subsets))
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -142,31 +155,43 @@ def describe(converted: Converted) -> Node:
         "license": HOMEPAGE,
         "url": HOMEPAGE,
         "version": f"{mmm_rs.FORMAT_VERSION}.0",
+        **rai.facts(converted),
         **_resolution(converted, converted.subsets),
-        "distribution": distribution,
+        "distribution": files,
         "recordSet": record_sets,
     }
 
 
-def _file(name: str, size: int, sha256: str, encoding: str) -> Node:
+def _file(base: str, name: str, size: int, sha256: str, encoding: str) -> Node:
     return {
         "@type": "cr:FileObject",
         "@id": name,
         "name": name,
-        "contentUrl": name,
+        "contentUrl": base + name,
         "contentSize": f"{size} B",
         "encodingFormat": encoding,
         "sha256": sha256,
     }
 
 
-def _index_file(out: Path, subset: str) -> Node:
+def _index_file(base: str, out: Path, subset: str) -> Node:
     name = layout.index_name(subset)
     sha256 = hashlib.sha256()
     with open(out / name, "rb") as file:
         while block := file.read(1 << 20):
             sha256.update(block)
-    return _file(name, (out / name).stat().st_size, sha256.hexdigest(), PARQUET)
+    return _file(base, name, (out / name).stat().st_size, sha256.hexdigest(), PARQUET)
+
+
+def _index_files() -> Node:
+    return {
+        "@type": "cr:FileSet",
+        "@id": layout.INDEX,
+        "name": layout.INDEX,
+        "includes": layout.index_name("*"),
+        "description": "The index of every subset.",
+        "encodingFormat": PARQUET,
+    }
 
 
 def _images(config: str, modality: str, shards: list[str]) -> Node:
@@ -197,40 +222,43 @@ def _keyed_images(config: str, modality: str) -> Node:
 
 
 def _samples(config: str, modalities: list[str], index: Node, resolution: Node) -> list[Node]:
-    """The config's record set, after those that it builds on."""
-    made: list[Node] = []
-    for at, modality in enumerate(modalities):
-        last = at == len(modalities) - 1
-        name = config if last else f"{config}-with-{'-'.join(modalities[: at + 1])}"
-        before = made[-1]["@id"] if made else None
+    """The config's record set, after those that it builds on: each joins one modality more."""
+    record_sets: list[Node] = []
+    before: str | None = None  # the record set that the next one builds on
+    for number, modality in enumerate(modalities, 1):
+        is_last = number == len(modalities)
+        name = config if is_last else f"{config}-with-{'-'.join(modalities[:number])}"
         fields = []
-        for column, kind, about, source in _columns(index, modalities):
-            field = _field(name, column, kind, about, {"field": {"@id": f"{before}/{column}"}} if before else source)
+        for column, kind, meaning, source in _columns(index, modalities):
+            field = _field(name, column, kind, meaning, {"field": {"@id": f"{before}/{column}"}} if before else source)
             if column == "key":
                 field["references"] = {"field": {"@id": f"{config}-{modality}/key"}}
             if column == "gsd":
                 field["equivalentProperty"] = "http://mlcommons.org/croissant/geo/spatialResolution"
             fields.append(field)
-        for seen in modalities[: at + 1]:
-            source = {"field": {"@id": f"{config}-{seen}/image" if seen == modality else f"{before}/{seen}"}}
-            fields.append(
-                {
-                    **_field(name, seen, "sc:ImageObject", f"The {MODALITY_NAMES[seen]} image.", source),
-                    "geocr:bandConfiguration": {
-                        "@type": "geocr:BandConfiguration",
-                        "geocr:totalBands": 3,
-                        "geocr:bandNameList": BANDS[seen],
-                    },
-                }
-            )
-        about = f"The samples of {config}: images, prompts and labels." if last else f"A step to `{config}`."
-        made.append({**_record_set(name, about, fields), **(resolution if last else {})})
-    return made
+        for joined in modalities[:number]:
+            image = f"{config}-{joined}/image" if joined == modality else f"{before}/{joined}"
+            fields.append(_image_field(name, joined, {"field": {"@id": image}}))
+        meaning = f"The samples of {config}: images, prompts and labels." if is_last else f"A step to `{config}`."
+        record_sets.append({**_record_set(name, meaning, fields), **(resolution if is_last else {})})
+        before = name
+    return record_sets
+
+
+def _image_field(record_set: str, modality: str, source: Node) -> Node:
+    bands = {
+        "@type": "geocr:BandConfiguration",
+        "geocr:totalBands": 3,
+        "geocr:bandNameList": BANDS[modality],
+    }
+    meaning = f"The {MODALITY_NAMES[modality]} image."
+    field = _field(record_set, modality, "sc:ImageObject", meaning, source)
+    return {**field, "geocr:bandConfiguration": bands}
 
 
 def _columns(index: Node, modalities: list[str]) -> list[tuple[str, str, str, Node]]:
-    """(field, type, what it is, source) for each column of the index; of its structs a field each modality."""
-    found = []
+    """(field, type, meaning, source) for each column of the index; a struct gives a field for each modality."""
+    columns = []
     for column in mmm_rs.index_schema():
         if any(column.name.startswith(f"{m}_") for m in MODALITIES if m not in modalities):
             continue
@@ -238,11 +266,11 @@ def _columns(index: Node, modalities: list[str]) -> list[tuple[str, str, str, No
         if pa.types.is_struct(column.type):
             for modality in modalities:
                 inner = {**source, "transform": {"jsonPath": f"$.{modality}"}}
-                about = f"{column_meaning(column.name)} Of the {MODALITY_NAMES[modality]} image."
-                found.append((f"{column.name}_{modality}", "sc:Text", about, inner))
+                meaning = f"{column_meaning(column.name)} Of the {MODALITY_NAMES[modality]} image."
+                columns.append((f"{column.name}_{modality}", "sc:Text", meaning, inner))
         else:
-            found.append((column.name, _data_type(column.type), column_meaning(column.name), source))
-    return found
+            columns.append((column.name, _data_type(column.type), column_meaning(column.name), source))
+    return columns
 
 
 def _data_type(kind: pa.DataType) -> str:
@@ -253,30 +281,30 @@ def _data_type(kind: pa.DataType) -> str:
     return "sc:Float" if pa.types.is_floating(kind) else "sc:Text"
 
 
-def _record_set(name: str, about: str, fields: list[Node]) -> Node:
+def _record_set(name: str, meaning: str, fields: list[Node]) -> Node:
     return {
         "@type": "cr:RecordSet",
         "@id": name,
         "name": name,
-        "description": about,
+        "description": meaning,
         "key": {"@id": f"{name}/key"},
         "field": fields,
     }
 
 
-def _field(record_set: str, name: str, kind: str, about: str, source: Node) -> Node:
+def _field(record_set: str, name: str, kind: str, meaning: str, source: Node) -> Node:
     return {
         "@type": "cr:Field",
         "@id": f"{record_set}/{name}",
         "name": name,
-        "description": about,
+        "description": meaning,
         "dataType": kind,
         "source": source,
     }
 
 
 def _resolution(converted: Converted, names: list[str]) -> Node:
-    """GeoCroissant's spatial resolution of these subsets where the index knows it: one number, or a range as text."""
+    """GeoCroissant's spatial resolution of these subsets if the index has it: one number, or a range as text."""
     ranges = [converted.statistics[name].gsd for name in names]
     known = [gsd for gsd in ranges if gsd]
     if not known:

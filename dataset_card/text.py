@@ -29,7 +29,7 @@ Values = dict[str, str | None]  # of the template; None leaves a line out
 def body(converted: Converted, pictures: list[str], repo_id: str) -> str:
     """Everything below the YAML. `pictures`: paths within the folder, in the order of the card."""
     return fill(
-        resources.files("dataset_card").joinpath("card.md").read_text("utf-8"),
+        _template(),
         {
             "paper": PAPER,
             "homepage": HOMEPAGE,
@@ -47,6 +47,10 @@ def body(converted: Converted, pictures: list[str], repo_id: str) -> str:
             "citations": citations(converted.subsets),
         },
     )
+
+
+def _template() -> str:
+    return resources.files("dataset_card").joinpath("card.md").read_text("utf-8")
 
 
 def _totals(converted: Converted) -> Values:
@@ -248,6 +252,13 @@ def _limits(converted: Converted) -> Values:
         "levels_unknown": f"{unknown:,}" if unknown else None,
         "limits_of_subsets": "\n".join(points) or None,
     }
+
+
+def limits(converted: Converted) -> list[str]:
+    """The known limits, as the card lists them."""
+    section = _template().split("\n## Known limits\n")[1].split("\n<!--")[0]
+    lines = fill(section, _limits(converted)).splitlines()
+    return [line.removeprefix("- ") for line in lines if line.startswith("- ")]
 
 
 def table_of_licences(subsets: Iterable[str]) -> str:

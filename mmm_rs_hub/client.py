@@ -11,6 +11,7 @@ import functools
 import glob
 import itertools
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ T = TypeVar("T")
 PATIENCE = 60.0  # seconds for the answer to one request
 MOST_ENTRIES = 250_000  # files and folders in a repository; the hub takes 100,000 files
 BUSY = frozenset((409, 412, 425))  # HTTP statuses of a repository that somebody else is changing
+STOPPED = threading.Event()  # is never set: a signal ends a wait by its exception
 NETWORK = frozenset(("httpx", "httpcore", "requests", "urllib", "hf_xet"))  # libraries, without a version's digits
 
 AGAIN = "Run the same command again: files that are on the hub are not sent again"
@@ -275,7 +277,7 @@ class Hub:
             self.say(f"{what} failed ({short(error)}); trying again in {pause:.2g} s")
 
         try:
-            return attempt(do, is_transient, announce)
+            return attempt(do, is_transient, announce, stopped=STOPPED)
         except MMMRSError:
             raise
         except Exception as error:  # the client raises errors of its own, its HTTP library's and Xet's

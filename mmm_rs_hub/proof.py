@@ -208,7 +208,8 @@ def check_copy(copy: Path, listing: Listing) -> tuple[list[str], dict[str, Any]]
                 f"{shard['name']}: the index has {rows[shard['name']]} rows, the manifest says {shard['samples']}"
             )
     faults += card.text_faults(_text(copy / layout.CARD), converted)
-    if _text(copy / layout.CROISSANT) != croissant.render(converted):
+    described = _text(copy / layout.CROISSANT)
+    if described != croissant.render(converted, croissant.base_of(described) or ""):
         faults.append(f"{layout.CROISSANT}: is not what manifest and index say")
     return faults, manifest
 

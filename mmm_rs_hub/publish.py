@@ -38,6 +38,7 @@ from mmm_rs_hub.files import LocalFile, shard_file
 from mmm_rs_hub.proof import Proof, check_copy, prove
 from mmm_rs_hub.shipment import Shipment
 from mmm_rs_hub.upload import (
+    base,
     check_contents,
     check_limits,
     check_visibility,
@@ -136,8 +137,9 @@ def publish(
             _send_shards(job, shipment, keep)
             say("writing index, report, card and manifest")
         result = finish(job)
-        if card.named_repository(staging) != destination.repo_id:  # a person published it elsewhere before
+        if card.named_repository(staging) != destination.repo_id:  # it was published elsewhere before
             description.write(staging)
+        card.address(staging, destination.repo_id, base(hub, destination))
         files = local_files(staging, result.manifest)
         check_limits(files)
         check_contents(survey(staging, result.manifest), staging, say)

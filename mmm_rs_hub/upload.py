@@ -25,6 +25,7 @@ from conversion.errors import OutputError, UsageError
 from conversion.manifest import check_there
 from conversion.manifest import read as read_manifest
 from dataset_card import card
+from dataset_card.croissant import hub_base
 from mmm_rs_hub.client import Hub, default_api
 from mmm_rs_hub.destination import Destination
 from mmm_rs_hub.files import Listing, LocalFile, holds, local_file, shard_file
@@ -71,11 +72,11 @@ def upload(
     """
     out = Path(out)
     manifest = check_folder(out, say)
-    if not dry_run and card.named_repository(out) != destination.repo_id:
-        card.write(out, destination.repo_id)  # its examples name the repository
+    hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)
+    if not dry_run:
+        card.address(out, destination.repo_id, base(hub, destination))
     files = local_files(out, manifest)
     check_limits(files)
-    hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)
     if not dry_run:
         hub.check_login()
     listing = hub.existing()
@@ -100,6 +101,11 @@ def upload(
     for line in proof.lines():
         say(line)
     return proof
+
+
+def base(hub: Hub, destination: Destination) -> str:
+    """The address of the files on the hub: at the tag, if there is to be one, so that it stays right."""
+    return hub_base(hub.api.endpoint, destination.repo_id, destination.tag or destination.revision)
 
 
 def differences(files: Sequence[LocalFile], listing: Listing) -> tuple[list[LocalFile], list[str]]:

@@ -144,6 +144,14 @@ class Hub:
         commit = repository.commits[repository.find(revision) or ""]
         return {path: file.data for path, file in commit.items() if path != ".gitattributes"}
 
+    def content(self, repo: str, revision: str = "main") -> dict[str, bytes]:
+        """`files`, with the addresses that tell this server and a revision taken out of `croissant.json`."""
+        files = self.files(repo, revision)
+        if "croissant.json" in files:
+            base = re.escape(f"{self.url}/datasets/{repo}/resolve/").encode()
+            files["croissant.json"] = re.sub(base + rb"[^/]+/", b"", files["croissant.json"])
+        return files
+
     def damage(self, repo: str, path: str, data: bytes | None) -> None:
         """Put other bytes at `path` behind everybody's back; None removes it."""
         repository = self.repositories[repo]

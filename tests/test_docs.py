@@ -127,6 +127,12 @@ CHECKS = {
         assert PIL.Image.open(io.BytesIO(jpeg)).size == (64, 64)
         assert found.height == SAMPLES["SEN1-2"] + SAMPLES["WHU-OPT-SAR"] - 2
     """,
+    "docs/recipes.md: Croissant 1": """
+        assert len(samples) == SAMPLES["SEN1-2"] and samples[0]["SEN1-2/rgb"].size == (64, 64)
+    """,
+    "docs/recipes.md: TensorFlow 1": """
+        assert images.shape == (4, 256, 256, 3) and levels.shape == (4,)
+    """,
 }
 
 
@@ -199,7 +205,8 @@ for name, code, check, samples in json.load(sys.stdin):
 
 
 NEEDED = {
-    "alone": ("webdataset", "duckdb", "polars", "matplotlib"),
+    "alone": ("webdataset", "duckdb", "polars", "matplotlib", "mlcroissant"),
+    "tensorflow": ("tensorflow",),
     "torch": ("torch", "torchdata"),
     "diffusers": ("torch", "diffusers", "transformers"),
 }
@@ -208,6 +215,8 @@ NEEDED = {
 def kind(block: Block) -> str:
     """What a block needs, a key of NEEDED."""
     imported = re.findall(r"^(?:import|from) (\w+)", block.code, re.M)
+    if "tensorflow" in imported:
+        return "tensorflow"
     return "diffusers" if {"diffusers", "transformers"} & {*imported} else "torch" if "torch" in imported else "alone"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,7 +17,8 @@ from dataset_card.card import write as write_card
 from mmm_rs_cli.cli import main
 from tests import converted
 
-INCLUDED = ("data/SEN1-2/*", "index/SEN1-2.parquet", "*.json", "README.md")  # of the recipe in docs/recipes.md
+RECIPE = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text().split("## Some of the subsets on disk")[1]
+INCLUDED = tuple(re.findall(r'--include "?([^" \n]+)', RECIPE))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import HfApi, constants
@@ -18,6 +19,7 @@ from conversion.errors import MMMRSError, OutputError, UsageError, VerificationE
 from dataset_card.card import write as write_card
 from dataset_card.card import write_own
 from mmm_rs import index_schema
+from mmm_rs_hub import client
 from mmm_rs_hub import upload as uploading
 from mmm_rs_hub.destination import Destination
 from mmm_rs_hub.proof import verify_hub
@@ -48,6 +50,7 @@ def hub(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # this hub knows LFS only
     sleeps = []
     monkeypatch.setattr("time.sleep", sleeps.append)
+    monkeypatch.setattr(client, "STOPPED", SimpleNamespace(wait=sleeps.append))
     with Hub() as hub:
         hub.sleeps = sleeps
         yield hub
