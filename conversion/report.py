@@ -123,19 +123,36 @@ def check_balance(subset: str, totals: dict[str, Any]) -> None:
 
 
 def read(out: Path, subsets: Iterable[str]) -> dict[str, Any]:
-    """The summary. Raises OutputError where it is missing, is none, or lacks one of the `subsets`."""
+    """The summary. Raises OutputError if it is missing, is not a summary, or lacks one of the `subsets`."""
     path = out / layout.SUMMARY
     try:
         summary = json.loads(path.read_bytes())
-        totals = [summary["total"], *(summary["subsets"][name] for name in subsets)]
-        needed = [one[part] for one in totals for part in ("images", "records", "by_modality", "reasons")]
-        needed += [summary["unknown"], *summary["sources"]]
-        if not all(isinstance(one, dict) for one in needed):
-            raise TypeError("it is no summary of a conversion")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        for totals in (summary["total"], *(summary["subsets"][name] for name in subsets)):
+            _check_totals(totals)
+        _check_counts(summary["unknown"], ("images", "annotations"))
+        for source in summary["sources"]:
+            texts = [source[name] for name in ("path", "problem", "detail", "remedy")]
+            if not all(isinstance(text, str) for text in texts) or not isinstance(source["subset"], (str, type(None))):
+                raise TypeError("a source is not described by texts")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = getattr(error, "strerror", None) or (f"no {error}" if isinstance(error, KeyError) else error)
         raise OutputError(f"{path}: cannot be read ({why}). Run `mmm-rs convert` again with --overwrite") from None
     return summary
+
+
+def _check_totals(totals: dict[str, Any]) -> None:
+    """Raises KeyError or TypeError for other totals than `reckon` makes."""
+    _check_counts(totals["images"], ("released", "published", "reported"))
+    _check_counts(totals["records"], ("released", "used", "reported"))
+    _check_counts(totals["by_modality"])
+    for kind in ("image", "record"):
+        _check_counts(totals["reasons"][kind])
+
+
+def _check_counts(counts: dict[str, Any], names: Iterable[str] = ()) -> None:
+    numbers = [*(counts[name] for name in names), *counts.values()]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise TypeError("what should be counts are not")
 
 
 def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem], unknown: pa.Table) -> dict[str, Any]:

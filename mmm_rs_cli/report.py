@@ -25,7 +25,6 @@ from conversion.layout import UNPUBLISHED
 from dataset_card.statistics import opened_parquet, read_manifest
 from mmm_rs import did_you_mean
 
-COLUMNS = ("subset", "kind", "path", "position", "reason", "detail")
 LONGEST_EXAMPLE = 160  # characters
 SOURCE = "source"  # the kind of a whole archive, folder or annotation file that could not be used as it stands
 
@@ -85,9 +84,11 @@ def _examples(out: Path, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], 
     return examples
 
 
-def _batches(out: Path) -> Iterator[pa.RecordBatch]:
+def _batches(out: Path) -> Iterator[pa.Table]:
+    """The table of the report, some rows at a time."""
     with opened_parquet(out / UNPUBLISHED) as table:
-        yield from table.iter_batches(columns=list(COLUMNS))
+        for batch in table.iter_batches(columns=report.SCHEMA.names):
+            yield pa.Table.from_batches([batch]).select(report.SCHEMA.names).cast(report.SCHEMA)
 
 
 def rows(
@@ -209,7 +210,7 @@ def csv_lines(out: Path, subsets: Collection[str], codes: Collection[str]) -> It
     summary = read_summary(out)
     check_codes(codes, summary)
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="")
+    writer = csv.DictWriter(buffer, report.SCHEMA.names, lineterminator="")
     writer.writeheader()
     yield buffer.getvalue()
     for row in rows(out, summary, subsets, codes):

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import shlex
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -116,6 +118,60 @@ def test_every_reason_has_a_meaning_and_a_remedy():
     assert findings.PROBLEMS.keys() > findings.DROPPED
     for text in [*findings.REASONS.values(), *findings.REMEDIES.values()]:
         assert text and not text.endswith(".")
+
+
+HOSTILE = {
+    "a list": lambda summary: [summary],
+    "no totals": lambda summary: {**summary, "total": {}},
+    "a word for a count": lambda summary: {**summary, "unknown": {"images": "many", "annotations": 0}},
+    "counts by another name": lambda summary: {**summary, "total": {**summary["total"], "images": {"all": 1}}},
+    "reasons in a list": lambda summary: {**summary, "total": {**summary["total"], "reasons": ["no_image"]}},
+    "a reason counted in words": lambda summary: {
+        **summary,
+        "total": {**summary["total"], "reasons": {"image": {"no_record": "two"}, "record": {}}},
+    },
+    "a source without a path": lambda summary: {**summary, "sources": [{"subset": "GID"}]},
+    "a source of numbers": lambda summary: {
+        **summary,
+        "sources": [dict.fromkeys(("path", "subset", "problem", "detail", "remedy"), 7)],
+    },
+    "nothing": lambda summary: None,
+}
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]], ids=["text", "csv", "json"])
+@pytest.mark.parametrize("damage", HOSTILE)
+def test_a_summary_that_is_none_is_one_line(out, run, tmp_path, damage, form):
+    copy = shutil.copytree(out, tmp_path / "out")
+    path = copy / "report/summary.json"
+    path.write_text(json.dumps(HOSTILE[damage](json.loads(path.read_bytes()))))
+    code, printed, errors = run("report", copy, *form)
+    assert (code, printed, len(errors)) == (5, "", 1) and str(path) in errors[0] and "--overwrite" in errors[0]
+
+
+def test_a_summary_that_is_nested_without_end_is_one_line(out, run, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "out")
+    (copy / "report/summary.json").write_text("[" * 200_000)
+    code, printed, errors = run("report", copy)
+    assert (code, printed, len(errors)) == (5, "", 1)
+
+
+@pytest.mark.parametrize("what", ["other types", "a column less", "no Parquet", "gone"])
+def test_a_table_that_is_none_is_one_line(out, run, tmp_path, what):
+    copy = shutil.copytree(out, tmp_path / "out")
+    path = copy / "report/unpublished.parquet"
+    rows = pq.read_table(path)
+    if what == "other types":
+        column = rows.schema.get_field_index("path")
+        pq.write_table(rows.set_column(column, "path", pa.array([[b"\xff"]] * rows.num_rows)), path)
+    elif what == "a column less":
+        pq.write_table(rows.drop_columns(["reason"]), path)
+    elif what == "no Parquet":
+        path.write_bytes(b"PAR1 no more")
+    else:
+        path.unlink()
+    code, _, errors = run("report", copy)
+    assert (code, len(errors)) == (5, 1) and str(path) in errors[0]
 
 
 # --- the summary of `convert` ----------------------------------------------------------------------------------------
