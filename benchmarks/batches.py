@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -162,7 +163,7 @@ def read(name: str, out: str) -> None:
     if "DataLoader" in name:
         import torch  # noqa: F401
     datasets.disable_progress_bars()
-    rows = 0
+    rows, first = 0, (0, 0.0)  # rows and seconds of the first batch
     with peak_memory(os.getpid()) as peak:
         start, used = time.perf_counter(), cpu()
         for count in ALL[name](out):
@@ -170,8 +171,17 @@ def read(name: str, out: str) -> None:
                 start, used = time.perf_counter(), cpu()
             else:
                 rows += count
+                first = first if first[0] else (rows, time.perf_counter() - start)
         seconds, used = time.perf_counter() - start, cpu() - used
-    print(json.dumps({"rows": rows, "seconds": seconds, "cpu": used, "memory": peak[0]}))
+    result = {"rows": rows, "seconds": seconds, "cpu": used, "memory": peak[0]}
+    print(json.dumps({**result, "first_rows": first[0], "first_seconds": first[1]}))
+
+
+def rate_of(result: dict[str, float], name: str) -> float:
+    """Images per second; over the line from the first batch on, of which half a second is several round trips."""
+    if "over the line" in name:
+        return (result["rows"] - result["first_rows"]) / (result["seconds"] - result["first_seconds"])
+    return result["rows"] / result["seconds"]
 
 
 def cpu() -> float:
@@ -194,12 +204,13 @@ def other_work(out: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=4_000)
+    parser.add_argument("--images", type=int, default=8_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--best", action="store_true", help="the best round of each instead of the median")
     parser.add_argument("--scaling", action="store_true", help="numbers of threads instead of contenders")
     parser.add_argument("--network", action="store_true", help="over a slow line")
     parser.add_argument("--quality", type=int, default=75)
+    parser.add_argument("--only", default="", help="contenders whose name matches this regular expression")
     parser.add_argument("--folder", type=Path, help="where input and output go (default: a temporary folder)")
     parser.add_argument("--read", help=argparse.SUPPRESS)  # one contender, in its own process
     parser.add_argument("--out", help=argparse.SUPPRESS)
@@ -221,6 +232,7 @@ def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
     convert(source, out, card=card)
     source.unlink()
     contenders = SCALING if arguments.scaling else NETWORK if arguments.network else CONTENDERS
+    contenders = {name: contender for name, contender in contenders.items() if re.search(arguments.only, name)}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     with contextlib.ExitStack() as stack:
         line = stack.enter_context(Line(out, Speed())) if arguments.network else None
@@ -233,14 +245,14 @@ def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
                 words = [sys.executable, __file__, "--read", name, "--out", place]
                 printed = subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout
                 results.append(json.loads(printed.splitlines()[-1]))
-                rate = results[-1]["rows"] / results[-1]["seconds"]
+                rate = rate_of(results[-1], name)
                 print(f"  round {number + 1}: {name} {rate:,.0f}/s", file=sys.stderr, flush=True)
 
     def middle(name: str, value: Any) -> float:
         values = [value(result) for result in rounds[name]]
         return max(values) if arguments.best else statistics.median(values)
 
-    rates = {name: middle(name, lambda result: result["rows"] / result["seconds"]) for name in contenders}
+    rates = {name: middle(name, lambda result, name=name: rate_of(result, name)) for name in contenders}
     average = statistics.mean(map(len, drawn)) / 1000
     chosen = "best" if arguments.best else "medians"
     print(f"\n{arguments.images:,} images of 512 px, {average:.0f} kB, {CORES} cores, {chosen} of {arguments.rounds}\n")
@@ -261,7 +273,8 @@ def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
         return
     print("\n| ratio of rates | promised at least | measured |\n|---|---|---|")
     for mine, other, promised in PROMISES:
-        print(f"| {mine} : {other} | {promised} | {rates[mine] / rates[other]:.2f} |")
+        if {mine, other} <= rates.keys():
+            print(f"| {mine} : {other} | {promised} | {rates[mine] / rates[other]:.2f} |")
 
 
 if __name__ == "__main__":
