@@ -28,7 +28,6 @@ import datasets  # noqa: E402
 import numpy as np  # noqa: E402
 import simplejpeg  # noqa: E402
 import torch  # noqa: E402
-from clock import memory  # noqa: E402
 
 import mmm_rs  # noqa: E402
 from mmm_rs_loader import batches  # noqa: E402
@@ -137,8 +136,8 @@ def nvjpeg(out: str, size: int | None, library: str) -> Iterator[int]:
         yield len(images)
 
 
-def rate(contender: Callable[[], Iterator[int]], seconds: float) -> tuple[float, float]:
-    """Images per second after a warm-up of a quarter of the time, and the memory of process and workers in MB."""
+def rate(contender: Callable[[], Iterator[int]], seconds: float) -> float:
+    """Images per second after a warm-up of a quarter of the time."""
     counts = contender()
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds / 4:
@@ -149,9 +148,8 @@ def rate(contender: Callable[[], Iterator[int]], seconds: float) -> tuple[float,
         total += next(counts)
     torch.cuda.synchronize() if DEVICE == "cuda" else None
     taken = time.perf_counter() - begun
-    used = memory(os.getpid()) / 1e6
     counts.close()  # type: ignore[attr-defined]
-    return total / taken, used
+    return total / taken
 
 
 def contenders(out: str) -> Iterator[tuple[str, Callable[[], Iterator[int]]]]:
@@ -193,15 +191,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = arguments.folder or draw(Path(folder), arguments.images)
         print(f"\n{device}, {CORES} cores, torch {torch.__version__}, batches of {BATCH}\n")
-        print("| | images/s | memory, MB |\n|---|---|---|", flush=True)
+        print("| | images/s |\n|---|---|", flush=True)
         for name, contender in contenders(out):
             if arguments.only not in name:
                 continue
             try:
-                images, used = rate(contender, arguments.seconds)
-                print(f"| {name} | {images:,.0f} | {used:,.0f} |", flush=True)
+                print(f"| {name} | {rate(contender, arguments.seconds):,.0f} |", flush=True)
             except Exception as error:  # a library that is not there, or not for this GPU
-                print(f"| {name} | {' '.join(f'{type(error).__name__}: {error}'.split())[:120]} | |", flush=True)
+                print(f"| {name} | {' '.join(f'{type(error).__name__}: {error}'.split())[:120]} |", flush=True)
 
 
 if __name__ == "__main__":
