@@ -451,7 +451,7 @@ def test_a_second_conversion_into_the_same_folder_waits_for_nobody(clean_release
 
     def second(done, total, what):
         if not seen:
-            with pytest.raises(OutputError, match="running"):
+            with pytest.raises(OutputError, match="another command is writing to this folder"):
                 convert(clean_release.path, out)
             seen.append(what)
 
