@@ -22,7 +22,7 @@ NAMES = {
 def source_words(source: Mapping[str, Any]) -> str:
     """The source of an export: its address and digest."""
     address = code(source["address"]) if source["address"] else "a converted folder"
-    return f"{address} (digest of its manifest: `{source['digest']}`)"
+    return f"{address} (digest of its shards: `{source['digest']}`)"
 
 
 def selection_words(selection: Mapping[str, Any]) -> str:

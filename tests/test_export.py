@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -567,7 +568,8 @@ def test_a_selection_is_a_dataset_of_its_own(source, tmp_path, on_error):
 def test_the_manifest_says_what_was_exported(source, tmp_path):
     export(source, tmp_path / "MMM-RS", Selection(configs=("GID",), share=0.5, seed=3))
     contents = json.loads((tmp_path / "MMM-RS" / "manifest.json").read_text())
-    digest = json.loads((source / "manifest.json").read_text())["digest"]
+    subsets = json.loads((source / "manifest.json").read_text())["subsets"].values()
+    digest = hashlib.sha256("".join(subset["digest"] + "\n" for subset in subsets).encode()).hexdigest()
     selection = {"configs": ["GID"], "share": 0.5, "seed": 3}
     assert contents["exported_from"] == {"address": None, "digest": digest, "selection": selection}
 

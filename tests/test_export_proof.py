@@ -142,15 +142,15 @@ def test_an_export_of_an_export_names_the_export(source, tmp_path):
     compare_with_source(tmp_path / "two", tmp_path / "one")
     first = json.loads((tmp_path / "one" / "manifest.json").read_text())
     second = json.loads((tmp_path / "two" / "manifest.json").read_text())
-    assert second["exported_from"]["digest"] == first["digest"]
+    assert second["exported_from"]["digest"] == first["subsets"]["GID"]["digest"]
 
 
 def test_the_card_says_what_was_exported(source, tmp_path):
     pytest.importorskip("duckdb")
     export(source, tmp_path / "MMM-RS", Selection(configs="GID", where="gsd IS NULL", share=0.9), card=card)
     text = (tmp_path / "MMM-RS" / "README.md").read_text()
-    digest = json.loads((source / "manifest.json").read_text())["digest"]
-    assert f"It was exported from a converted folder (digest of its manifest: `{digest}`)" in text
+    digest = json.loads((tmp_path / "MMM-RS" / "manifest.json").read_text())["exported_from"]["digest"]
+    assert f"It was exported from a converted folder (digest of its shards: `{digest}`)" in text
     assert "Selection: config GID; where `gsd IS NULL`; a share of 0.9, spread over the scenes" in text
     assert "exported from" not in (source / "README.md").read_text()
     assert files(tmp_path / "MMM-RS")["README.md"]

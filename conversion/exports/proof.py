@@ -111,7 +111,7 @@ def open_both(
     if original.digest != exported_from["digest"]:
         raise VerificationError(
             f"{original.address}: is not the dataset that {export.address} was exported from: the digest of its "
-            f"manifest is {original.digest}, not {exported_from['digest']}"
+            f"shards is {original.digest}, not {exported_from['digest']}"
         )
     return export, original
 

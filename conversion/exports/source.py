@@ -39,8 +39,8 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """Identifies everything in the source."""
-        return self.reader.manifest["digest"]
+        """Identifies the content: a digest of all shards. The manifest's changes with the files beside them too."""
+        return self.reader.digest(self.reader.subsets)
 
     @property
     def remote(self) -> bool:
