@@ -230,7 +230,7 @@ def test_a_second_conversion_says_that_the_first_is_running(release, expected, t
 
     convert(release, out, workers=1, progress=second)
     assert seen[0].code == 5 and len(seen[0].output.splitlines()) == 1
-    assert "another conversion into this folder is running" in seen[0].output
+    assert "another command is writing to this folder" in seen[0].output
     assert tree(out) == expected
 
 
