@@ -2209,7 +2209,7 @@ _VECTORS = os.sysconf("SC_IOV_MAX") if hasattr(os, "preadv") else 0  # buffers t
 class FsspecFiles:
     """Files of a folder behind any fsspec URL, read one range after another. See Files for the methods.
 
-    The length of each answer is checked here and the images' CRC by whoever reads rows, because file systems take what
+    The length of each answer is checked here and the images' CRC by the reader of rows, because file systems take what
     a server answers for what was asked. Whether requests are tried again is up to the file system.
     """
 

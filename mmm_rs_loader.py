@@ -221,7 +221,7 @@ class Batches:
             decoded = _decoded_here(allocated)
         else:
             decoded = _decoded_by_threads(allocated, self._threads or _cores())
-        del allocated  # closed by whoever reads it
+        del allocated  # closed by its reader
         try:
             with contextlib.closing(decoded):
                 for batch in decoded:
@@ -431,7 +431,7 @@ class _Order:
         if self.shuffle:
             # Sorted by its place plus a random distance, a row moves by less than `shuffle`. So do the rows that have
             # to be kept, and the way back of a stream that starts in the middle. A buffer from which rows are drawn at
-            # random mixes as well, but holds some rows for very long.
+            # random mixes just as thoroughly, but holds some rows for very long.
             distances = np.random.default_rng([self.seed, epoch, self.rank]).random(len(places)) * self.shuffle
             places = places[np.argsort(np.arange(len(places)) + distances)]
         return _Plan(pieces, starts, places, self.batch_size)
@@ -627,7 +627,7 @@ class _Batch:
     unreadable: dict[int, tuple[str, str]] = field(default_factory=dict)  # sample -> modality, reason
     odd: dict[int, tuple[str, tuple[int, int]]] = field(default_factory=dict)  # sample -> modality, its other size
     next: Iterator[int] = field(default_factory=itertools.count)
-    decoded: int = 0  # images that are done, guarded by the lock of whoever has several threads
+    decoded: int = 0  # images that are done, guarded by a lock if there are several threads
     stopped: bool = False
 
     def decode(self) -> int:

@@ -110,7 +110,7 @@ def _bare_shards(source: Path, target: Path, images: int, first: int) -> None:
 
 
 def inspected(source: Path) -> float:
-    """Seconds that a command needs to start and to plan, which the conversion does as well before its workers begin."""
+    """Seconds that a command needs to start and to plan, which the conversion also does before its workers begin."""
     return measured(["inspect", str(source), "--json"])[0]
 
 

@@ -1,4 +1,4 @@
-"""What a conversion expects of whoever writes the dataset card. `dataset_card.card` satisfies it."""
+"""What a conversion expects of the writer of the dataset card. `dataset_card.card` satisfies it."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def connected(address: str) -> Iterator[Executor]:
             ) from None
         except CancelledError:
             raise OutputError(
-                f"{address}: the connection to the Dask scheduler was lost. Start it anew and {AGAIN}"
+                f"{address}: the connection to the Dask scheduler was lost. Start it again and {AGAIN}"
             ) from None
 
 

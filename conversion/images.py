@@ -36,7 +36,7 @@ class RejectedImage(Exception):
 def measure(data: bytes | memoryview, decode: bool = False) -> tuple[int, int]:
     """Width and height in pixels of an image that is whole.
 
-    `decode` decodes a plain JPEG as well, which shows damage inside the picture that its structure does not.
+    `decode` decodes a plain JPEG too, which shows damage inside the picture that its structure does not.
 
     Raises RejectedImage: `empty`, `not_an_image`, `too_many_scans`, `no_end_marker`, `too_many_pixels`,
     `not_decodable`.

@@ -1,7 +1,7 @@
 """The plan: which sample goes into which shard, in which order, of what size. Known before any image is read.
 
 It follows from the archives' directories and the annotations alone, so it is the same for every form of a release. A
-plan file is an Arrow file with one record batch per shard; whoever writes a shard reads that batch and nothing else.
+plan file is an Arrow file with one record batch per shard; the writer of a shard reads that batch and nothing else.
 The text of the records lies beside it in a plain file, at offsets that the batches hold.
 
 How a plan is made:
@@ -71,7 +71,7 @@ class SubsetPlan:
         return sum(shard.bytes for shard in self.shards)
 
     def batch(self, number: int) -> pa.RecordBatch:
-        """What a writer of shard `number` needs: a row a sample, columns prefixed by the modality."""
+        """What a writer of shard `number` needs: one row per sample, columns prefixed by the modality."""
         shard = self.shards[number]
         places = self.order[shard.start : shard.stop]
         columns: dict[str, Any] = {"key": self.keys.take(pa.array(places))}

@@ -33,7 +33,7 @@ CHUNK = 1 << 16  # paths that are Python objects at a time
 
 
 class StoredRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A record as its file keeps it for whoever writes the shard."""
+    """A record as its file keeps it for the writer of the shard."""
 
     file: str
     position: int

@@ -1,4 +1,4 @@
-"""HTTP connections of a process: kept alive, shared by its threads, and made anew in a forked child.
+"""HTTP connections of a process: kept alive, shared by its threads, and opened again in a forked child.
 
 Proxies and certificates are taken from the environment, as other clients do: `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`;
 `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, `SSL_CERT_FILE`, `SSL_CERT_DIR`; by default certifi's or the system's own.
