@@ -436,7 +436,12 @@ def test_an_interruption_ends_soon_with_a_line_and_leaves_no_half_file(number, d
 def test_the_lock_is_the_commands(dask, long_release, tmp_path):
     out = tmp_path / "out"
     with begun(dask.address, long_release, out, 10) as process:
-        one_line(run(dask.address, long_release, out, "--shard-size", "1"), 5, str(out), "another command is writing to this folder")
+        one_line(
+            run(dask.address, long_release, out, "--shard-size", "1"),
+            5,
+            str(out),
+            "another command is writing to this folder",
+        )
         process.kill()  # its lock goes with it, and its tasks find that their run is over
         process.wait()
         assert run(dask.address, long_release, out, "--shard-size", "1").returncode == 0
