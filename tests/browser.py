@@ -120,6 +120,14 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def until(self, script: str) -> None:
+        """Wait until an expression is true. What the page does after an event, such as a dialog's `close`, comes later
+        than the answer to the key that led to it."""
+        end = time.monotonic() + PATIENCE
+        while not self.run(script):
+            assert time.monotonic() < end, f"never came true: {script}"
+            time.sleep(0.01)
+
     def press(self, key: str, **modifiers: int) -> None:
         code, number, text = KEYS[key]
         for kind in ("keyDown", "keyUp"):

@@ -355,7 +355,7 @@ def test_filters_filter_and_say_how_many_are_shown(chromium, page):
     choose(chromium, "text", "no such word")
     assert shown(chromium) == [] and chromium.run(COUNT).startswith("0 of 21 shown")
     chromium.run("document.querySelector('button').click()")
-    assert chromium.run("new Promise(done => setTimeout(() => done(" + COUNT + "), 20))") == "21 of 21 shown"
+    chromium.until(COUNT + " === '21 of 21 shown'")
 
     choose(chromium, "level", "-")
     assert sorted(key.split("/")[0] for key in shown(chromium)) == ["GID", "MRSSC2_0"]
@@ -548,19 +548,16 @@ def test_the_address_keeps_the_filters_and_the_open_sample(chromium, page):
     for place, is_open in ((address, False), (opened, True)):
         chromium.open(page)
         chromium.run(f"location.hash = {json.dumps(place)}")
-        assert (
-            chromium.run("new Promise(done => setTimeout(() => done(document.querySelector('dialog').open), 50))")
-            is is_open
-        )
+        chromium.until(f"document.querySelector('dialog').open === {json.dumps(is_open)}")
+        chromium.until("document.querySelectorAll('article:not([hidden])').length === 1")
         assert shown(chromium) == ["weather/fog/a1"]
 
     chromium.open(page)
     chromium.run("location.hash = '#sample=nothing&weather=snow&strange=1'")
-    chromium.run("new Promise(done => setTimeout(done, 50))")
-    assert {key.split("/")[1] for key in shown(chromium)} == {"snowy"}
-    assert chromium.run("location.hash") == "#weather=snow" and chromium.problems == []
+    chromium.until("location.hash === '#weather=snow'")
+    assert {key.split("/")[1] for key in shown(chromium)} == {"snowy"} and chromium.problems == []
     chromium.run("location.hash = '#weather=snow&subset=<b>Atlantis'")  # a choice of another page
-    chromium.run("new Promise(done => setTimeout(done, 50))")
+    chromium.until("document.querySelectorAll('article:not([hidden])').length === 0")
     assert shown(chromium) == [] and chromium.run("document.querySelector('[name=subset]').value") == "<b>Atlantis"
 
 
@@ -602,7 +599,7 @@ def test_a_sample_is_enlarged_and_a_divider_swipes_between_its_images(chromium, 
     chromium.press("Escape")
     assert not chromium.run(state)["open"]
     assert chromium.run("document.activeElement.closest('article').querySelector('h3').textContent") == key
-    assert "sample=" not in chromium.run("location.hash")
+    chromium.until("!location.hash.includes('sample=')")
 
 
 @needs_browser
