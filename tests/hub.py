@@ -6,16 +6,21 @@ fail. It knows neither Xet nor users: whoever sends `TOKEN` may write.
     with Hub() as hub:
         hub.url, hub.environment        # for HfApi(endpoint=...) and for processes
         hub.fail("commit", status=503)  # the next request to that route fails
+
+With `Hub(cdn=True)` it redirects for large files to signed addresses of a second host, as the real hub does.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -101,7 +106,8 @@ class Fault:
 class Hub:
     """The server; a context manager. `requests` counts what was asked, by route."""
 
-    def __init__(self) -> None:
+    def __init__(self, cdn: bool = False) -> None:
+        self.cdn = Cdn() if cdn else None
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: Counter[str] = Counter()
@@ -121,10 +127,14 @@ class Hub:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     def __enter__(self) -> Hub:
+        if self.cdn:
+            self.cdn.start()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.cdn:
+            self.cdn.stop()
         self.ended.set()
         self._server.shutdown()
         self._server.server_close()
@@ -171,6 +181,101 @@ class Hub:
                         fault.times -= 1
                         return fault
         return None
+
+
+@dataclass
+class Signed:
+    """A file that the second host gives to whoever has its signature."""
+
+    path: str
+    data: bytes
+    expires: float
+
+
+class Cdn:
+    """The second host. It knows signatures, and refuses a token as S3 does."""
+
+    def __init__(self) -> None:
+        self.lifetime = 3600.0  # seconds for which an address is good
+        self.signed: dict[str, Signed] = {}
+        self.ranges: list[tuple[str, int, int]] = []  # what was sent: path, start, stop
+        self.refused: list[str] = []  # why
+        self.most_at_once = self._at_once = 0
+        self.gather: threading.Barrier | None = None  # answers wait until so many requests are there
+        self.lock = threading.Lock()
+        handler = type("Handler", (_CdnHandler,), {"cdn": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads, self._server.block_on_close = True, False
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that have seen enough
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def sign(self, path: str, data: bytes) -> str:
+        signature = str(len(self.signed))
+        expires = time.time() + self.lifetime
+        self.signed[signature] = Signed(path, data, expires)
+        return f"{self.url}/{hashlib.sha256(data).hexdigest()}?Expires={int(expires)}&Signature={signature}"
+
+    def revoke(self) -> None:
+        """No address that was given so far is good any more, whatever it says of itself."""
+        for signed in self.signed.values():
+            signed.expires = 0.0
+
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[None]:
+        with self.lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            if self.gather:
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    self.gather.wait(60)
+            yield
+        finally:
+            with self.lock:
+                self._at_once -= 1
+
+
+class _CdnHandler(BaseHTTPRequestHandler):
+    cdn: Cdn
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        with self.cdn.one_more():
+            query = parse_qs(urlsplit(self.path).query)
+            signed = self.cdn.signed.get(query.get("Signature", [""])[0])
+            if "Authorization" in self.headers:
+                self.answer(400, b"", "a token came")
+            elif signed is None or signed.expires < time.time():
+                self.answer(403, b"", "the address has expired")
+            else:
+                start, stop = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups())
+                data = signed.data[start : stop + 1]
+                with self.cdn.lock:
+                    self.cdn.ranges.append((signed.path, start, start + len(data)))
+                told = f"bytes {start}-{start + len(data) - 1}/{len(signed.data)}"
+                self.answer(206, data, headers={"Content-Range": told})
+
+    def answer(self, status: int, data: bytes, reason: str = "", headers: dict[str, str] | None = None) -> None:
+        if reason:
+            self.cdn.refused.append(reason)
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
 
 
 class _Refused(Exception):
@@ -412,6 +517,9 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if file.sha256:
             headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.data))}
+        if file.sha256 and self.hub.cdn:
+            location = self.hub.cdn.sign(path, file.data)
+            return lambda: self._send(302, b"", headers | {"Location": location})
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if not wanted or not self.ranges:
             self.hub.ranges.append((path, 0, len(file.data)))
