@@ -2361,6 +2361,8 @@ _Base: Any = getattr(_private, "_BaseExamplesIterable", object)
 def _piece_examples(builder: MMMRS, pieces: list[Piece]) -> Any:
     """The rows of a split for an IterableDataset. Raises AttributeError or TypeError if `datasets` does not have, or
     wants more than, what this section knows."""
+    if _Base is object:
+        raise AttributeError("_BaseExamplesIterable is gone")
     for source in (_private.ExamplesIterable, _private.ArrowExamplesIterable):
         known = {*dir(PieceExamples), "__slotnames__"}  # which copying an object leaves in its class
         if unknown := [name for name in vars(source) if name not in known]:
