@@ -190,7 +190,7 @@ def test_rows_are_those_of_the_shards(subsets, config, streaming):
 def test_the_images_keep_the_release_s_bytes_when_they_are_encoded_again(subsets, tmp_path):
     expected = stored(subsets, "WHU-OPT-SAR")
     whole = load(subsets, "WHU-OPT-SAR", streaming=False)
-    whole.save_to_disk(tmp_path / "saved")
+    whole.save_to_disk(str(tmp_path / "saved"))
     whole.to_parquet(tmp_path / "saved.parquet")
     saved = datasets.load_from_disk(str(tmp_path / "saved"))
     parquet = datasets.Dataset.from_parquet(str(tmp_path / "saved.parquet"), cache_dir=str(tmp_path / "cache"))
@@ -544,7 +544,7 @@ def test_a_filter_that_matches_nothing_says_which_values_there_are(sen12, option
 
 def test_a_filter_that_matches_something_says_nothing(sen12, warnings):
     assert len(list(load(sen12, filters={"category": "c1"}))) > 1
-    assert not warnings()
+    assert not any("matches" in line for line in warnings())
 
 
 @pytest.mark.parametrize("chosen", [["sar"], "sar"])
