@@ -99,7 +99,7 @@ class SubsetPlan:
         schema = first.schema.with_metadata({"plan": json.dumps(meta)})
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for number in range(len(self.shards)):
-                writer.write_batch(self.batch(number).cast(schema))
+                writer.write_batch(pa.RecordBatch.from_arrays(self.batch(number).columns, schema=schema))
 
 
 def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
