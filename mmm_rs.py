@@ -545,7 +545,7 @@ def load_dataset(
         num_proc: The number of processes that fill the cache.
         token: For private repositories of the hub: a token; True or None for the saved one; False for none.
         storage_options: Options for fsspec's file system.
-        read_ahead: Bytes of images that are fetched over a network before they are needed. None for 64 MiB, which fills
+        read_ahead: Bytes of images that are fetched over a network before they are needed. None for 48 MiB, which fills
             a fast line.
 
     Returns:
@@ -1183,6 +1183,7 @@ class _RowGroups:
     def __init__(self) -> None:
         self.lock = ForkSafeLock()
         self.table: pa.Table | None = None
+        self.size = 0  # bytes
 
 
 class Index:
@@ -1279,11 +1280,10 @@ class Index:
         with kept.lock:
             if kept.table is None:
                 kept.table = self._read(groups, asked[1])
+                kept.size = kept.table.nbytes
         with self._lock:
-            size = sum(other.table.nbytes for other in self._kept.values() if other.table is not None)
-            while size > INDEX_KEPT and len(self._kept) > 1:
-                _, oldest = self._kept.popitem(last=False)
-                size -= 0 if oldest.table is None else oldest.table.nbytes
+            while len(self._kept) > 1 and sum(other.size for other in self._kept.values()) > INDEX_KEPT:
+                self._kept.popitem(last=False)
         return kept.table
 
     def _read(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
@@ -1660,6 +1660,7 @@ class ConvertedSource:
         schema = features.arrow_schema
         for table in begun_in_advance(self.files, self._begin(segments, features, selection)):
             yield self._finish(table, schema, check, skipped)
+            del table  # its buffers are free for the next one, while they are in the processor's cache
 
     def _begin(
         self, segments: Iterable[Segment], features: datasets.Features, selection: Selection
@@ -1696,7 +1697,8 @@ class ConvertedSource:
         index = self.index(segment.subset)
         if selection.expression is None:
             rows = index.rows(segment.shard, columns, segment.first, segment.last)
-            return rows.take(np.arange(rows.num_rows))  # a copy, so that the whole row group need not stay in memory
+            # Read ahead, rows of many row groups are in memory: copies, so that the rest of the groups need not be.
+            return rows.take(np.arange(rows.num_rows)) if self.remote else rows
         rows = index.rows(segment.shard, [*columns, *selection.columns])
         rows = rows.take(selection.positions(rows).slice(segment.first, segment.last - segment.first))
         if rows.num_rows != segment.last - segment.first:
@@ -1728,7 +1730,7 @@ class ConvertedSource:
             offsets.append(offset[present])
             sizes.append(size[present])
             places += [(modality, row) for row in present.tolist()]
-            crcs += rows[f"{modality}_crc32"].drop_null().to_pylist()
+            crcs.append(rows[f"{modality}_crc32"].drop_null())
             total += int(ends[-1])
             starts = pa.py_buffer(np.concatenate([[0], ends]).astype(np.int32))
             data = pa.Array.from_buffers(pa.binary(), rows.num_rows, [None, starts, buffer])
@@ -1855,9 +1857,9 @@ class _Images(NamedTuple):
     columns: Mapping[str, pa.Array]
     size: int  # bytes of all images
     ranges: ByteRanges
-    targets: list[memoryview]  # one per image, as are the next two
-    places: list[tuple[str, int]]  # its modality and row
-    crcs: list[int]
+    targets: list[memoryview]  # one per image
+    places: list[tuple[str, int]]  # the modality and row of each image
+    crcs: list[pa.ChunkedArray]  # of each modality's images
 
     def wrong(self, reading: Reading, check: bool) -> dict[int, tuple[str, str]]:
         """What is wrong with the images once they have been read: row -> (modality, reason)."""
@@ -1868,7 +1870,8 @@ class _Images(NamedTuple):
                 raise ReadError(f"{in_one_line(error)}. Allow more open files (`ulimit -n 4096`)") from error
             reasons = dict.fromkeys(range(len(self.places)), in_one_line(error))
         if check:
-            for number, (crc, target) in enumerate(zip(self.crcs, self.targets, strict=True)):
+            crcs = itertools.chain.from_iterable(column.to_pylist() for column in self.crcs)
+            for number, (crc, target) in enumerate(zip(crcs, self.targets, strict=True)):
                 if number in reasons:
                     continue
                 if _crc32(target) != crc:

@@ -10,6 +10,7 @@ medians printed, the page cache is warm. Decoding takes a share of the images: i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import itertools
 import json
@@ -136,6 +137,8 @@ def read(name: str, out: str) -> None:
     import datasets
     import webdataset  # noqa: F401  imports are not measured
 
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401  which `datasets` imports when it streams
     import mmm_rs  # noqa: F401
 
     datasets.disable_progress_bars()
