@@ -1,7 +1,8 @@
 """From the MMM-RS release to WebDataset shards.
 
 The way of the data, a module a step: `release` -> `archives` -> `annotations`, `prompts` -> `alignment`, `names` ->
-`plan` -> `images`, `shards` -> `manifest`, `report`; `job` runs them, `inspection` shows, `verification` proves.
+`plan` -> `images`, `shards` -> `manifest`, `report`; `job` runs them, `inspection` shows, `verification`
+proves. `exports` continues from a converted dataset.
 """
 
 from typing import Any  # no `from __future__ import annotations` here: it would hide the module of that name

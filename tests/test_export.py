@@ -524,6 +524,13 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(source, tmp_pat
     assert f"GID: {count} of {count} samples ({count} rgb)" in lines[0] and str(source) in lines[-1]
 
 
+def test_a_source_may_be_given_as_a_file_url(source, tmp_path):
+    export(source.as_uri(), tmp_path / "out", Selection(limit=1), to="folder")
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["source"]["address"] is None
+    with pytest.raises(UsageError, match="the source"):
+        export(source.as_uri(), source / "out", to="folder")
+
+
 def test_a_home_folder_is_written_with_a_tilde(source, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "MMM-RS").symlink_to(source)

@@ -50,6 +50,12 @@ def test_an_export_is_proved_against_the_hub(large, tmp_path, on_the_hub):
     assert compare_with_source(tmp_path / "out", URL, **options) == exported.images == 40
 
 
+def test_a_dataset_on_the_hub_may_be_given_by_its_name(large, tmp_path, on_the_hub):
+    _, options = on_the_hub(large)
+    export(REPO, tmp_path / "out", Selection(limit=3), to="folder", **options)
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["source"]["address"] == URL
+
+
 def test_a_plain_server_will_do(large, tmp_path, web):
     export(web(large).url, tmp_path / "out", Selection(limit=25), to="folder")
     assert len(list((tmp_path / "out").rglob("*.jpg"))) == 25

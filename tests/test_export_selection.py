@@ -203,6 +203,7 @@ def test_a_share_of_few_samples_is_at_least_one_and_of_none_none():
         ({"limit": 0}, "--limit 0"),
         ({"share": 0.0}, "--share"),
         ({"share": 5}, "--share 5"),
+        ({"seed": 10**70}, "--seed"),
     ],
 )
 def test_what_cannot_be_selected_is_refused_by_its_option(arguments, words):

@@ -85,6 +85,8 @@ class Selection:
                     )
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: give a number of at least 1")
+        if not -(10**63) < self.seed < 10**64:  # its digits are a key of blake2b
+            raise UsageError("--seed: give a number of at most 64 characters")
         if self.share is not None and not 0 < self.share <= 1:
             raise UsageError(f"--share {self.share}: give a share of the samples above 0 and up to 1, for example 0.05")
 

@@ -20,7 +20,17 @@ from conversion.disk import check_shortage
 from conversion.errors import ReleaseError
 from conversion.exports.rows import restricted
 from conversion.findings import Reported
-from mmm_rs import ByteRanges, ConvertedSource, ReadError, Reading, begun_in_advance, index_schema, open_source
+from mmm_rs import (
+    ByteRanges,
+    ConvertedSource,
+    LocalFiles,
+    ReadError,
+    Reading,
+    begun_in_advance,
+    dataset_address,
+    index_schema,
+    open_source,
+)
 
 BATCH = 8 << 20  # bytes of images that are handed on together
 SKIP = "--on-error skip leaves out what is damaged and reports it"
@@ -68,20 +78,19 @@ def open_converted(
     token: bool | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Open a converted folder, or its address on the hub: `hf://datasets/org/MMM-RS[@revision]`.
+    """Open a converted dataset: a folder, or what `mmm_rs.dataset_address` understands.
 
     Raises ReleaseError if there is no converted dataset that can be read.
     """
-    address = os.fspath(address)
-    if "://" not in address:
-        address = os.path.realpath(os.path.expanduser(address))
     try:
         reader = open_source(address, storage_options, token)
     except (ReadError, OSError, ValueError) as error:
         raise ReleaseError(_line(error)) from None
     if not isinstance(reader, ConvertedSource):
-        raise ReleaseError(f"{address}: is not converted: it has neither shards nor an index. Convert it first")
-    return Source(reader, re.sub(r"(?<=://)[^/@]*@", "", address).rstrip("/"))
+        raise ReleaseError(f"{reader}: is not converted: it has neither shards nor an index. Convert it first")
+    if isinstance(reader.files, LocalFiles):
+        return Source(reader, os.path.realpath(reader.files.root))
+    return Source(reader, re.sub(r"(?<=://)[^/@]*@", "", dataset_address(address)).rstrip("/"))
 
 
 def _line(error: Exception) -> str:
