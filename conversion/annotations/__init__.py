@@ -3,8 +3,10 @@
 Form, keys and encoding are recognised by content, since upstream publishes none of them.
 
 How it works:
-- `window` decodes the file a piece at a time, and `scanner` cuts JSON values from it with `json`'s own scanner.
-- `parser` finds the records in any form; `shape` tells it what a value looks like. Memory does not grow with the file.
+- `encoding` judges the encoding, `window` decodes the file a piece at a time, and `scanner` cuts JSON values from it
+  with `json`'s own scanner.
+- `parser` finds the records in any form; `shape` tells it what a value looks like, and `recovery` where the next record
+  begins behind a damaged one. Memory does not grow with the file.
 - `records` lets the first records choose the keys (`keys`, `values`). What then cannot be used becomes a Record with a
   problem, and the rest goes on.
 """

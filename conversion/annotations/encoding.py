@@ -73,7 +73,8 @@ def encoding_of(open_stream: Callable[[], BinaryIO], size: int) -> str:
         for mark, encoding in _MARKS:
             if data.startswith(mark):
                 return encoding
-        if len(data) >= 2 and 0 in data[:2] and any(data[:2]):  # JSON begins with an ASCII character
+        # JSON begins with an ASCII character. A file of which one byte was zeroed has no other zeros.
+        if len(data) >= 2 and 0 in data[:2] and any(data[:2]) and 4 * data[:64].count(0) > len(data[:64]):
             return "utf-16-be" if data[0] == 0 else "utf-16-le"
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:

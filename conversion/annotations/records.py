@@ -39,8 +39,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """One annotation. If `problem` is set it cannot be used, and `detail` says why.
 
     Problems: not_an_object, no_path, no_prompt, wrong_type (path or prompt is not text), invalid_text (damaged, or
-    cannot be written as UTF-8), invalid_json (in an array or object: and all that follows; in JSON lines: the line),
-    too_long, too_deep.
+    cannot be written as UTF-8), invalid_json, too_long, too_deep.
     """
 
     position: int  # ordinal in its file, from 0
@@ -162,21 +161,30 @@ def _is_keyed_by_number(items: list[Item]) -> bool:
     return image is not None and any(isinstance(row.get(image), str) and is_path(row[image]) for row in rows)
 
 
+_Layout = tuple[list[str], list[str], list[str]]
+
+
+def _layout(names: tuple[str, ...]) -> _Layout:
+    """The names that a record's category, GSD and cloud cover can have, best first."""
+    return ranked(names, CATEGORY_KEYS), ranked(names, GSD_KEYS), ranked(names, CLOUD_KEYS)
+
+
 def _records(items: Iterator[Item], form: Form) -> Iterator[Record]:
-    # Records with the same keys have their other fields in the same places: by keys, the names of each, best first.
-    layouts: dict[tuple[str, ...], tuple[list[str], ...]] = {}
+    # Records with the same keys have their other fields in the same places. Mostly they are those of the record before.
+    layouts: dict[tuple[str, ...], _Layout] = {}
+    names: tuple[str, ...] = ()
+    layout = _layout(names)
     image_key, prompt_key = form.image_key, form.prompt_key
     for position, item in enumerate(items):
         key, text, value = item.key, item.text, item.value
         if type(value) is not dict:
             yield _record(position, key, text, value, form)
             continue
-        names = tuple(value)
-        layout = layouts.get(names)
-        if layout is None:
+        if names != tuple(value):
+            names = tuple(value)
             if len(layouts) > LAYOUTS:  # records that are all different
                 layouts.clear()
-            layout = layouts[names] = tuple(ranked(names, known) for known in (CATEGORY_KEYS, GSD_KEYS, CLOUD_KEYS))
+            layout = layouts.get(names) or layouts.setdefault(names, _layout(names))
         categories, gsds, clouds = layout
         category = gsd = cloud = None
         for name in categories:

@@ -54,9 +54,11 @@ def shape_of(value: dict[str, Any], depth: int, names: Names) -> str:
     own = strength(value, names)
     if own == 3:
         return "record"
-    if is_table(value, names):
+    if is_table(value, depth, names):
         return "keyed"
-    if max((strength_inside(inner, depth + 1, names) for _, inner in members), default=0) > own:
+    # A record of a table has a prompt and no path, and may list objects that have names.
+    least = max(own, int(_has_prompt(value, names)))
+    if max((strength_inside(inner, depth + 1, names) for _, inner in members), default=0) > least:
         return "wrapped"
     if own:
         return "record"
@@ -67,10 +69,16 @@ def shape_of(value: dict[str, Any], depth: int, names: Names) -> str:
     return "record" if {fold(name) for name in value} & (names.image | names.prompt) else "unknown"
 
 
-def is_table(value: dict[str, Any], names: Names) -> bool:
-    """Whether an object is without doubt a table keyed by image path."""
-    members = islice(value.items(), SAMPLED)
-    return strength(value, names) == 0 and any(_is_keyed(name, inner, names) for name, inner in members)
+def is_table(value: dict[str, Any], depth: int, names: Names) -> bool:
+    """Whether an object is without doubt a table keyed by image path, not one around other records."""
+    if strength(value, names):
+        return False
+    for name, inner in islice(value.items(), SAMPLED):
+        if _is_keyed(name, inner, names):
+            return True
+        if not is_path(name) and strength_inside(inner, depth + 1, names) == 3:
+            return False
+    return False
 
 
 def _is_keyed(name: str, value: Any, names: Names) -> bool:

@@ -34,11 +34,13 @@ _NUMBER = re.compile(
 def number_of(value: Any, above: float = -math.inf) -> float | None:
     """A finite number, given as a number or as text with its unit."""
     kind = type(value)
-    if kind is float:
-        return value if above < value < math.inf else None
-    if kind is str and len(value) < 64 and (match := _NUMBER.match(value)):
-        return number_of(float(match[1]), above)
-    return number_of(float(value), above) if kind is int and abs(value) < _HUGE else None
+    if kind is int and abs(value) < _HUGE:
+        value = float(value)
+    elif kind is str and len(value) < 64 and (match := _NUMBER.match(value)):
+        value = float(match[1])
+    elif kind is not float:
+        return None
+    return value if above < value < math.inf else None
 
 
 def is_text(text: str | None) -> bool:
