@@ -93,7 +93,7 @@ def _bars(
     numbers = [number for pairs in groups.values() for number in pairs.values() if number]
     log = bool(numbers) and max(numbers) > LOG_FROM * min(numbers)
     draw.text((left, top), title + (" (log scale)" if log else ""), fill=INK, font=_font(30))
-    start = left + max(_font(24).getlength(name) for name in groups) + 16
+    start = left + max((_font(24).getlength(name) for name in groups), default=0) + 16
     room = left + width - start - _font(24).getlength(f"{max(numbers, default=0):,}") - 16
     low = math.floor(math.log10(min(numbers))) - 0.3 if log else 0.0
     scale = room / (math.log10(max(numbers)) - low if log else max(numbers, default=1))
