@@ -12,6 +12,7 @@ MODULE = "mmm_rs.py"
 MANIFEST = "manifest.json"
 SUMMARY = "report/summary.json"
 UNPUBLISHED = "report/unpublished.parquet"
+STRIP_FIGURE = "assets/samples.webp"
 PAIRS_FIGURE = "assets/pairs.png"
 PROMPTS_FIGURE = "assets/prompts.png"
 
@@ -35,8 +36,8 @@ def shard_name(subset: str, split: str, number: int, count: int) -> str:
 
 def samples_figure(subset: str) -> str:
     """The contact sheet of a subset."""
-    return f"{ASSETS}/samples-{subset}.jpg"
+    return f"{ASSETS}/samples-{subset}.webp"
 
 
-FIGURES = frozenset((PAIRS_FIGURE, PROMPTS_FIGURE, *map(samples_figure, SUBSETS)))
+FIGURES = frozenset((STRIP_FIGURE, PAIRS_FIGURE, PROMPTS_FIGURE, *map(samples_figure, SUBSETS)))
 """All pictures that a conversion may write. Others in `assets` are a person's."""

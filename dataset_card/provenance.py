@@ -28,7 +28,7 @@ class Provenance:
     citation: str  # BibTeX of the source; empty if MMM-RS itself is the source
 
 
-_SEE_SOURCE = "see source"  # its terms could not be established for certain
+SEE_SOURCE = "see source"  # its terms could not be established for certain
 
 PROVENANCE: Mapping[str, Provenance] = {
     "weather": Provenance(
@@ -38,7 +38,7 @@ PROVENANCE: Mapping[str, Provenance] = {
         scenes="fog, night and snow, 10,000 each; synthesised by upstream from clear images, or real",
         source="MMM-RS",
         homepage=HOMEPAGE,
-        licence="as MMM-RS; " + _SEE_SOURCE,
+        licence="as MMM-RS; " + SEE_SOURCE,
         citation="",
     ),
     "WHU-OPT-SAR": Provenance(
@@ -48,7 +48,7 @@ PROVENANCE: Mapping[str, Provenance] = {
         scenes="land use in Hubei, China: farmland, city, village, water, forest, road; aligned tiles",
         source="WHU-OPT-SAR",
         homepage="https://github.com/AmberHen/WHU-OPT-SAR-dataset",
-        licence=_SEE_SOURCE,
+        licence=SEE_SOURCE,
         citation="""\
 @article{li2022mcanet,
   title   = {{MCANet}: A joint semantic segmentation framework of optical and {SAR} images for land use classification},
@@ -87,7 +87,7 @@ PROVENANCE: Mapping[str, Provenance] = {
         scenes="towns and their surroundings in Europe and North America; each at 0.3, 0.6, 1.2 and 2.4 m",
         source="Inria Aerial Image Labeling",
         homepage="https://project.inria.fr/aerialimagelabeling/",
-        licence=_SEE_SOURCE,
+        licence=SEE_SOURCE,
         citation="""\
 @inproceedings{maggiori2017inria,
   title     = {Can Semantic Labeling Methods Generalize to Any City? The {Inria} Aerial Image Labeling Benchmark},
@@ -122,7 +122,7 @@ PROVENANCE: Mapping[str, Provenance] = {
         scenes="13 classes of objects: airplanes, harbours, bridges, sports fields and others",
         source="TGRS-HRRSD",
         homepage="https://github.com/CrazyStoneonRoad/TGRS-HRRSD-Dataset",
-        licence=_SEE_SOURCE,
+        licence=SEE_SOURCE,
         citation="""\
 @article{zhang2019hrrsd,
   title   = {Hierarchical and Robust Convolutional Neural Network for Very High-Resolution Remote Sensing Object
@@ -143,7 +143,7 @@ PROVENANCE: Mapping[str, Provenance] = {
         scenes="land cover in China: built-up, farmland, forest, meadow, water",
         source="Gaofen Image Dataset (GID)",
         homepage="https://x-ytong.github.io/project/GID.html",
-        licence=_SEE_SOURCE,
+        licence=SEE_SOURCE,
         citation="""\
 @article{tong2020gid,
   title   = {Land-cover classification with high-resolution remote sensing images using transferable deep models},
@@ -163,7 +163,7 @@ PROVENANCE: Mapping[str, Provenance] = {
         scenes="ten classes of natural scenes, 2,000 each",
         source="NaSC-TG2",
         homepage="https://doi.org/10.1109/JSTARS.2021.3063096",
-        licence=_SEE_SOURCE,
+        licence=SEE_SOURCE,
         citation="""\
 @article{zhou2021nasctg2,
   title   = {{NaSC-TG2}: Natural Scene Classification With {Tiangong-2} Remotely Sensed Imagery},
@@ -183,7 +183,7 @@ PROVENANCE: Mapping[str, Provenance] = {
         scenes="classes of natural and man-made scenes; the source has infrared and radar too, but not aligned",
         source="MRSSC2.0",
         homepage="https://doi.org/10.5194/isprs-archives-XLIII-B2-2021-785-2021",
-        licence=_SEE_SOURCE,
+        licence=SEE_SOURCE,
         citation="""\
 @article{liu2021mrssc,
   title   = {{MRSSC}: A benchmark dataset for multimodal remote sensing scene classification},
@@ -202,7 +202,7 @@ PROVENANCE: Mapping[str, Provenance] = {
         scenes="ships at sea and in harbours",
         source="HRSC2016",
         homepage="https://doi.org/10.5220/0006120603240331",
-        licence=_SEE_SOURCE,
+        licence=SEE_SOURCE,
         citation="""\
 @inproceedings{liu2017hrsc2016,
   title     = {A High Resolution Optical Satellite Image Dataset for Ship Recognition and Some New Baselines},

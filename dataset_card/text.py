@@ -17,7 +17,7 @@ from conversion.display import size
 from dataset_card.exported import selection_words, source_words
 from dataset_card.fields import MODALITY_NAMES, place_in_shards, type_name
 from dataset_card.markdown import code, fill, plain, table
-from dataset_card.provenance import PAPER, PROVENANCE, Provenance
+from dataset_card.provenance import PAPER, PROVENANCE, SEE_SOURCE, Provenance
 from dataset_card.statistics import Converted, Statistics, opened_parquet
 from mmm_rs import FIELDS, HOMEPAGE, MEMBERS, MODALITIES, PROMPT_COLUMNS, SUBSETS
 
@@ -39,7 +39,7 @@ def body(converted: Converted, pictures: list[str], repo_id: str) -> str:
             **_example(converted),
             **_subsets(converted),
             **_validation(converted),
-            "pictures": _pictures(pictures),
+            **_pictures(pictures, converted),
             "table_of_fields": _table_of_fields(),
             **_left_out(converted),
             **_limits(converted),
@@ -123,12 +123,12 @@ def faults(card: str, converted: Converted) -> list[str]:
 def _subsets(converted: Converted) -> Values:
     rows = []
     for name, numbers in counts(converted).items():
-        cells = [""] * 4
+        cells = ["", ""]
         if origin := PROVENANCE.get(name):
-            cells = [_gsd(converted.statistics[name], origin), origin.sensor, _link(origin), origin.licence]
+            licence = "see there" if origin.licence == SEE_SOURCE else origin.licence
+            cells = [_gsd(converted.statistics[name], origin), f"{_link(origin)}: {licence}"]
         rows.append([f"`{name}`", *numbers, *cells])
-    head = ["config", "samples", *(f"pairs {m.upper()}" for m in MODALITIES)]
-    head += ["GSD, m/pixel", "sensor", "source", "source's licence"]
+    head = ["subset", "samples", *(m.upper() for m in MODALITIES), "GSD, m", "source and its licence"]
     missing = [f"`{name}`" for name in SUBSETS if name not in converted.statistics]
     return {"table_of_subsets": table(head, rows), "subsets_missing": ", ".join(missing) or None}
 
@@ -142,7 +142,7 @@ def _gsd(statistics: Statistics, origin: Provenance) -> str:
     if statistics.gsd is None:
         return origin.gsd
     low, high = statistics.gsd
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return f"{low:g}" if low == high else f"{low:g}\N{EN DASH}{high:g}"
 
 
 def _validation(converted: Converted) -> Values:
@@ -161,20 +161,27 @@ def _validation(converted: Converted) -> Values:
     }
 
 
-def _pictures(pictures: list[str]) -> str:
+def _pictures(pictures: list[str], converted: Converted) -> Values:
+    """Pictures with words for those who do not see them."""
+    drawn = set(pictures)
+    held = ", ".join(
+        f"{name} ({', '.join(m.upper() for m in statistics.modalities)})"
+        for name, statistics in converted.statistics.items()
+    )
+    sheets = [
+        f"![Samples of {name}: images and their prompts]({path})"
+        for name in converted.subsets
+        if (path := layout.samples_figure(name)) in drawn
+    ]
     charts = {
-        "pairs": "Bar charts: pairs by subset and by GSD level, for each modality",
-        "prompts": "Histograms: words in a prompt, for each subset",
+        layout.PAIRS_FIGURE: "Charts: pairs by subset and by GSD level, for each modality",
+        layout.PROMPTS_FIGURE: "Histograms: words in a prompt, for each subset",
     }
-    parts = []
-    for path in pictures:
-        name = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        if name in charts:
-            parts.append(f"![{charts[name]}]({path})")
-        else:
-            subset = name.removeprefix("samples-")
-            parts.append(f"**{subset}**\n\n![Samples of {subset}: images and their prompts]({path})")
-    return "\n\n".join(parts)
+    return {
+        "strip": f"![Samples of {held}]({layout.STRIP_FIGURE})" if layout.STRIP_FIGURE in drawn else None,
+        "sheets": "\n\n".join(sheets) or None,
+        "charts": "\n\n".join(f"![{words}]({path})" for path, words in charts.items() if path in drawn) or None,
+    }
 
 
 def _table_of_fields() -> str:
@@ -251,6 +258,7 @@ def _limits(converted: Converted) -> Values:
         "levels_derived": f"{derived:,}" if derived else None,
         "levels_unknown": f"{unknown:,}" if unknown else None,
         "limits_of_subsets": "\n".join(points) or None,
+        "if_weather": "" if "weather" in every else None,
     }
 
 
@@ -262,9 +270,10 @@ def limits(converted: Converted) -> list[str]:
 
 
 def table_of_licences(subsets: Iterable[str]) -> str:
-    """The licence of each subset's source."""
-    rows = [(f"`{name}`", _link(PROVENANCE[name]), PROVENANCE[name].licence) for name in subsets]
-    return table(("config", "source", "source's licence"), rows)
+    """Origin and terms of each subset."""
+    origins = [(name, PROVENANCE[name]) for name in subsets]
+    rows = [(f"`{name}`", origin.sensor, _link(origin), origin.licence) for name, origin in origins]
+    return table(("subset", "sensor", "source", "licence of the source"), rows)
 
 
 def citations(subsets: Iterable[str]) -> str:

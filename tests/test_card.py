@@ -12,6 +12,7 @@ import datasets
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
+from markdown_it import MarkdownIt
 from PIL import Image
 
 import mmm_rs
@@ -161,6 +162,27 @@ def test_the_size_category_is_the_hubs(samples, category):
 # ---------------------------------------------------------------------------------------------------------- the text
 
 
+def test_it_begins_with_samples_then_a_quick_start_then_the_subsets_with_their_licences(out):
+    tokens = MarkdownIt("commonmark").enable("table").parse(body(out))
+    kinds = [token.type for token in tokens]
+    assert tokens[kinds.index("paragraph_open") + 1].content.startswith("![Samples of weather (RGB), WHU-OPT-SAR (RGB")
+    code, table = kinds.index("fence"), kinds.index("table_open")
+    assert kinds.index("paragraph_open") < code < table < len(kinds) / 4
+    assert len(tokens[code].content.splitlines()) == 5
+    head = body(out).split("## ")[0]
+    assert "**CC BY-NC-SA**" in head and "[SEN1-2](https://mediatum.ub.tum.de/1436631): CC BY |" in head
+
+
+def test_its_code_need_not_be_scrolled_in_a_narrow_page(out):
+    """A page of 760 pixels holds some 90 letters of code."""
+    code = "".join(re.findall(r"^```python\n(.*?)^```$", body(out), flags=re.M | re.S))
+    assert max(map(len, code.splitlines())) <= 88
+
+
+def body(out: Path) -> str:
+    return (out / "README.md").read_text().split("---\n", 2)[2]
+
+
 def test_the_text_counts_what_is_there(out):
     text = (out / "README.md").read_text()
     assert "**31 pairs** of an image and its prompt (20 optical, 4 near infrared, 7 radar) in **20 samples**" in text
@@ -190,7 +212,7 @@ def test_every_field_is_documented_and_every_source_is_cited(out):
 
 def test_every_picture_of_the_text_is_there_and_has_words_for_those_who_do_not_see_it(out):
     pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", (out / "README.md").read_text())
-    assert len(pictures) == 2 + 5
+    assert len(pictures) == 1 + 5 + 2
     for words, path in pictures:
         assert words and (out / path).is_file()
 

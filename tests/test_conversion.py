@@ -529,8 +529,8 @@ def test_overwrite_keeps_a_persons_text_and_picture(clean_release, tmp_path):
     releases.put(out, {"assets/mine.png": b"mine"})
     convert(clean_release.path, out, subsets=["Inria"], overwrite=True)
     assert "\nMine.\n" in (out / "README.md").read_text()
-    assert {path.name for path in out.glob("assets/*")} >= {"mine.png", "samples-Inria.jpg"}
-    assert not (out / "assets/samples-GID.jpg").exists()
+    assert {path.name for path in out.glob("assets/*")} >= {"mine.png", "samples-Inria.webp"}
+    assert not (out / "assets/samples-GID.webp").exists()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

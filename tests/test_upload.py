@@ -88,7 +88,7 @@ def test_everything_arrives_shards_first_card_and_manifest_last(out, hub, api):
     ]
     assert (proof.files, proof.shards, proof.samples) == (len(local(out)), 10, 20)
     assert proof.revision == hub.repositories[REPO].refs["main"]
-    assert f"{REPO} at main: 28 of 28 files to send" in "\n".join(said)
+    assert f"{REPO} at main: 29 of 29 files to send" in "\n".join(said)
     assert said[-3:] == proof.lines()
     assert f'load_dataset("{REPO}"' in hub.files(REPO)["README.md"].decode()
 
@@ -108,7 +108,7 @@ def test_a_dry_run_says_what_it_would_send_and_changes_nothing(out, hub, api):
     assert upload(out, Destination("them/MMM-RS"), dry_run=True, api=api, say=said.append) is None
     assert hub.repositories == {} and local(out) == before
     assert "them/MMM-RS at main: does not exist and will be created (public)" in said
-    assert any("28 of 28 files to send" in line for line in said)
+    assert any("29 of 29 files to send" in line for line in said)
 
 
 def test_it_asks_before_it_sends(out, hub, api):
@@ -202,7 +202,7 @@ def test_many_files_go_in_groups(out, hub, api, monkeypatch):
     monkeypatch.setattr(uploading, "GROUP", 4)
     upload(out, Destination(REPO, yes=True), api=api)
     assert hub.files(REPO) == local(out)
-    assert len(sent(hub)) == 3 + 4 + 1  # 10 shards, 16 others, the last two
+    assert len(sent(hub)) == 3 + 5 + 1  # 10 shards, 17 others, the last two
 
 
 # ---------------------------------------------------------------------------------------------------------- refusing
@@ -520,7 +520,7 @@ def test_the_commands(out, hub, tmp_path):
 
     assert command("card", str(out))[0] == 0
     code, printed, _ = command("upload", str(out), REPO, "--dry-run")
-    assert code == 0 and "28 of 28 files to send" in printed and hub.repositories == {}
+    assert code == 0 and "29 of 29 files to send" in printed and hub.repositories == {}
     code, _, said = command("upload", str(out), REPO)
     assert code == 2 and "--yes" in said
     code, _, said = command("upload", str(out), REPO, "--yes", HF_TOKEN="hf_wrong")

@@ -21,6 +21,7 @@ from dataset_card.card import write_own
 from mmm_rs import MODALITIES, SUBSETS
 from mmm_rs_cli.demo.synthetic import write_release
 
+MARGIN = 20  # pixels around the contact sheets of the picture
 MARK = "synthetic.txt"  # in the demo's folder: what is there may be overwritten
 
 
@@ -104,16 +105,19 @@ def _timed(load: Callable[[], Iterable[Any]]) -> Door:
 
 def _sheet(out: Path, subsets: Iterable[str]) -> bytes:
     """Aligned subsets first, their modalities side by side; then one row of the others."""
-    from dataset_card.figures import Shown, choose, contact_sheet
+    from dataset_card.sheets import Shown, choose, contact_sheet
 
-    aligned = [choose(out, name)[:2] for name in subsets if len(SUBSETS[name].modalities) > 1]
+    groups = {name: choose(out, name)[:2] for name in subsets if len(SUBSETS[name].modalities) > 1}
     others: list[Shown] = [choose(out, name)[0] for name in subsets if len(SUBSETS[name].modalities) == 1]
-    sheets = [Image.open(io.BytesIO(data)) for group in [*aligned, others] if (data := contact_sheet(group))]
-    picture = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), "white")
-    top = 0
+    groups["one sample of each other subset"] = others
+    drawn = [contact_sheet(name, samples) for name, samples in groups.items()]
+    sheets = [Image.open(io.BytesIO(sheet)) for sheet in drawn if sheet]
+    width, height = max(sheet.width for sheet in sheets), sum(sheet.height + MARGIN for sheet in sheets)
+    picture = Image.new("RGB", (width + 2 * MARGIN, height + MARGIN), "white")
+    top = MARGIN
     for sheet in sheets:
-        picture.paste(sheet, (0, top))
-        top += sheet.height
+        picture.paste(sheet, (MARGIN, top), sheet)
+        top += sheet.height + MARGIN
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
