@@ -173,7 +173,7 @@ def _typed(archive: Archive, entries: pa.Table) -> pa.Table:
 def _by_pattern(name: pa.ChunkedArray, problem: pa.ChunkedArray) -> pa.Array:
     """Types of files that are neither images nor annotations by their suffix. `name`: in small letters."""
     patterns = {
-        ANNOTATION: rf"\.({'|'.join(names.ANNOTATION_SUFFIXES)}){names.DOWNLOAD_TAIL}$",
+        ANNOTATION: rf"\.({'|'.join(names.ANNOTATION_SUFFIXES)})({names.DOWNLOAD_TAIL}|{names.COPY_TAIL})+$",
         "half_download": _UNFINISHED,
         ZIP: rf"\.(zip{names.DOWNLOAD_TAIL}?|z\d\d)$",
         "multi_part": r"\.(7z\.\d{3}|part\d+\.rar|r\d\d)$",

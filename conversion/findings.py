@@ -137,7 +137,8 @@ PROBLEMS = {
     "no_images": "annotations of a subset are there, but none of its images",
     "conflicting_images": "its images differ from those of the same names in another archive or folder",
     "beside_zip": "files lie extracted beside the zip that holds them; the zip counts",
-    "same_name": "the annotation file is a copy of another",
+    "same_name": "the annotation file has the name and the content of another",
+    "annotation_copy": "by its name the annotation file is a copy of another; only one of them is used",
     "unreadable_annotations": "none of the annotation file's records can be used",
 }
 """Why a source is not used, or not as it stands: code -> meaning. An annotation file whose bytes cannot be read has one

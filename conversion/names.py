@@ -21,11 +21,25 @@ DOWNLOAD_TAIL = r"(?:[?&#].*|\.\d{1,3}|\s?\(\d+\))"
 ARCHIVE = re.compile(r"(.+?)\.zip(?![a-z0-9]).*", re.IGNORECASE)
 # Where the name of a file ends that is about a subset, whatever stands behind it.
 _SUFFIX = re.compile(r"\.(?:zip|z\d\d|rar|7z|tar|tgz|gz|bz2|xz|part\d+|jsonl?|ndjson)(?![a-z0-9])", re.IGNORECASE)
-# Before a suffix: `GID (1)`, `GID - Copy`, `GID copy 2`, a part of a folder that Google Drive zipped.
+# Before a suffix: `GID (1)`, `GID - Copy`, `GID copy 2`, a part of a folder that Google Drive zipped; then what
+# notebooks, editors and synchronisation leave.
 _COPY = re.compile(
-    r"(?:\s*\(\d+\)|\s*-\s*(?:copy|kopie|copie|copia)|\s+copy(?:\s+\d+)?|[\s_-]*的?副本\s*\d*|-\d{8}T\d{6}Z(?:-\d+)*)$",
-    re.IGNORECASE,
+    r"""(?: \s*\(\d+\)
+    | (?:\s+|\s*[-_.]\s*)(?:copy|kopie|copie|copia)(?:\s+\d+)? | [\s_-]*的?副本\s*\d* | -\d{8}T\d{6}Z(?:-\d+)*
+    | -checkpoint
+    | [\s._-]+(?:sync-)?conflict(?:-\d{8}-\d{6}(?:-\w+)?)?                      # Syncthing, ownCloud
+    | [\s_]*\([^()]*(?:conflict|konflikt|conflit|conflitto|conflicto|冲突|衝突)[^()]*\)   # Dropbox, Baidu: with a date
+    | [\s._-]+conflicted(?:[\s._-]*copy)?
+    | ~\d{8}-\d{6} | ~\d*
+    | [\s._-]+(?:bak|backup|old|orig|original|autosave|autosaved|recovered|备份)\d*
+    )$""",
+    re.IGNORECASE | re.VERBOSE,
 )
+_COPY_HEAD = re.compile(r"^(?:(?:copy of|kopie von|copie de|copia di|copia de|副本)\s+|~\$|\.~?#?|#+)", re.IGNORECASE)
+_NUMBERED = re.compile(r" \d{1,2}$")  # `GID 2`, as macOS and iCloud call a second one; a name may also end so
+# Behind the suffix of an annotation file.
+COPY_TAIL = r"(?:~\d*|\.~\d+~|#|[._ -](?:bak|backup|old|orig|original|save|copy|kopie)\d*)"
+_BACKUP_FOLDERS = frozenset(("backup", "backups", "bak", "old", "older", "copy", "copies", "previous", "备份", "副本"))
 
 # Tokens of a name that tell the modality of one of several aligned images.
 MODALITY_TOKENS = {"rgb": "rgb", "opt": "rgb", "s2": "rgb", "nir": "nir", "sar": "sar", "s1": "sar"}
@@ -62,6 +76,13 @@ FILLER = frozenset(
     )
 )
 
+UPSTREAM_ANNOTATIONS = frozenset(
+    f"mmm-rs_{name.lower()}" for name in (*SUBSETS, "fog_cleaned", "night_cleaned", "snowy_cleaned")
+)
+_ANNOTATION_SUFFIX = re.compile(
+    rf"(\.(?:{'|'.join(ANNOTATION_SUFFIXES)}))(?:{DOWNLOAD_TAIL}|{COPY_TAIL})*$", re.IGNORECASE
+)
+
 USTAR_NAME, USTAR_PREFIX = 100, 155  # bytes; POSIX.1-1988 `ustar` header fields
 LONGEST_SUFFIX = len(".nir.jpg")
 
@@ -96,14 +117,42 @@ def subset_of_folder(name: str) -> str | None:
 
 def subset_of_file(stem: str) -> str | None:
     """The subset that an annotation file or archive is about: `MMM-RS_Inria`, `MMM-RS_fog_cleaned`, `GID (1)`."""
-    stem = re.sub(r"^(?:copy of\s+)?mmm-?rs[_\s-]+|^copy of\s+", "", stem, flags=re.I)
-    while (shorter := _COPY.sub("", stem)) != stem:
-        stem = shorter
+    stem = re.sub(r"^mmm-?rs[_\s-]+", "", _without_copy_marks(stem), flags=re.I)
     if subset := subset_named(stem) or subset_of_folder(stem):
         return subset
     words = [word for word in re.split(r"[_\s]+", stem) if _plain(word) not in FILLER]
     subsets = (subset_named(word) or SUBSET_FOLDERS.get(word.lower()) for word in words)
     return next(filter(None, subsets), None)
+
+
+def _without_copy_marks(stem: str) -> str:
+    """The name of what this is a copy of, if it is one."""
+    while (shorter := _COPY.sub("", _COPY_HEAD.sub("", stem))) and shorter != stem:
+        stem = shorter
+    return stem
+
+
+def original_of(path: str) -> str | None:
+    """The path of which an annotation file is a copy by its own name or its folder's; None if nothing says so.
+
+    Hidden files, and what editors, notebooks, browsers and synchronisation leave: `X (1).json`, `X-checkpoint.json`,
+    `X.json~`, `X.sync-conflict-....json`, `backup/X.json`.
+    """
+    *folders, name = path.split("/")
+    suffix = _ANNOTATION_SUFFIX.search(name)
+    if suffix is None:
+        return None
+    stem = _without_copy_marks(name[: suffix.start()])
+    stem = _without_copy_marks(_NUMBERED.sub("", stem)) or stem
+    kept = [folder for folder in folders if folder.lower() not in _BACKUP_FOLDERS]
+    original = "/".join([*kept, stem + suffix[1]])
+    return original if original != path else None
+
+
+def is_upstreams(name: str) -> bool:
+    """Whether an annotation file has a name that upstream gives: `MMM-RS_Inria.json`, `MMM-RS_fog_cleaned.json`."""
+    stem, _, suffix = name.rpartition(".")
+    return suffix.lower() == "json" and stem.lower() in UPSTREAM_ANNOTATIONS
 
 
 def subset_of_download(name: str) -> str | None:

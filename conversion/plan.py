@@ -409,10 +409,10 @@ def _unused(row: int, winner: int, used: np.ndarray, matches: alignment.Matches,
         reason, detail = "no_image", f"{path}: no image of the release fits this path"
     elif records.prompt_hash[row] == records.prompt_hash[winner]:
         reason = "duplicate_record"
-        detail = f"{path}: record {records.position[winner]} names it with this prompt"
+        detail = f"{path}: {records.name_of(winner)} names it with this prompt"
     else:
         reason = "conflicting_prompt"
-        detail = f"{path}: record {records.position[winner]} names it with another prompt, which counts"
+        detail = f"{path}: {records.name_of(winner)} names it with another prompt, which counts"
     return Reported("record", records.file_of(row), int(records.position[row]), reason, detail)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from conversion.archives import Archive, DamagedEntry, Entry, Reader
 from conversion.disk import BUFFER
 from conversion.findings import LFS_POINTER, PROBLEMS, REMEDIES, Problem, Reported
 from conversion.options import Options
-from conversion.release import ANNOTATION, SubsetFiles
+from conversion.release import ANNOTATION, BARRED, SubsetFiles
 
 LARGEST_LFS_POINTER = 1024  # bytes
 CHUNK = 1 << 16  # paths that are Python objects at a time
@@ -73,6 +74,10 @@ class Records:
     def file_of(self, row: int) -> str:
         return self.files[bisect.bisect_right(self.files, row, key=lambda file: file.start) - 1].path
 
+    def name_of(self, row: int) -> str:
+        """A record, for a message."""
+        return f"record {self.position[row]} of {self.file_of(row)}"
+
     @property
     def hints(self) -> list[tuple[int, int, str | None]]:
         """(first row, the one after the last, the modality or weather that the file's name tells)."""
@@ -105,6 +110,11 @@ class RecordStore:
         self._files.append(AnnotationFile(path, form, opened.count, opened.example, start, len(self._offset)))
         self.reported += opened.reported
         self.lacking |= opened.lacking
+
+    @property
+    def has_last(self) -> bool:
+        """Whether the file that was taken last has usable records."""
+        return self._files[-1].stop > self._files[-1].start
 
     def add(self, record: StoredRecord) -> None:
         data = msgspec.msgpack.encode(record)
@@ -193,16 +203,14 @@ def read_records(
     `path`: the file that the records' text is written to, if any.
     """
     problems: list[Problem] = []
-    taken: dict[str, _Source] = {}
+    taken: dict[str, _Source] = {}  # that could be read, by what the report calls them
+    used: dict[str, _Source] = {}  # with a record that can be used, by the path of the file that each is or stands for
     with open(path, "wb", BUFFER) if path else contextlib.nullcontext() as sink:
         store = RecordStore(sink)
-        for source in _sources(files):
+        for source, original in _in_order(_sources(files)):
             name = source.path
-            if damage := source.row["problem"]:
-                store.lacking = True
-                if damage not in ("encrypted", "unsupported_compression"):  # named with its archive's other files
-                    detail = f"this annotation file is not read: it is {damage}"
-                    problems.append(Problem(source.label, damage, detail, "Repair or remove it", files.name))
+            if original and original.path in used:
+                problems.append(_copy(source, used[original.path], files.name))
                 continue
             if name in taken:
                 if source.is_copy_of(taken[name]):
@@ -210,21 +218,17 @@ def read_records(
                     problems.append(Problem(source.label, "same_name", detail, "One of the two is enough", files.name))
                     continue
                 name = source.label  # each zip of a modality has its own
-            if _is_lfs_pointer(source):
+            if problem := _damage(source, files.name) or _take(store, source, name, options, files.name):
                 store.lacking = True
-                code = "lfs_pointer"
-                problems.append(Problem(source.label, code, PROBLEMS[code], REMEDIES[code], files.name))
-                continue
-            try:
-                form, records = _open(source, options)
-                with store.file(name, form) as file:
-                    for record in records:
-                        file.add(record)
-            except (AnnotationError, DamagedEntry) as error:
-                store.lacking = True
-                problems.append(_unreadable(source, error, files.name))
+                if problem.code not in BARRED:  # which are named with their archive's other files
+                    problems.append(problem)
                 continue
             taken[name] = source
+            if store.has_last:
+                used[source.path] = source
+                if original:
+                    used[original.path] = source
+                    problems.append(_stand_in(source, original, files.name))
     return store.records(), store.reported, problems
 
 
@@ -233,11 +237,73 @@ def _sources(files: SubsetFiles) -> list[_Source]:
     for part in files.parts:
         table = part.entries.filter(pc.equal(part.entries["type"], ANNOTATION))
         sources += [_Source(row["source"], part.archive, row) for row in table.to_pylist()]
-    return sorted(sources, key=lambda source: (source.path, source.archive.label))
+    return sources
+
+
+def _in_order(sources: list[_Source]) -> list[tuple[_Source, _Source | None]]:
+    """The annotation files in the order in which their records count, each with the one that it is a copy of by its
+    name, if that is here too: upstream's own names first, copies last."""
+    sources = sorted(
+        sources,
+        key=lambda source: (
+            not names.is_upstreams(source.path.rsplit("/", 1)[-1]),
+            source.path.count("/"),
+            source.path,
+            source.archive.label,
+        ),
+    )
+    by_path = {source.path.casefold(): source for source in reversed(sources)}
+    originals = [by_path.get((names.original_of(source.path) or "").casefold()) for source in sources]
+    return sorted(zip(sources, originals, strict=True), key=lambda pair: pair[1] is not None)
+
+
+def _copy(source: _Source, used: _Source, subset: str) -> Problem:
+    same = _have_same_content(source, used)
+    detail = (
+        f"by its name it is a copy of {used.label}, which is used; their content {'is the same' if same else 'differs'}"
+    )
+    remedy = "Remove it" if same else "Remove it, or the other one if this is the one to use"
+    return Problem(source.label, "annotation_copy", detail, remedy, subset)
+
+
+def _stand_in(source: _Source, original: _Source, subset: str) -> Problem:
+    detail = f"by its name it is a copy of {original.label}, of which no record can be used; this file is used instead"
+    return Problem(source.label, "annotation_copy", detail, "Repair or remove the other one", subset)
+
+
+def _have_same_content(source: _Source, other: _Source) -> bool:
+    """Whether two files hold the same bytes. Reads those of which no archive tells the CRC32."""
+    if source.row["size"] != other.row["size"]:
+        return False
+    try:
+        return _crc(source) == _crc(other)
+    except DamagedEntry:
+        return False
+
+
+def _crc(source: _Source) -> int:
+    if source.row["crc"] is not None:
+        return int(source.row["crc"])
+    crc = 0
+    with _stream(source) as stream:
+        while data := stream.read(BUFFER):
+            crc = zlib.crc32(data, crc)
+    return crc
 
 
 def _stream(source: _Source) -> BinaryIO:
     return Reader(source.archive).stream(Entry.of(source.row))
+
+
+def _damage(source: _Source, subset: str) -> Problem | None:
+    """Why an annotation file cannot be read, as far as that is known before it is opened."""
+    if code := source.row["problem"]:
+        detail = f"this annotation file is not read: it is {code}"
+        return Problem(source.label, code, detail, "Repair or remove it", subset)
+    if _is_lfs_pointer(source):
+        code = "lfs_pointer"
+        return Problem(source.label, code, PROBLEMS[code], REMEDIES[code], subset)
+    return None
 
 
 def _is_lfs_pointer(source: _Source) -> bool:
@@ -248,11 +314,20 @@ def _is_lfs_pointer(source: _Source) -> bool:
     return False
 
 
-def _open(source: _Source, options: Options) -> tuple[Form, Iterator[Record]]:
+def _take(store: RecordStore, source: _Source, name: str, options: Options, subset: str) -> Problem | None:
+    """Read an annotation file into the store, or say why none of its records can be used."""
+
     def open_stream() -> BinaryIO:
         return _stream(source)
 
-    return read_annotations(open_stream, options.image_key, options.prompt_key, label=source.label)
+    try:
+        form, records = read_annotations(open_stream, options.image_key, options.prompt_key, label=source.label)
+        with store.file(name, form) as file:
+            for record in records:
+                file.add(record)
+    except (AnnotationError, DamagedEntry) as error:
+        return _unreadable(source, error, subset)
+    return None
 
 
 def _unreadable(source: _Source, error: AnnotationError | DamagedEntry, subset: str) -> Problem:
