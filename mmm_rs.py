@@ -82,7 +82,7 @@ def __dir__() -> list[str]:
 
 # --- what the dataset is ---------------------------------------------------------------------------------------------
 
-FORMAT_VERSION = "1.0"  # of what is written: shards, index, manifest. A reader refuses another major version
+FORMAT_VERSION = "1.1"  # of what is written: shards, index, manifest. A reader refuses another major version
 
 MODALITIES = ("rgb", "nir", "sar")  # optical, near infrared, radar; everywhere in this order
 GSD_LEVELS = ("ultra_high", "high", "ordinary", "low", "ultra_low")  # finest first; labels, in this order
@@ -105,6 +105,18 @@ MEMBERS = {
     "sar": Members("sar.jpg", "sar.txt"),
 }
 METADATA_MEMBER = "json"
+
+# What a prompt and its record say of an image, with its type in shards and index.
+LABEL_TYPES = {
+    "caption": "string",
+    "category": "string",
+    "weather": "string",
+    "satellite": "string",
+    "gsd": "float64",
+    "gsd_level": "string",
+    "gsd_level_derived": "bool",
+    "cloud_cover": "float64",
+}
 
 
 @dataclass(frozen=True)
@@ -150,11 +162,11 @@ FIELDS = {
     "subset": "The subset's name, as in `SUBSETS`.",
     "rgb": "The optical image, the release's bytes unchanged (512 x 512 pixels but for a few).",
     "prompt": "The prompt of the optical image, the release's text unchanged.",
-    "nir": "The near infrared image: one band, stored by upstream as three equal channels.",
+    "nir": "The near infrared image: one band, as upstream stored it.",
     "nir_prompt": "The prompt of the near infrared image.",
-    "sar": "The radar image: one band, stored by upstream as three equal channels.",
+    "sar": "The radar image: one band, as upstream stored it.",
     "sar_prompt": "The prompt of the radar image.",
-    "caption": "The part of the first prompt that a vision-language model wrote; a sentence about the scene.",
+    "caption": "The part of the prompt that a vision-language model wrote; a sentence about the scene.",
     "category": "The scene's class: the record's own, else a part of the prompt.",
     "satellite": "The satellite or map service that the prompt names.",
     "weather": "The weather or light that the prompt names: fog, night or snow.",
@@ -235,30 +247,27 @@ def features(config: str, modalities: str | Sequence[str] | None = None, decode:
     return datasets.Features(columns)
 
 
-def wds_features(config: str) -> datasets.Features:
+def wds_features(config: str, format_version: str = FORMAT_VERSION) -> datasets.Features:
     """The columns that the shards have when they are loaded without code: what the card's YAML declares.
 
-    Labels are strings here, as in the shards. `__key__` and `__url__` are declared because some versions of `datasets`
-    refuse to stream without them.
+    Labels are strings here, as in the shards; those of each modality came with format 1.1. `__key__` and `__url__` are
+    declared because some versions of `datasets` refuse to stream without them.
     """
     text = datasets.Value("string")
     columns: dict[str, object] = {"__key__": text, "__url__": text}
     for modality in config_modalities(config):
         columns[MEMBERS[modality].image] = datasets.Image()
         columns[MEMBERS[modality].prompt] = text
-    columns[METADATA_MEMBER] = {
+    labels = {name: datasets.Value(dtype) for name, dtype in LABEL_TYPES.items()}
+    fields = {
         "subset": text,
         "source": {modality: text for modality in MODALITIES},
-        "caption": text,
-        "category": text,
-        "weather": text,
-        "satellite": text,
-        "gsd": datasets.Value("float64"),
-        "gsd_level": text,
-        "gsd_level_derived": datasets.Value("bool"),
-        "cloud_cover": datasets.Value("float64"),
+        **labels,
         "annotation": {modality: text for modality in MODALITIES},
     }
+    if format_version != "1.0":
+        fields["labels"] = {modality: dict(labels) for modality in MODALITIES}
+    columns[METADATA_MEMBER] = fields
     return datasets.Features(columns)
 
 
@@ -285,6 +294,7 @@ class MMMRSConfig(datasets.BuilderConfig):
             "<", 1)`, a list of them that must all hold, or a list of such lists, one of which must hold; or a
             `pyarrow.compute` expression. The operations are == != < <= > >= in, and not in. Null is unequal to every
             value: `("weather", "!=", "fog")` keeps the rows without weather. None stands for null.
+            Labels are those of the first of `modalities` that a sample has.
         contains: A text, or several, that must all occur in a prompt of the chosen modalities. Case does not matter.
         on_error: "raise" an error for a sample whose bytes are damaged or missing, or "skip" it and list it at the end.
         decode: Give images as `PIL.Image`. False: as `{"bytes": ..., "path": ...}`.
@@ -308,10 +318,10 @@ class MMMRS(datasets.ArrowBasedBuilder):
     It takes the fields of MMMRSConfig, what builders of `datasets` take, and `read_ahead` as `load_dataset` does.
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version(f"{FORMAT_VERSION}.0")
     BUILDER_CONFIG_CLASS = MMMRSConfig
     BUILDER_CONFIGS: ClassVar = [
-        MMMRSConfig(name=name, version=datasets.Version("1.0.0"), description=f"{name} of MMM-RS")
+        MMMRSConfig(name=name, version=datasets.Version(f"{FORMAT_VERSION}.0"), description=f"{name} of MMM-RS")
         for name in [*SUBSETS, ALL]
     ]
 
@@ -363,7 +373,10 @@ class MMMRS(datasets.ArrowBasedBuilder):
 
     def _warn_of_no_match(self) -> None:
         columns = self._selection.columns[:3]
-        values = [f"{name} is {describe_values(self._source.values(self._subsets, name))}" for name in columns]
+        values = [
+            f"{name} is {describe_values(self._source.values(self._subsets, name, self._selection))}"
+            for name in columns
+        ]
         asked = " and ".join(
             f"{name}={getattr(self.config, name)!r}" for name in ("filters", "contains") if getattr(self.config, name)
         )
@@ -625,7 +638,8 @@ def get(
         hint = f"Similar: {', '.join(similar)}" if similar else "Keys are `<Subset>/<path>`; the index lists them"
         raise KeyError(f"{source}: no sample {key!r}. {hint}")
     columns = features(segment.subset, modalities, decode)
-    _, table, _ = next(source.tables([segment], columns, Selection(), True, None))
+    selection = Selection(modalities=chosen_modalities(segment.subset, modalities))
+    _, table, _ = next(source.tables([segment], columns, selection, True, None))
     return columns.decode_example(table.to_pylist()[0])
 
 
@@ -770,8 +784,8 @@ class Source(Protocol):
     def segments(self, subset: str, split: str, selection: Selection) -> list[Segment]:
         """The rows of a subset's split that match, one segment per shard."""
 
-    def values(self, subsets: Sequence[str], column: str) -> pa.ChunkedArray:
-        """All values of an index column, for sources that are `counted`."""
+    def values(self, subsets: Sequence[str], column: str, selection: Selection) -> pa.ChunkedArray:
+        """All values that the selection sees in an index column, for sources that are `counted`."""
 
     def tables(
         self,
@@ -1071,7 +1085,23 @@ def parse_manifest(data: bytes) -> dict[str, Any]:
         raise ValueError("names a shard twice")
     if not shards or manifest.get("subsets") != subset_totals(shards):
         raise ValueError("its totals are not those of its shards")
+    if manifest["format_version"] != "1.0":
+        for name in described_files(manifest["subsets"]):
+            if not _is_described(manifest.get("files"), name):
+                raise ValueError(f"does not say the size and sha256 of {name}")
     return manifest
+
+
+def described_files(subsets: Iterable[str]) -> list[str]:
+    """The files whose size and sha256 a manifest says, beside its shards, since format 1.1."""
+    return [*map(index_name, subsets), "mmm_rs.py", "report/summary.json", "report/unpublished.parquet"]
+
+
+def _is_described(files: Any, name: str) -> bool:
+    row = files.get(name) if isinstance(files, dict) else None
+    if not isinstance(row, dict) or type(row.get("bytes")) is not int or not 0 < row["bytes"] <= LARGEST_SHARD:
+        return False
+    return isinstance(row.get("sha256"), str) and re.fullmatch(r"[0-9a-f]{64}", row["sha256"]) is not None
 
 
 class OtherFormat(ValueError):
@@ -1143,33 +1173,57 @@ def index_name(subset: str) -> str:
     return f"index/{subset}.parquet"
 
 
-def index_schema() -> pa.Schema:
+def index_schema(format_version: str = FORMAT_VERSION) -> pa.Schema:
     """The columns of a subset's index, the same for every subset; one row per sample.
+
+    The labels without a prefix describe the first modality of a sample, those with one the near infrared and the radar
+    image; format 1.0 does not have the latter.
 
     Offsets count from the start of the shard to the image's first byte; offsets and sizes in bytes, widths and heights
     in pixels. Keys, labels and places stand first and long texts last, so that a filter over the network reads one
     stretch of each row group.
     """
     by_modality = pa.struct([(modality, pa.string()) for modality in MODALITIES])
-    columns: list[tuple[str, pa.DataType]] = [
-        ("key", pa.string()),
-        ("split", pa.string()),
-        ("shard", pa.string()),
-        ("subset", pa.string()),
-        ("category", pa.string()),
-        ("weather", pa.string()),
-        ("satellite", pa.string()),
-        ("gsd", pa.float64()),
-        ("gsd_level", pa.string()),
-        ("gsd_level_derived", pa.bool_()),
-        ("cloud_cover", pa.float64()),
-    ]
+    columns = [(name, pa.string()) for name in ("key", "split", "shard", "subset")]
+    described = ("rgb",) if format_version == "1.0" else MODALITIES
+    for modality in described:
+        columns += [
+            (label_column(name, modality), pa.type_for_alias(dtype))
+            for name, dtype in LABEL_TYPES.items()
+            if name != "caption"
+        ]
     for modality in MODALITIES:
         columns += [(f"{modality}_{name}", pa.int64()) for name in ("offset", "size", "crc32")]
         columns += [(f"{modality}_{name}", pa.int32()) for name in ("width", "height")]
     columns += [(PROMPT_COLUMNS[modality], pa.string()) for modality in MODALITIES]
-    columns += [("caption", pa.string()), ("source", by_modality), ("annotation", by_modality)]
+    columns += [(label_column("caption", modality), pa.string()) for modality in described]
+    columns += [("source", by_modality), ("annotation", by_modality)]
     return pa.schema(columns)
+
+
+def label_column(label: str, modality: str) -> str:
+    """The index column of a modality's label. Those of the optical image describe the first modality that there is."""
+    return label if modality == MODALITIES[0] else f"{modality}_{label}"
+
+
+def with_label_columns(columns: Iterable[str], modalities: Sequence[str]) -> list[str]:
+    """The index columns that `labels_of` needs to give these."""
+    needed = [*columns]
+    for label in LABEL_TYPES.keys() & set(needed):
+        needed += [label_column(label, modality) for modality in modalities]
+        needed += [f"{modality}_size" for modality in modalities]
+    return list(dict.fromkeys(needed))
+
+
+def labels_of(rows: pa.Table, modalities: Sequence[str]) -> pa.Table:
+    """Index rows whose labels describe the first of `modalities` that each sample has; null where it has none."""
+    for label in LABEL_TYPES.keys() & set(rows.column_names):
+        values = pa.nulls(rows.num_rows, pa.type_for_alias(LABEL_TYPES[label]))
+        for modality in reversed(modalities):
+            has_image = pc.is_valid(rows[f"{modality}_size"])
+            values = pc.if_else(has_image, rows[label_column(label, modality)], values)
+        rows = rows.set_column(rows.column_names.index(label), label, values)
+    return rows
 
 
 def key_hash(key: str, seed: int) -> bytes:
@@ -1196,7 +1250,10 @@ class Index:
         self._starts = dict(zip(self._shards, np.cumsum([0, *counts]).tolist()[:-1], strict=True))
         self._kept: OrderedDict[Any, _RowGroups] = OrderedDict()
         self._lock = ForkSafeLock()
+        self.has_labels_by_modality = manifest["format_version"] != "1.0"
+        self._stated_size = manifest.get("files", {}).get(index_name(subset), {}).get("bytes")
         self._metadata, self._bounds = self._open(manifest["subsets"][subset]["samples"])
+        self._check_columns(index_schema(manifest["format_version"]))
 
     def __str__(self) -> str:
         return f"{self._files}/{index_name(self._subset)}"
@@ -1205,7 +1262,12 @@ class Index:
         """The file's metadata, and the rows at which its row groups begin and end."""
         name = index_name(self._subset)
         try:
-            size = self._files.size(name)
+            # Over a network the size is not asked for: that would be one more request.
+            size = self._files.size(name) if not self._files.remote else self._stated_size or self._files.size(name)
+            if size != (self._stated_size or size):
+                raise ReadError(
+                    f"{self}: has {size} bytes, the manifest says {self._stated_size}. Fetch index and manifest again"
+                )
             if size is None:
                 raise ReadError(
                     f"{self}: the server does not report its size. Download the files, then give their folder as "
@@ -1228,8 +1290,22 @@ class Index:
             )
         return metadata, np.cumsum([0, *counts])
 
+    def _check_columns(self, expected: pa.Schema) -> None:
+        """Raises ReadError if columns are missing, or have another type. Later versions may have more."""
+        try:
+            schema = self._metadata.schema.to_arrow_schema()
+        except (pa.ArrowException, OSError) as error:
+            raise ReadError(f"{self}: cannot be read: {in_one_line(error)}") from error
+        wrong = [field.name for field in expected if field not in schema]
+        if wrong:
+            raise ReadError(
+                f"{self}: lacks the columns {', '.join(wrong)} of an index, or has them in another type. Fetch it again"
+            )
+        self._lacking = pa.schema([field for field in index_schema() if field.name not in schema.names])
+
     def rows(self, shard: str, columns: Sequence[str], first: int = 0, last: int | None = None) -> pa.Table:
-        """Rows of one shard, from its `first` to its `last` (exclusive; None for the end).
+        """Rows of one shard, from its `first` to its `last` (exclusive; None for the end). Columns that came with a
+        later format than the index's are null.
 
         Raises ReadError if index and manifest contradict each other.
         """
@@ -1295,8 +1371,13 @@ class Index:
             room[self._size - len(self._end) :] = np.frombuffer(self._end, np.uint8)
             for (start, stop), data in zip(spans, self._files.ranges(index_name(self._subset), spans), strict=True):
                 room[start:stop] = np.frombuffer(data, np.uint8)
-            with pq.ParquetFile(pa.BufferReader(pa.py_buffer(room)), metadata=self._metadata) as file:
-                return file.read_row_groups(list(groups), columns=list(columns)).combine_chunks()
+            buffer = pa.BufferReader(pa.py_buffer(room))
+            with pq.ParquetFile(buffer, metadata=self._metadata, page_checksum_verification=True) as file:
+                rows = file.read_row_groups(list(groups), columns=list(columns)).combine_chunks()
+            for name in self._lacking.names:
+                if name in columns:
+                    rows = rows.append_column(name, pa.nulls(rows.num_rows, self._lacking.field(name).type))
+            return rows
         except (pa.ArrowException, OSError) as error:
             raise ReadError(
                 f"{self}: row groups {list(groups)} cannot be read: {in_one_line(error)}. Fetch it again"
@@ -1324,7 +1405,12 @@ class Index:
 
 # --- the selection ---------------------------------------------------------------------------------------------------
 
-LABELS = {"subset": tuple(SUBSETS), "gsd_level": GSD_LEVELS, "weather": WEATHERS}  # columns of few values, all known
+# Columns of few values, all known.
+LABELS = {"subset": tuple(SUBSETS)} | {
+    label_column(label, modality): values
+    for modality in MODALITIES
+    for label, values in (("gsd_level", GSD_LEVELS), ("weather", WEATHERS))
+}
 OPERATIONS: Mapping[str, Callable[[Any, Any], pc.Expression]] = {
     "==": operator.eq,
     "=": operator.eq,
@@ -1348,10 +1434,16 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows to read: an expression over index columns, None for all rows, and the columns that it names."""
+    """The rows to read: an expression over index columns, None for all rows, and the columns that it names. Labels, in
+    the expression and in rows, are those of the first of `modalities` that a sample has."""
 
     expression: pc.Expression | None = None
     columns: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = MODALITIES
+
+    def chooses(self, subset: str) -> bool:
+        """Whether some of the subset's modalities are left out, so that its labels must be chosen."""
+        return not set(SUBSETS[subset].modalities) <= set(self.modalities)
 
     def positions(self, rows: pa.Table) -> pa.Array:
         """The positions of the rows that match. Raises ValueError for a filter that does not fit the columns."""
@@ -1359,17 +1451,21 @@ class Selection:
         try:
             return numbered.filter(self.expression)["__position__"].combine_chunks()
         except (pa.ArrowException, TypeError) as error:
-            columns = ", ".join(f"{field.name} ({_kind(field.type)})" for field in index_schema())
-            raise ValueError(f"filters: {in_one_line(error)[:300]}. The index has the columns {columns}") from None
+            reason = in_one_line(error).partition(" in key: ")[0][:300]  # Arrow would list the schema
+            columns = ", ".join(f"{field.name} ({_kind(field.type)})" for field in index_schema("1.0"))
+            raise ValueError(
+                f"filters: {reason}. The index has the columns {columns}; labels of one modality have its name in "
+                "front, for example sar_satellite"
+            ) from None
 
 
 def select(filters: Any, contains: str | Sequence[str] | None, modalities: Sequence[str]) -> Selection:
     """`filters` and `contains` (see MMMRSConfig) as one selection. Raises ValueError if they do not fit the index."""
     parts = [*_filter_expressions(filters), *_text_expressions(contains, modalities)]
     if not parts:
-        return Selection()
+        return Selection(modalities=tuple(modalities))
     expression = functools.reduce(operator.and_, parts)
-    selection = Selection(expression, _columns_of(expression))
+    selection = Selection(expression, _columns_of(expression), tuple(modalities))
     selection.positions(index_schema().empty_table())  # raises an error if it does not fit
     try:
         pickle.dumps(expression)
@@ -1613,13 +1709,16 @@ class ConvertedSource:
             return [Segment(subset, row["name"], 0, row["samples"]) for row in shards]
 
         def matching(shard: Mapping[str, Any]) -> Segment:
-            rows = self.index(subset).rows(shard["name"], selection.columns)
+            rows = self._index_rows(subset, shard["name"], selection, selection.columns)
             return Segment(subset, shard["name"], 0, len(selection.positions(rows)))
 
         return [segment for segment in self.files.in_advance(matching, shards) if segment.last]
 
-    def values(self, subsets: Sequence[str], column: str) -> pa.ChunkedArray:
-        chunks = [chunk for name in subsets for chunk in self.index(name).table([column])[column].chunks]
+    def values(self, subsets: Sequence[str], column: str, selection: Selection) -> pa.ChunkedArray:
+        chunks = []
+        for subset in subsets:
+            columns, chosen = self._columns(subset, selection, [column])
+            chunks += chosen(self.index(subset).table(columns))[column].chunks
         return pa.chunked_array(chunks, index_schema().field(column).type)
 
     def find(self, key: str) -> Segment | None:
@@ -1692,19 +1791,37 @@ class ConvertedSource:
                     self.files.begin(segment.shard, images.ranges),
                 )
 
+    def _index_rows(
+        self, subset: str, shard: str, selection: Selection, columns: Sequence[str], *places: int
+    ) -> pa.Table:
+        """Index rows of a shard, all or between two places, with the labels that the selection chooses."""
+        needed, chosen = self._columns(subset, selection, columns)
+        return chosen(self.index(subset).rows(shard, needed, *places))
+
+    def _columns(
+        self, subset: str, selection: Selection, columns: Sequence[str]
+    ) -> tuple[Sequence[str], Callable[[pa.Table], pa.Table]]:
+        """The index columns to read for these, and what gives them the labels that the selection chooses."""
+        if not selection.chooses(subset) or not self.index(subset).has_labels_by_modality:
+            return columns, lambda rows: rows
+        return (
+            with_label_columns(columns, selection.modalities),
+            functools.partial(labels_of, modalities=selection.modalities),
+        )
+
     def _rows(self, segment: Segment, selection: Selection, columns: Sequence[str]) -> pa.Table:
         """The index rows of a segment."""
-        index = self.index(segment.subset)
+        subset, shard = segment.subset, segment.shard
         if selection.expression is None:
-            rows = index.rows(segment.shard, columns, segment.first, segment.last)
+            rows = self._index_rows(subset, shard, selection, columns, segment.first, segment.last)
             # Read ahead, rows of many row groups are in memory: copies, so that the rest of the groups need not be.
             return rows.take(np.arange(rows.num_rows)) if self.remote else rows
-        rows = index.rows(segment.shard, [*columns, *selection.columns])
+        rows = self._index_rows(subset, shard, selection, [*columns, *selection.columns])
         rows = rows.take(selection.positions(rows).slice(segment.first, segment.last - segment.first))
         if rows.num_rows != segment.last - segment.first:
             raise ReadError(
-                f"{index}: fewer rows of {segment.shard} match than before: it was changed meanwhile. Open the dataset "
-                "again"
+                f"{self.index(subset)}: fewer rows of {shard} match than before: it was changed meanwhile. Open the "
+                "dataset again"
             )
         return rows
 

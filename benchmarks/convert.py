@@ -83,16 +83,16 @@ def bare(source: Path, target: Path, images: int) -> None:
 
 
 def _bare_shards(source: Path, target: Path, images: int, first: int) -> None:
-    """Every second of 16 shards, beginning with number `first`."""
+    """Every second of 32 shards, beginning with number `first`."""
     size = source.stat().st_size // images
     order = random.Random(0).sample(range(images), images)
     image = memoryview(bytearray(size))
     zipped = os.open(source, os.O_RDONLY)
-    for shard in range(first, 16, 2):
+    for shard in range(first, 32, 2):
         written = os.open(target / f"{shard:05d}.tar", os.O_WRONLY | os.O_CREAT)
         digest, gathered = hashlib.sha256(), memoryview(bytearray(1 << 20))
         filled = since = 0
-        for number in order[shard::16]:
+        for number in order[shard::32]:
             os.preadv(zipped, [image], number * size)
             if filled + size > len(gathered):
                 digest.update(gathered[:filled])

@@ -22,6 +22,7 @@ START, END = b"\xff\xd8", b"\xff\xd9"
 SOF0, SOF1, SOF2, DHT, SOS, DQT, DRI = 0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD
 APP0, APP14, COM = 0xE0, 0xEE, 0xFE
 PLAIN = frozenset((SOF0, SOF1, SOF2, DHT, SOS, DQT, DRI, APP0, APP14, COM))
+ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # the tag of Exif, and its values that swap width and height
 LONGEST_HEADER = 4096  # bytes before the scan of a plain JPEG; libjpeg writes some 600
 
 
@@ -33,10 +34,11 @@ class RejectedImage(Exception):
         self.reason, self.detail = reason, detail
 
 
-def measure(data: bytes | memoryview, decode: bool = False) -> tuple[int, int]:
+def measure(data: bytes | memoryview, decode: bool = False, upright: bool = True) -> tuple[int, int]:
     """Width and height in pixels of an image that is whole.
 
-    `decode` decodes a plain JPEG too, which shows damage inside the picture that its structure does not.
+    `decode` decodes a plain JPEG too, which shows damage inside the picture that its structure does not. `upright`: the
+    size as readers see the image, who turn it as its Exif says; otherwise as it is stored.
 
     Raises RejectedImage: `empty`, `not_an_image`, `too_many_scans`, `no_end_marker`, `too_many_pixels`,
     `not_decodable`.
@@ -51,7 +53,7 @@ def measure(data: bytes | memoryview, decode: bool = False) -> tuple[int, int]:
         size = _jpeg_size(data)
         if size and not decode:
             return size
-    return _decoded_size(data)
+    return _decoded_size(data, upright)
 
 
 def _jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
@@ -120,12 +122,14 @@ def _check_pixels(width: int, height: int) -> None:
         )
 
 
-def _decoded_size(data: bytes | memoryview) -> tuple[int, int]:
+def _decoded_size(data: bytes | memoryview, upright: bool) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             _check_pixels(*image.size)
             image.load()
-            return image.size
+            width, height = image.size
+            turned = upright and image.getexif().get(ORIENTATION) in QUARTER_TURNS
+            return (height, width) if turned else (width, height)
     except UnidentifiedImageError:
         raise RejectedImage("not_an_image", f"starts with {bytes(data[:8])!r}: no image format that is known") from None
     except Image.DecompressionBombError as error:

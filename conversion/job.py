@@ -294,7 +294,7 @@ def _check_same(out: Path, release: Release, converted: list[str]) -> None:
 
 
 def _check_whole(job: Job) -> None:
-    """Raises OutputError if something that the complete conversion wrote is not there."""
+    """Raises OutputError if something that the complete conversion wrote is not there and cannot be written again."""
     earlier = job.earlier or {}
     for shard in earlier["shards"]:
         path = job.out / shard["name"]
@@ -302,8 +302,9 @@ def _check_whole(job: Job) -> None:
             raise OutputError(
                 f"{path}: is missing or has another size than the manifest says. Convert again with --overwrite"
             )
-    indexes = [layout.index_name(subset) for subset in earlier["subsets"]]
-    for name in (*indexes, layout.SUMMARY, layout.UNPUBLISHED):
+    for name, described in earlier["files"].items():
+        if not (job.out / name).exists() and described == manifest.describe(Path(mmm_rs.__file__)):
+            manifest.write_module(job.out)
         if not (job.out / name).is_file():
             raise OutputError(f"{job.out / name}: is missing. Convert again with --overwrite")
     for name in job.settings.card.written() if job.settings.card else ():
@@ -481,7 +482,8 @@ def finish(job: Job) -> Result:
             f"{job.release.path}: none of its images can be published. {out / layout.SUMMARY} says why; "
             "fix the release and run again"
         )
-    written = manifest.build(rows, job.settings.options)
+    manifest.write_module(out)
+    written = manifest.build(out, rows, job.settings.options, earlier=earlier)
     manifest.write(out, written)
     if job.settings.card:
         job.settings.card.write(out)

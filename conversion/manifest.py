@@ -5,8 +5,9 @@ Neither holds a date, a path of this machine or a number of workers: equal input
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,39 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import mmm_rs
 from conversion import layout
-from conversion.disk import BUFFER, replacing, write_json
-from conversion.errors import UsageError, VerificationError
+from conversion.disk import BUFFER, check_shortage, replacing, write_file, write_json
+from conversion.errors import OutputError, UsageError, VerificationError
 from conversion.options import Options
 from conversion.shards import Marker, marker_rows
 from mmm_rs import (
     FORMAT_VERSION,
+    LABEL_TYPES,
     MODALITIES,
     SUBSETS,
     OtherFormat,
+    described_files,
+    index_name,
     index_schema,
+    label_column,
     manifest_digest,
     parse_manifest,
     subset_totals,
 )
 
-REPEATED = ["split", "shard", "subset", "category", "weather", "satellite", "gsd_level"]  # columns with few values
+REPEATED = ["split", "shard", "subset"] + [  # columns with few values
+    label_column(label, modality)
+    for modality in MODALITIES
+    for label in ("category", "weather", "satellite", "gsd_level")
+]
+
+
+# Of these a reader may skip row groups by their smallest and largest value. Those of long texts and of places would be
+# most of the file's footer, which every reader fetches first.
+COMPARED = ["key", "split", "shard", "subset"] + [
+    label_column(label, modality) for modality in MODALITIES for label in LABEL_TYPES if label != "caption"
+]
 
 
 def write_index(path: Path, markers: Sequence[Path]) -> None:
@@ -42,7 +59,14 @@ def write_index(path: Path, markers: Sequence[Path]) -> None:
         replacing(path) as fd,
         open(fd, "wb", BUFFER, closefd=False) as sink,
         # A dictionary of texts that differ in each row takes time and room for nothing.
-        pq.ParquetWriter(sink, index_schema(), compression="zstd", use_dictionary=REPEATED) as writer,
+        pq.ParquetWriter(
+            sink,
+            index_schema(),
+            compression="zstd",
+            use_dictionary=REPEATED,
+            write_statistics=COMPARED,
+            write_page_checksum=True,
+        ) as writer,
     ):
         for marker in markers:
             _write_group(writer, marker_rows(marker))
@@ -55,23 +79,52 @@ def _write_group(writer: pq.ParquetWriter, rows: pa.Table) -> None:
 
 
 def build(
-    shards: Iterable[dict[str, Any]], options: Options, exported_from: dict[str, Any] | None = None
+    out: Path,
+    shards: Iterable[dict[str, Any]],
+    options: Options,
+    *,
+    earlier: Mapping[str, Any] | None = None,
+    exported_from: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of these shards (rows as `Marker.row` gives them).
+    """The manifest of these shards (rows as `Marker.row` gives them) and of the other files that it names.
 
+    `earlier`: the manifest that it takes the place of; what that says of the index of its subsets is kept.
     `exported_from`: of an export, the source and what was selected of it.
+
+    Raises OutputError if a file cannot be read.
     """
     order = {name: at for at, name in enumerate(SUBSETS)}
     rows = sorted(shards, key=lambda shard: (order[shard["subset"]], shard["split"], shard["name"]))
+    subsets = subset_totals(rows)
+    kept = {name: (earlier or {"files": {}})["files"].get(name) for name in map(index_name, subsets)}
     manifest = {
         "format_version": FORMAT_VERSION,
         "options": asdict(options),
-        "subsets": subset_totals(rows),
+        "subsets": subsets,
         "shards": rows,
+        "files": {name: kept.get(name) or describe(out / name) for name in described_files(subsets)},
     }
     if exported_from is not None:
         manifest["exported_from"] = exported_from
     return manifest | {"digest": manifest_digest(manifest)}
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """A file's size and checksum, as the manifest has them. Raises OutputError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(BUFFER):
+                digest.update(chunk)
+            return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+    except OSError as error:
+        check_shortage(path, error)
+        raise OutputError(f"{path}: cannot be read: {error.strerror}. Run the same command again") from None
+
+
+def write_module(out: Path) -> None:
+    """Write the module that reads the dataset. Raises OutputError."""
+    write_file(out / layout.MODULE, Path(mmm_rs.__file__).read_bytes())
 
 
 def write(out: Path, manifest: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from conversion.execution import check_stop
 from conversion.findings import Reported
 from conversion.images import RejectedImage
 from conversion.records import StoredRecord
-from mmm_rs import MODALITIES, PROMPT_COLUMNS
+from mmm_rs import FORMAT_VERSION, LABEL_TYPES, MODALITIES, PROMPT_COLUMNS, label_column
 
 ROWS = 1 << 10  # samples that are Python objects at a time, of perhaps a hundred thousand small ones in a shard
 
@@ -124,29 +124,48 @@ def _without_image(orphans: list[StoredRecord], published: list[SampleImage]) ->
 
 
 def fields(subset: str, published: list[SampleImage]) -> dict[str, Any]:
-    """The JSON member of a sample. Single fields describe its first modality; None where unknown."""
-    first = published[0]
-    record = first.record
+    """The JSON member of a sample. Its single labels are those of its first modality."""
+    source: dict[str, str | None] = dict.fromkeys(MODALITIES)
+    annotation: dict[str, str | None] = dict.fromkeys(MODALITIES)
+    labels: dict[str, dict[str, Any] | None] = dict.fromkeys(MODALITIES)
+    for image in published:
+        source[image.modality] = image.source
+        labels[image.modality] = labels_of(subset, image)
+        if image.record:
+            annotation[image.modality] = image.record.text
+    first = labels[published[0].modality]
+    assert first is not None
+    return {"subset": subset, "source": source, **first, "annotation": annotation, "labels": labels}
+
+
+def fields_of_row(row: Mapping[str, Any], format_version: str = FORMAT_VERSION) -> dict[str, Any]:
+    """The JSON member that belongs to a row of the index."""
+    fields = {name: row[name] for name in ("subset", "source", *LABEL_TYPES, "annotation")}
+    if format_version != "1.0":
+        fields["labels"] = {
+            modality: None
+            if row[f"{modality}_size"] is None
+            else {label: row[label_column(label, modality)] for label in LABEL_TYPES}
+            for modality in MODALITIES
+        }
+    return fields
+
+
+def labels_of(subset: str, image: SampleImage) -> dict[str, Any]:
+    """What an image's prompt, its record and its name say of it, by LABEL_TYPES; None where unknown."""
+    record = image.record
     parts = prompts.split(record.prompt) if record else prompts.PromptParts()
     gsd = record.gsd if record else None
     if gsd is None and subset == "Inria":
-        gsd = names.inria_gsd(first.source)
+        gsd = names.inria_gsd(image.source)
     level, derived = parts.gsd_level, False
     if level is None and gsd is not None:
         level, derived = prompts.gsd_level(gsd), True
     weather = parts.weather
     if weather is None and subset == "weather":
-        folders = first.source.lower().split("/")[:-1]
+        folders = image.source.lower().split("/")[:-1]
         weather = next((names.SCENE_FOLDERS[name] for name in folders if name in names.SCENE_FOLDERS), None)
-    source: dict[str, str | None] = dict.fromkeys(MODALITIES)
-    annotation: dict[str, str | None] = dict.fromkeys(MODALITIES)
-    for image in published:
-        source[image.modality] = image.source
-        if image.record:
-            annotation[image.modality] = image.record.text
     return {
-        "subset": subset,
-        "source": source,
         "caption": parts.caption,
         "category": (record.category if record else None) or parts.category,
         "weather": weather,
@@ -155,16 +174,18 @@ def fields(subset: str, published: list[SampleImage]) -> dict[str, Any]:
         "gsd_level": level,
         "gsd_level_derived": derived if level else None,
         "cloud_cover": record.cloud_cover if record else None,
-        "annotation": annotation,
     }
 
 
 def index_row(sample: Sample, split: str, shard: str) -> dict[str, Any]:
     """A sample's row of the index, but for the offsets, which only the tar knows."""
     row: dict[str, Any] = {"key": sample.key, "split": split, "shard": shard, **sample.fields}
+    labels = row.pop("labels")
     for image in sample.images:
         m = image.modality
         row[PROMPT_COLUMNS[m]] = image.record.prompt if image.record else None
         row[f"{m}_size"], row[f"{m}_crc32"] = len(image.data), image.crc32
         row[f"{m}_width"], row[f"{m}_height"] = image.width, image.height
+        if m != MODALITIES[0]:  # whose labels are the sample's own
+            row.update((label_column(label, m), value) for label, value in labels[m].items())
     return row

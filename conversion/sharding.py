@@ -16,7 +16,7 @@ from conversion.alignment import CHUNK, text_hashes
 from conversion.options import Options
 from mmm_rs import MODALITIES, key_hash
 
-SHARDS = 16  # and multiples: divides evenly over the usual numbers of nodes and workers
+SHARDS = 32  # and multiples: 8 processors with 4 workers each are 32 readers
 BLOCK = 512  # bytes; the unit of a tar
 
 
@@ -69,8 +69,8 @@ def _unfit(keys: pa.Array, chosen: np.ndarray) -> list[int]:
 def sizes(
     image: np.ndarray, record: np.ndarray, image_bytes: np.ndarray, record_bytes: np.ndarray, prompt_length: np.ndarray
 ) -> np.ndarray:
-    """(places,): an upper bound of each place's bytes in a tar. Exact for images; escapes can at most double a record's
-    text, and a character of a prompt takes at most 4 bytes.
+    """(places,): an upper bound of each place's bytes in a tar. Exact for images; escapes can at most double a
+    record's text, which the labels repeat in parts, and a character of a prompt takes at most 4 bytes.
 
     `image`, `record`: (places, 3) row of `image_bytes`, of `record_bytes` and `prompt_length`; -1 for none.
     """
@@ -82,7 +82,7 @@ def sizes(
     for column in range(len(MODALITIES)):
         total += np.where(image[:, column] >= 0, _blocks(size[image[:, column]]), 0)
         total += np.where(record[:, column] >= 0, _blocks(prompt[record[:, column]]), 0)
-        json_size += np.where(image[:, column] >= 0, 2 * text[record[:, column]] + 256, 0)
+        json_size += np.where(image[:, column] >= 0, 4 * text[record[:, column]] + 512, 0)
     return total + _blocks(json_size)
 
 
@@ -125,7 +125,7 @@ def is_held_out(subset: str, place: str, options: Options) -> bool:
 
 
 def cut(sizes: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
-    """(start, stop, bytes) of each shard: 16 shards or the next multiple of 16 that keeps each within `limit`.
+    """(start, stop, bytes) of each shard: 32 shards or the next multiple of 32 that keeps each within `limit`.
 
     Each of a few samples that are larger than `limit` makes its own shard larger and no other.
     """

@@ -93,7 +93,7 @@ class ReleaseSource:
         plan, _ = self._plans[subset]
         return [mmm_rs.Segment(subset, shard.name, 0, shard.stop - shard.start) for shard in plan.shards]
 
-    def values(self, subsets: Sequence[str], column: str) -> pa.ChunkedArray:
+    def values(self, subsets: Sequence[str], column: str, selection: mmm_rs.Selection) -> pa.ChunkedArray:
         raise NotImplementedError  # they are known when the images have been read
 
     def tables(
@@ -166,6 +166,7 @@ def _table(
 ) -> tuple[pa.Table, list[int]]:
     images = [pa.field(m, mmm_rs.IMAGE_TYPE) for m in mmm_rs.MODALITIES]
     table = pa.Table.from_pylist(rows, schema=pa.schema([*mmm_rs.index_schema(), *images]))
+    table = mmm_rs.labels_of(table, selection.modalities)
     if selection.expression is not None:
         table = table.take(selection.positions(table))
     positions = [position_of[key] for key in table["key"].to_pylist()]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-import mmm_rs
 from conversion import layout
 from conversion.disk import write_file
 from conversion.errors import MMMRSError, UsageError
@@ -30,7 +29,7 @@ REPOSITORY = "org/MMM-RS"  # stands in the examples until the first upload tells
 
 
 def write(out: str | os.PathLike[str], repo_id: str | None = None, read: Read | None = None) -> None:
-    """Write the card of a converted folder, its pictures, `croissant.json`, and the module that loads it.
+    """Write the card of a converted folder, its pictures and `croissant.json`.
 
     Args:
         out: The converted folder.
@@ -48,7 +47,6 @@ def write(out: str | os.PathLike[str], repo_id: str | None = None, read: Read | 
     out = Path(out)
     converted = read_converted(out)
     before = _read(out / layout.CARD)
-    write_file(out / layout.MODULE, Path(mmm_rs.__file__).read_bytes())
     pictures = write_figures(converted, read)
     write_croissant(converted)
     kept = own_text.parts(before, out / layout.CARD)
@@ -72,7 +70,7 @@ def address(out: Path, repo_id: str, base: str) -> None:
 
 def written() -> tuple[str, ...]:
     """What `write` writes into every converted folder."""
-    return layout.CARD, layout.CROISSANT, layout.MODULE, layout.PAIRS_FIGURE, layout.PROMPTS_FIGURE
+    return layout.CARD, layout.CROISSANT, layout.PAIRS_FIGURE, layout.PROMPTS_FIGURE
 
 
 def check(out: Path) -> None:

@@ -139,7 +139,8 @@ def describe(converted: Converted, base: str = "") -> Node:
         for modality in modalities:
             files.append(_images(config, modality, [row["name"] for row in shards if row["subset"] in subsets]))
             record_sets.append(_keyed_images(config, modality))
-        record_sets += _samples(config, modalities, index, _resolution(converted, subsets))
+        version = converted.manifest["format_version"]
+        record_sets += _samples(config, modalities, index, _resolution(converted, subsets), version)
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -154,7 +155,7 @@ def describe(converted: Converted, base: str = "") -> Node:
         "keywords": ["remote sensing", "satellite imagery", "multi-modal", "SAR", "near infrared", "GSD"],
         "license": HOMEPAGE,
         "url": HOMEPAGE,
-        "version": f"{mmm_rs.FORMAT_VERSION}.0",
+        "version": f"{converted.manifest['format_version']}.0",
         **rai.facts(converted),
         **_resolution(converted, converted.subsets),
         "distribution": files,
@@ -221,7 +222,7 @@ def _keyed_images(config: str, modality: str) -> Node:
     )
 
 
-def _samples(config: str, modalities: list[str], index: Node, resolution: Node) -> list[Node]:
+def _samples(config: str, modalities: list[str], index: Node, resolution: Node, format_version: str) -> list[Node]:
     """The config's record set, after those that it builds on: each joins one modality more."""
     record_sets: list[Node] = []
     before: str | None = None  # the record set that the next one builds on
@@ -229,7 +230,7 @@ def _samples(config: str, modalities: list[str], index: Node, resolution: Node) 
         is_last = number == len(modalities)
         name = config if is_last else f"{config}-with-{'-'.join(modalities[:number])}"
         fields = []
-        for column, kind, meaning, source in _columns(index, modalities):
+        for column, kind, meaning, source in _columns(index, modalities, format_version):
             field = _field(name, column, kind, meaning, {"field": {"@id": f"{before}/{column}"}} if before else source)
             if column == "key":
                 field["references"] = {"field": {"@id": f"{config}-{modality}/key"}}
@@ -256,10 +257,10 @@ def _image_field(record_set: str, modality: str, source: Node) -> Node:
     return {**field, "geocr:bandConfiguration": bands}
 
 
-def _columns(index: Node, modalities: list[str]) -> list[tuple[str, str, str, Node]]:
+def _columns(index: Node, modalities: list[str], format_version: str) -> list[tuple[str, str, str, Node]]:
     """(field, type, meaning, source) for each column of the index; a struct gives a field for each modality."""
     columns = []
-    for column in mmm_rs.index_schema():
+    for column in mmm_rs.index_schema(format_version):
         if any(column.name.startswith(f"{m}_") for m in MODALITIES if m not in modalities):
             continue
         source = {**index, "extract": {"column": column.name}}

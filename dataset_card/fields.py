@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmm_rs import FIELDS, MEMBERS, PROMPT_COLUMNS
+from mmm_rs import FIELDS, LABEL_TYPES, MEMBERS, MODALITIES, PROMPT_COLUMNS, label_column
 
 MODALITY_NAMES = {"rgb": "optical", "nir": "near infrared", "sar": "radar"}
 
@@ -32,6 +32,10 @@ INDEX_FIELDS = {
 
 def column_meaning(name: str) -> str:
     """What a column of the index is."""
+    for modality in MODALITIES[1:]:
+        for label in LABEL_TYPES:
+            if name == label_column(label, modality):
+                return f"{FIELDS[label]} Of the {MODALITY_NAMES[modality]} image."
     return FIELDS.get(name) or INDEX_FIELDS[name.rsplit("_", 1)[-1]]
 
 

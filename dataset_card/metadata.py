@@ -107,7 +107,9 @@ def _dataset_info(converted: Converted, config: str, subsets: list[str]) -> dict
         parts = [_splits(converted, name)[split] for name in subsets if split in _splits(converted, name)]
         totals[split] = sum(part["bytes"] for part in parts), sum(part["samples"] for part in parts)
     digest = mmm_rs.subsets_digest(converted.manifest, subsets)  # a new one makes `datasets` leave its cache
-    return info_entry(config, mmm_rs.wds_features(config), totals, f"shards sha256:{digest}")
+    return info_entry(
+        config, mmm_rs.wds_features(config, converted.manifest["format_version"]), totals, f"shards sha256:{digest}"
+    )
 
 
 def info_entry(

@@ -21,6 +21,7 @@ from conversion import prompts
 from conversion.errors import OutputError, UsageError, VerificationError
 from dataset_card.statistics import read_manifest
 from mmm_rs import (
+    LABEL_TYPES,
     MODALITIES,
     PROMPT_COLUMNS,
     ByteRanges,
@@ -33,7 +34,7 @@ from mmm_rs import (
     open_source,
 )
 
-LABELS = ("caption", "category", "weather", "satellite", "gsd", "gsd_level", "gsd_level_derived", "cloud_cover")
+LABELS = tuple(LABEL_TYPES)
 
 SHARDS_READ, REMOTE_SHARDS_READ = 32, 4  # of a subset, to take samples from: each is a random part of it
 AT_ONCE = 32 << 20  # bytes of images in memory, at most, unless one alone has more
@@ -117,7 +118,7 @@ def find(source: ConvertedSource, key: str) -> Sample:
     with _errors():
         place = source.find(key)
         if place is not None:
-            rows = source.index(place.subset).rows(place.shard, index_schema().names, place.first, place.last)
+            rows = source.index(place.subset).rows(place.shard, _columns(source), place.first, place.last)
             return _sample(rows.to_pylist()[0])
         similar = source.similar_keys(key)
     if similar:
@@ -138,7 +139,7 @@ def spread(source: ConvertedSource, subset: str, most: int) -> list[Sample]:
     Raises:
         OutputError: The index cannot be read.
     """
-    columns = [name for name in index_schema().names if name != "annotation"]
+    columns = [name for name in _columns(source) if name != "annotation"]
     shards = [shard for shard in source.shards.values() if shard["subset"] == subset]
     most_shards = REMOTE_SHARDS_READ if source.remote else SHARDS_READ
     if len(shards) > most_shards:
@@ -155,6 +156,10 @@ def spread(source: ConvertedSource, subset: str, most: int) -> list[Sample]:
                 rows = source.index(subset).rows(shard["name"], columns).take(pa.array(inside))
             samples += map(_sample, rows.to_pylist())
     return samples
+
+
+def _columns(source: ConvertedSource) -> list[str]:
+    return list(index_schema(source.manifest["format_version"]).names)
 
 
 def _sample(row: dict[str, Any]) -> Sample:

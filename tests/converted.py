@@ -41,9 +41,10 @@ class Sample:
     gsd_level: str | None = "high"
     derived: bool | None = False
     split: str = "train"
+    others: dict = field(default_factory=dict)  # modality -> labels of its own prompt, where they differ from these
     images: dict = field(default_factory=dict)  # modality -> bytes, filled by `samples`
 
-    def fields(self) -> dict:
+    def fields(self, version: str = "1.1") -> dict:
         subset, _, place = self.key.partition("/")
         subset = "MRSSC2.0" if subset == "MRSSC2_0" else subset
         source = {m: f"{subset}_dataset/{place}_{m}.jpg" if m in self.prompts else None for m in MODALITIES}
@@ -51,9 +52,15 @@ class Sample:
             m: json.dumps({"image": source[m], "prompt": self.prompts[m]}) if m in self.prompts else None
             for m in MODALITIES
         }
-        return {
-            "subset": subset,
-            "source": source,
+        first = next(iter(self.prompts))
+        fields = {"subset": subset, "source": source, **self.labels(first), "annotation": record}
+        return fields if version == "1.0" else {**fields, "labels": {m: self.labels(m) for m in MODALITIES}}
+
+    def labels(self, modality: str) -> dict | None:
+        """What is known of one image, None if there is none."""
+        if modality not in self.prompts:
+            return None
+        labels = {
             "caption": self.caption,
             "category": self.category,
             "weather": self.weather,
@@ -62,8 +69,8 @@ class Sample:
             "gsd_level": self.gsd_level,
             "gsd_level_derived": self.derived,
             "cloud_cover": None,
-            "annotation": record,
         }
+        return {**labels, **self.others.get(modality, {})}
 
 
 def picture(text: str, hue: int, size: int = 64) -> bytes:
@@ -113,6 +120,7 @@ def samples() -> list[Sample]:
             satellite="Sentinel-2",
             gsd=10.0,
             gsd_level="low",
+            others={"sar": {"satellite": "Sentinel-1"}},
         )
         for i in range(5)
     ]
@@ -145,8 +153,11 @@ def samples() -> list[Sample]:
     return made
 
 
-def write(out: Path, made: list[Sample] | None = None, shards: int = 2) -> list[Sample]:
-    """Write `made` to `out` as the converter would, in `shards` shards a subset and split; no card."""
+def write(out: Path, made: list[Sample] | None = None, shards: int = 2, version: str = "1.1") -> list[Sample]:
+    """Write `made` to `out` as the converter would, in `shards` shards per subset and split; no card.
+
+    `version`: of the format; 1.0 is what was written before each modality had its own labels.
+    """
     made = samples() if made is None else made
     by_subset: dict[str, list[Sample]] = {}
     for sample in made:
@@ -161,9 +172,9 @@ def write(out: Path, made: list[Sample] | None = None, shards: int = 2) -> list[
             for number in range(count):
                 name = f"data/{subset}/{split}-{number:05d}-of-{count:05d}.tar"
                 part = here[number * len(here) // count : (number + 1) * len(here) // count]
-                written.append(_shard(out / name, name, subset, split, part, rows))
+                written.append(_shard(out / name, name, subset, split, part, rows, version))
         (out / "index").mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=index_schema()), out / "index" / f"{subset}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, schema=index_schema(version)), out / "index" / f"{subset}.parquet")
         shard_rows += written
         subset_rows[subset] = {
             **_sum(written),
@@ -175,18 +186,27 @@ def write(out: Path, made: list[Sample] | None = None, shards: int = 2) -> list[
                 for split in dict.fromkeys(shard["split"] for shard in written)
             },
         }
-    write_manifest(
-        out,
-        {
-            "format_version": "1.0",
-            "options": {"seed": 0, "validation": 0.0},
-            "subsets": subset_rows,
-            "shards": shard_rows,
-        },
-    )
     _report(out, made)
     shutil.copy(mmm_rs.__file__, out / "mmm_rs.py")
+    manifest = {
+        "format_version": version,
+        "options": {"seed": 0, "validation": 0.0},
+        "subsets": subset_rows,
+        "shards": shard_rows,
+    }
+    if version != "1.0":
+        beside = [
+            "mmm_rs.py",
+            *(path.relative_to(out).as_posix() for path in [*out.glob("index/*"), *out.glob("report/*")]),
+        ]
+        manifest["files"] = {name: described(out / name) for name in beside}
+    write_manifest(out, manifest)
     return made
+
+
+def described(path: Path) -> dict:
+    """A file's size and checksum, as the manifest has them."""
+    return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def write_manifest(out: Path, manifest: dict) -> None:
@@ -205,11 +225,13 @@ def _sum(shards: list[dict]) -> dict:
     }
 
 
-def _shard(path: Path, name: str, subset: str, split: str, part: list[Sample], rows: list[dict]) -> dict:
+def _shard(path: Path, name: str, subset: str, split: str, part: list[Sample], rows: list[dict], version: str) -> dict:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in part:
-            row = {"key": sample.key, "split": split, "shard": name, **sample.fields()}
+            row = {"key": sample.key, "split": split, "shard": name, **sample.fields("1.0")}
+            for modality in ("nir", "sar"):
+                row |= {f"{modality}_{name}": value for name, value in (sample.labels(modality) or {}).items()}
             for modality in MODALITIES:
                 if modality not in sample.prompts:
                     continue
@@ -220,7 +242,7 @@ def _shard(path: Path, name: str, subset: str, split: str, part: list[Sample], r
                 row[PROMPT_COLUMNS[modality]] = prompt
                 if prompt is not None:
                     _add(tar, f"{sample.key}.{SUFFIXES[modality]}txt", prompt.encode())
-            _add(tar, f"{sample.key}.json", json.dumps(sample.fields()).encode())
+            _add(tar, f"{sample.key}.json", json.dumps(sample.fields(version)).encode())
             rows.append(row)
     data = path.read_bytes()
     return {

@@ -179,7 +179,7 @@ def test_the_json_member_describes_the_sample(converted):
 def test_shards_hold_equal_counts_and_none_is_empty(converted):
     for name, subset in converted.manifest["subsets"].items():
         counts = [shard["samples"] for shard in converted.manifest["shards"] if shard["subset"] == name]
-        assert len(counts) == min(16, subset["samples"]) and max(counts) - min(counts) <= 1 and min(counts) > 0
+        assert len(counts) == min(32, subset["samples"]) and max(counts) - min(counts) <= 1 and min(counts) > 0
 
 
 @pytest.fixture(scope="module")
@@ -570,7 +570,6 @@ def small_output(clean_release, tmp_path_factory):
     [
         "README.md",
         "croissant.json",
-        "mmm_rs.py",
         "index/GID.parquet",
         "report/summary.json",
         "report/unpublished.parquet",
@@ -582,6 +581,13 @@ def test_a_product_that_was_removed_is_missed(name, clean_release, small_output,
     (out / name).unlink()
     with pytest.raises(OutputError, match=rf"{name}: .*(--overwrite|Run `mmm-rs card)"):
         convert(clean_release.path, out, subsets=["GID"])
+
+
+def test_the_module_is_put_back_where_it_is_missing(clean_release, small_output, tmp_path):
+    out = shutil.copytree(small_output, tmp_path / "out")
+    (out / "mmm_rs.py").unlink()
+    assert not convert(clean_release.path, out, subsets=["GID"]).written
+    assert tree(out) == tree(small_output)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"subsets": {"GID": {}}, "total": {}}'])
@@ -670,7 +676,7 @@ def test_one_sample_larger_than_a_shard_leaves_the_others_as_they_are(clean_rele
     files = {"MMM-RS_Inria.json": json.dumps(records).encode(), **many}
     path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": releases.zipped(files)})
     result = convert(path, tmp_path / "out", options=Options(shard_size=150_000))
-    assert result.manifest["subsets"]["Inria"]["shards"] == 16
+    assert result.manifest["subsets"]["Inria"]["shards"] == 32
     assert sum(shard["bytes"] > 150_000 for shard in result.manifest["shards"]) == 1
 
 

@@ -92,7 +92,7 @@ def rows_of_the_builder(out: Path, config: str, split: str = "train") -> list[di
     for sample in stored(out, config, split):
         modalities = MODALITIES.get(config, ("rgb",))
         row = json.loads(sample["json"]) | {"key": sample["__key__"]}
-        del row["source"]
+        del row["source"], row["labels"]  # of all modalities the single fields describe the first
         row["weather"] = None if row["weather"] is None else WEATHERS.index(row["weather"])
         row["gsd_level"] = None if row["gsd_level"] is None else LEVELS.index(row["gsd_level"])
         for modality in modalities:

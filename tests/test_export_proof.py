@@ -71,6 +71,9 @@ def rewritten(out: Path, change) -> None:
     path = out / "index" / "GID.parquet"
     rows = pq.read_table(path)
     pq.write_table(pa.Table.from_pylist(change(rows.to_pylist()), schema=rows.schema), path)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"]["index/GID.parquet"] = converted.described(path)
+    converted.write_manifest(out, manifest)
 
 
 def test_a_changed_label_is_found(source, tmp_path):

@@ -72,8 +72,9 @@ def with_index(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]
 def signed(out: Path) -> None:
     """The manifest with the digests of what the folder now holds, as an attacker would write them."""
     manifest = manifest_of(out)
-    for subset in manifest.get("index", {}):
-        manifest["index"][subset] = hashlib.sha256((out / "index" / f"{subset}.parquet").read_bytes()).hexdigest()
+    for name in manifest["files"]:
+        if (out / name).is_file():
+            manifest["files"][name] = converted.described(out / name)
     converted.write_manifest(out, manifest)
 
 

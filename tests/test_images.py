@@ -161,7 +161,7 @@ def test_a_changed_byte_of_the_header_is_never_accepted_where_pillow_cannot_open
 def test_a_segment_that_does_not_fit_its_length_is_left_to_the_decoder(name, monkeypatch):
     """One byte more or less in it, with a length that says so."""
     data, asked = JPEGS[name], []
-    monkeypatch.setattr("conversion.images._decoded_size", lambda data: asked.append(data) or (0, 0))
+    monkeypatch.setattr("conversion.images._decoded_size", lambda data, upright: asked.append(data) or (0, 0))
     for marker, start, end in segments(data):
         if marker != 0xFE:  # a comment is as long as it likes
             for content in (data[start + 4 : end - 1], data[start + 4 : end] + b"\0"):

@@ -144,7 +144,7 @@ def test_a_disk_smaller_than_the_data(hub, run, monkeypatch, tmp_path):
     monkeypatch.setattr("conversion.disk.RESERVE", 1_000_000)
     with file_system(tmp_path / "staging", "size=4m") as disk:
         with pytest.raises(OutputError, match=r"GB are needed and .*--keep"):
-            run(release, keep=6)
+            run(release, keep=20)
         assert hub.repositories == {}
         with pytest.raises(OutputError, match="are needed"):
             convert(release, disk / "out")

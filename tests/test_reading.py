@@ -72,13 +72,21 @@ def stored(out: Path, config: str, modalities: list[str] | None = None, split: s
             image, prompt = sample.get(f"{suffix}jpg"), sample.get(f"{suffix}txt")
             row[modality] = None if image is None else {"bytes": image, "path": f"{key}.{suffix}jpg"}
             row[PROMPTS[modality]] = None if prompt is None else prompt.decode()
+        labels = labels_of(said, chosen)
         for name in ("caption", "category", "satellite", "gsd_level_derived", "gsd", "cloud_cover"):
-            row[name] = said[name]
-        row["weather"] = None if said["weather"] is None else WEATHERS.index(said["weather"])
-        row["gsd_level"] = None if said["gsd_level"] is None else LEVELS.index(said["gsd_level"])
+            row[name] = labels.get(name)
+        row["weather"] = WEATHERS.index(labels["weather"]) if labels.get("weather") else None
+        row["gsd_level"] = LEVELS.index(labels["gsd_level"]) if labels.get("gsd_level") else None
         row["annotation"] = said["annotation"]
         rows.append(row)
     return rows
+
+
+def labels_of(said: dict, modalities: list[str]) -> dict:
+    """What a sample's JSON says of the first of these modalities that it has. Format 1.0 says one thing of all."""
+    if "labels" not in said:
+        return said
+    return next((said["labels"][modality] for modality in modalities if said["labels"][modality]), {})
 
 
 def opened(row: dict) -> dict:
@@ -604,8 +612,12 @@ def shard(out: Path, number: int = 1) -> Path:
 
 
 def rewrite_index(out: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change an index and let the manifest describe it, so that only what it holds can tell."""
     path = out / "index" / "SEN1-2.parquet"
     pq.write_table(change(pq.read_table(path)), path)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"]["index/SEN1-2.parquet"] = converted.described(path)
+    converted.write_manifest(out, manifest)
 
 
 def replaced(rows: pa.Table, name: str, at: int, value) -> pa.Table:
@@ -686,7 +698,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no index": (lambda out: (out / "index" / "SEN1-2.parquet").unlink(), rf"{INDEX}: not found\. Fetch it too"),
     "an index cut short": (
         lambda out: os.truncate(out / "index" / "SEN1-2.parquet", 5000),
-        rf"{INDEX}: cannot be read",
+        rf"{INDEX}: has 5000 bytes, the manifest says \d+",
     ),
     "the manifest edited": (edit_manifest, r"manifest\.json: was edited or damaged: its digest should be"),
     "the manifest cut short": (lambda out: os.truncate(out / "manifest.json", 200), r"manifest\.json: cannot be read"),
@@ -695,7 +707,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda out: converted.write_manifest(
             out, json.loads((out / "manifest.json").read_text()) | {"format_version": "2.0"}
         ),
-        r"manifest\.json: format 2\.0, this module reads 1\.0",
+        r"manifest\.json: format 2\.0, this module reads 1\.1",
     ),
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 from conversion import inspect
 from conversion.errors import UsageError
+from mmm_rs import LABEL_TYPES
 from mmm_rs_cli import cli
 from tests import releases
 from tests.conversions import convert, verify
@@ -187,10 +188,15 @@ def test_subsets_and_modalities_that_were_not_regenerated(clean_release, from_zi
         "Inria/512/crop_512_0_0_vienna1",
         "Inria/512/crop_512_center_vienna1",
     }
-    whole = [
-        {**row, **dict.fromkeys(("sar_prompt", "sar_size", "sar_crc32", "sar_width", "sar_height"))}
-        for row in rows(from_zips, "WHU-OPT-SAR")
+    of_sar = [
+        "sar_prompt",
+        "sar_size",
+        "sar_crc32",
+        "sar_width",
+        "sar_height",
+        *(f"sar_{label}" for label in LABEL_TYPES),
     ]
+    whole = [row | dict.fromkeys(of_sar) for row in rows(from_zips, "WHU-OPT-SAR")]
     assert rows(result.out, "WHU-OPT-SAR") == whole
     left_out = [row for row in unpublished(result.out) if row["kind"] == "record"]
     missing = {"WHU-OPT-SAR": sum("sar" in s for s in clean_release["WHU-OPT-SAR"].samples.values()), "Inria": 3}

@@ -143,10 +143,12 @@ def test_a_folder_without_a_manifest_gets_one_line(tmp_path, run):
 
 
 def test_an_index_that_cannot_be_read_is_named(out, run):
-    (out / "index" / "WHU-OPT-SAR.parquet").write_bytes(b"PAR1 no more")
-    code, _, errors = run("show", out, WHU)
-    assert code == OutputError.exit_code and len(errors) == 1
-    assert errors[0].startswith(f"mmm-rs: {out}/index/WHU-OPT-SAR.parquet: cannot be read")
+    index = out / "index" / "WHU-OPT-SAR.parquet"
+    for damage, says in ((b"PAR1 no more", "has 12 bytes"), (bytes(index.stat().st_size), "cannot be read")):
+        index.write_bytes(damage)
+        code, _, errors = run("show", out, WHU)
+        assert code == OutputError.exit_code and len(errors) == 1
+        assert errors[0].startswith(f"mmm-rs: {index}: {says}")
 
 
 def flip(shard: Path, at: int) -> None:

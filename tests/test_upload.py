@@ -585,8 +585,9 @@ def test_the_indexs_labels_stand_together_before_its_long_texts():
     """So a filter on labels reads one stretch of each row group, and little of it."""
     names = index_schema().names
     labels = ["category", "weather", "satellite", "gsd", "gsd_level", "gsd_level_derived", "cloud_cover"]
-    texts = ["prompt", "nir_prompt", "sar_prompt", "caption", "source", "annotation"]
-    assert [name for name in names if name in labels] == names[4:11] == labels
+    texts = ["prompt", "nir_prompt", "sar_prompt", "caption", "nir_caption", "sar_caption", "source", "annotation"]
+    own = [f"{modality}_{label}" for modality in ("nir", "sar") for label in labels]
+    assert names[4:25] == labels + own
     assert names[-len(texts) :] == texts
 
 

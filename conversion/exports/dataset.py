@@ -21,26 +21,13 @@ from conversion.exports.parts import Group, Part, Plan, Written
 from conversion.exports.source import Batch, record_modalities
 from conversion.options import Options
 from conversion.plan import PlanFile
+from conversion.samples import fields_of_row
 from conversion.sharding import cut
 from conversion.shards import Marker, read_marker, write_marker, writing_marker
 from conversion.tar import Tar
 from mmm_rs import MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, index_schema
 
 _encode_json = msgspec.json.Encoder().encode
-
-FIELDS = (
-    "subset",
-    "source",
-    "caption",
-    "category",
-    "weather",
-    "satellite",
-    "gsd",
-    "gsd_level",
-    "gsd_level_derived",
-    "cloud_cover",
-    "annotation",
-)  # of the JSON member, in its order
 
 
 @dataclass(frozen=True)
@@ -78,7 +65,7 @@ class DatasetForm:
                             if (prompt := row[PROMPT_COLUMNS[modality]]) is not None:
                                 tar.add(f"{row['key']}.{member.prompt}", prompt.encode())
                                 pairs[modality] += 1
-                        tar.add(f"{row['key']}.{METADATA_MEMBER}", _encode_json({name: row[name] for name in FIELDS}))
+                        tar.add(f"{row['key']}.{METADATA_MEMBER}", _encode_json(fields_of_row(row)))
                         records += len(record_modalities(row["annotation"], part.modalities))
                         row["shard"] = part.name
                     samples += len(rows)
@@ -106,7 +93,8 @@ class DatasetForm:
             selected = PlanFile("", subset, (), rows, sum(part.images for part in parts), records)
             reports.append(report.reckon(selected, markers))
         report.write(self.out, reports, [], pa.table({"path": [], "type": []}, schema=UNKNOWN))
-        manifest.write(self.out, manifest.build(shards, self.options, self.exported_from))
+        manifest.write_module(self.out)
+        manifest.write(self.out, manifest.build(self.out, shards, self.options, exported_from=self.exported_from))
         return []
 
     def _marker(self, part: Part) -> Path:

@@ -24,9 +24,8 @@ import pyarrow.compute as pc
 from conversion.disk import BUFFER, replacing, sync_file_system
 from conversion.execution import check_stop
 from conversion.exports.parts import Group, Part, Plan, Written
-from conversion.exports.rows import LABEL_COLUMNS, label_of
 from conversion.exports.source import Batch
-from mmm_rs import MEMBERS, PROMPT_COLUMNS
+from mmm_rs import LABEL_TYPES, MEMBERS, PROMPT_COLUMNS, labels_of
 
 PART_BYTES = 64_000_000  # of images in a part: small enough that little is repeated after an interruption
 PART_SAMPLES = 1000
@@ -134,13 +133,13 @@ class FolderForm:
 
 def _described(batch: Batch, modality: str) -> Iterator[tuple[dict[str, Any], memoryview]]:
     """The images of one modality: what the metadata says of each, and its bytes."""
-    rows = batch.rows
+    rows = labels_of(batch.rows, [modality])
     columns = {
         "text": rows[PROMPT_COLUMNS[modality]],
         "key": rows["key"],
         "subset": rows["subset"],
         "split": rows["split"],
-        **{name: label_of(rows, name, modality) for name in LABEL_COLUMNS},
+        **{name: rows[name] for name in LABEL_TYPES},
         "width": rows[f"{modality}_width"],
         "height": rows[f"{modality}_height"],
         "source": pc.struct_field(rows["source"].combine_chunks(), modality),

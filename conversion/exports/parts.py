@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 from conversion.disk import BUFFER, replacing
 from conversion.display import NAMED
 from conversion.errors import UsageError
-from conversion.exports.rows import has_image, label
+from conversion.exports.rows import has_image
 from conversion.exports.selection import BY_LABEL, Selection, drawn, matching, satisfying
 from conversion.exports.source import Batch, Source
 from conversion.findings import Reported
-from mmm_rs import ALL, MODALITIES, did_you_mean, index_schema
+from mmm_rs import ALL, MODALITIES, did_you_mean, index_schema, labels_of
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,10 @@ def choose(source: Source, selection: Selection) -> list[Group]:
         tables = source.index_rows(subset, [shard["name"] for shard in shards], selection.columns())
         for shard, rows in zip(shards, tables, strict=True):
             keep = matching(rows, selection, modalities)
+            labels = labels_of(rows, modalities)
             for column, values in existing.items():
                 if column in rows.column_names:
-                    values.update(filter(None, pc.unique(label(rows, column, modalities)).to_pylist()))
+                    values.update(filter(None, pc.unique(labels[column]).to_pylist()))
             # Of the columns that were looked at only these are needed again; prompts take much memory.
             rows = rows.select(["key", *(f"{modality}_size" for modality in MODALITIES)])
             candidates.append(_Candidates(subset, shard, rows, keep))

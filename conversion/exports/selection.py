@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from conversion import names
 from conversion.errors import UsageError
-from conversion.exports.rows import has_image, label, label_columns
+from conversion.exports.rows import has_image
 from mmm_rs import (
     ALL,
     LABELS,
@@ -25,7 +25,9 @@ from mmm_rs import (
     did_you_mean,
     index_schema,
     key_hash,
+    labels_of,
     subset_names,
+    with_label_columns,
 )
 
 # The index columns that `Selection` filters by their values -> its fields.
@@ -110,7 +112,7 @@ class Selection:
         wanted = {"key", *(f"{modality}_size" for modality in MODALITIES)}
         for column, field_name in BY_LABEL.items():
             if getattr(self, field_name):
-                wanted |= set(label_columns(column))
+                wanted |= set(with_label_columns([column], MODALITIES))
         if self.contains:
             wanted |= set(PROMPT_COLUMNS.values())
         return [name for name in index_schema().names if name in wanted]
@@ -169,9 +171,10 @@ def matching(rows: pa.Table, selection: Selection, modalities: Sequence[str]) ->
     if not images:
         return np.zeros(rows.num_rows, bool)
     keep = np.logical_and.reduce(images) if selection.complete else np.logical_or.reduce(images)
+    labels = labels_of(rows, modalities)
     for column, field_name in BY_LABEL.items():
         if wanted := getattr(selection, field_name):
-            keep &= pc.is_in(label(rows, column, modalities), value_set=pa.array(wanted)).to_numpy(zero_copy_only=False)
+            keep &= pc.is_in(labels[column], value_set=pa.array(wanted)).to_numpy(zero_copy_only=False)
     for text in selection.contains:
         keep &= np.logical_or.reduce(
             [

@@ -21,6 +21,7 @@ from conversion.errors import ReleaseError
 from conversion.exports.rows import restricted
 from conversion.findings import Reported
 from mmm_rs import (
+    FORMAT_VERSION,
     ByteRanges,
     ConvertedSource,
     LocalFiles,
@@ -88,6 +89,11 @@ def open_converted(
         raise ReleaseError(_line(error)) from None
     if not isinstance(reader, ConvertedSource):
         raise ReleaseError(f"{reader}: is not converted: it has neither shards nor an index. Convert it first")
+    if (version := reader.manifest["format_version"]) != FORMAT_VERSION:
+        raise ReleaseError(
+            f"{reader}: has format {version}, and exports are made of {FORMAT_VERSION}, which has the labels of each "
+            "modality. Convert the release again"
+        )
     if isinstance(reader.files, LocalFiles):
         return Source(reader, os.path.realpath(reader.files.root))
     return Source(reader, re.sub(r"(?<=://)[^/@]*@", "", dataset_address(address)).rstrip("/"))
