@@ -331,6 +331,6 @@ def _take(store: RecordStore, source: _Source, name: str, options: Options, subs
 
 
 def _unreadable(source: _Source, error: AnnotationError | DamagedEntry, subset: str) -> Problem:
-    detail = error.detail if isinstance(error, DamagedEntry) else str(error)
-    remedy = "Download it again, or see --image-key and --prompt-key"
-    return Problem(source.label, "unreadable_annotations", f"none of its records is used: {detail}", remedy, subset)
+    remedy = error.remedy if isinstance(error, AnnotationError) else "Download it again"
+    detail = f"none of its records is used: {error.detail}"
+    return Problem(source.label, "unreadable_annotations", detail, remedy, subset)

@@ -7,6 +7,7 @@ How it works:
   with `json`'s own scanner.
 - `parser` finds the records in any form; `shape` tells it what a value looks like, and `recovery` where the next record
   begins behind a damaged one. Memory does not grow with the file.
+- `joined` joins COCO's two lists, and `other_forms` names forms that cannot be used.
 - `records` lets the first records choose the keys (`keys`, `values`). What then cannot be used becomes a Record with a
   problem, and the rest goes on.
 """

@@ -37,7 +37,11 @@ PROMPT_KEYS = (
     "description",
     "sentence",
     "sentences",
+    "conversations",
+    "messages",
+    "tags",
 )
+TAGS = "tags"  # serves as the prompt of a record that has no other, as kohya's programs do it
 CATEGORY_KEYS = ("category", "class", "classname", "label", "scene")
 GSD_KEYS = ("spatialresolution", "gsd")
 CLOUD_KEYS = ("cloudcover", "cloud")
@@ -49,7 +53,7 @@ def choose(rows: list[dict[str, Any]], known: tuple[str, ...], preferred: str | 
     """The key to use: `preferred` if any row has it, else the best known one that has text nearly as often as any."""
     if preferred and any(preferred in row for row in rows):
         return preferred
-    texts = Counter(name for row in rows for name, value in row.items() if text_of(value, "text")[0] is not None)
+    texts = Counter(name for row in rows for name, value in row.items() if text_of(value, "prompt")[0] is not None)
     for counts in (texts, Counter(name for row in rows for name in row)):
         names = ranked(counts, known)
         if names:

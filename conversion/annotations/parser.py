@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -75,7 +74,8 @@ class Parser:
     def __init__(self, window: Window, names: Names, limits: Limits) -> None:
         self.window, self.names, self.limits = window, names, limits
         self.recovery = Recovery(window, names, limits)
-        self.others: Counter[str] = Counter()  # keys of objects that are not records although they stand in an array
+        self.others: list[dict[str, Any]] = []  # the first objects that are not records although they stand in an array
+        self.see_other: Callable[[dict[str, Any]], None] | None = None  # is given each of them
         self._known: set[tuple[str, ...]] = set()  # keys of objects at the top that were seen to be records
         self._is_pretty = False  # records at the top are written over several lines
         self._is_lost = False  # behind damage no other record was found
@@ -474,11 +474,17 @@ class Parser:
                 if rows or window.left > self.limits.longest or not window.more():
                     break
             has_records = strength_inside(rows, depth + 1, self.names) > 0
-            if not has_records and isinstance(rows, list):
-                self.others.update(name for row in rows[:SAMPLED] if isinstance(row, dict) for name in row)
             for batch in self._array("wrapped"):
                 if has_records:
                     yield batch
+                else:
+                    self._pass_others([item.value for item in batch if isinstance(item.value, dict)])
+
+    def _pass_others(self, rows: list[dict[str, Any]]) -> None:
+        self.others += rows[: SAMPLED - len(self.others)]
+        if self.see_other:
+            for row in rows:
+                self.see_other(row)
 
     # -- lines
 

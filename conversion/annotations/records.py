@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, BinaryIO
 
 import msgspec
 
+from conversion.annotations import joined
 from conversion.annotations.encoding import UNKNOWN, encoding_of, is_marked
 from conversion.annotations.keys import (
     CATEGORY_KEYS,
@@ -17,22 +19,48 @@ from conversion.annotations.keys import (
     GSD_KEYS,
     IMAGE_KEYS,
     PROMPT_KEYS,
+    TAGS,
     choose,
     is_path,
     ranked,
 )
+from conversion.annotations.other_forms import BY_COLUMNS, other_form
 from conversion.annotations.parser import LAYOUTS, Broken, Item, Parser
 from conversion.annotations.scanner import SAMPLED
-from conversion.annotations.shape import Names, strength
+from conversion.annotations.shape import Names, is_by_columns, strength
 from conversion.annotations.values import is_text, json_type, number_of, shortened, text_of, writable
 from conversion.annotations.window import Limits, Window
+from conversion.display import visible
 from conversion.errors import ReleaseError
+from mmm_rs import did_you_mean
 
 NAMED = 20  # keys named in a message
 
 
+@dataclass(frozen=True)
+class UnknownKeys:
+    """The first records of a file whose keys are not known, for a guess at them."""
+
+    rows: tuple[dict[str, Any], ...]
+    example: str  # the first of them, as JSON
+    image_key: str | None  # that is known
+    prompt_key: str | None
+    has_paths: bool  # whether the paths are the keys of a table
+
+
 class AnnotationError(ReleaseError):
-    """An annotation file whose form or keys are not known. Example: records without any key that names an image."""
+    """An annotation file whose form or keys are not known. Example: records without any key that names an image.
+
+    Its text is `<label>: <detail>. <remedy>`.
+    """
+
+    def __init__(self, label: str, detail: str, remedy: str, unknown: UnknownKeys | None = None) -> None:
+        super().__init__(label, detail, remedy, unknown)
+        self.label, self.detail, self.remedy, self.unknown = label, detail, remedy, unknown
+
+    @property
+    def lines(self) -> list[str]:
+        return [visible(f"{self.label}: {self.detail}. {self.remedy}")]
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -55,7 +83,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class Form:
-    """What was recognised in a file. `kind`: array, keyed, wrapped, lines or empty."""
+    """What was recognised in a file. `kind`: array, keyed, wrapped, lines, coco or empty."""
 
     kind: str
     encoding: str
@@ -96,7 +124,15 @@ def read(
     if not parser.others and _holds_nothing(sample, names):
         return Form("empty", encoding, None, None, ()), iter(())
     form = _form(sample, parser.others, encoding, image_key, prompt_key, label)
-    return form, _records(_items(open_stream, encoding, names, limits), form)
+    images = None
+    if joined.is_id_key(form.image_key) and form.image_key != image_key:
+        images = _image_names(open_stream, encoding, names, limits)
+        if images:
+            form = replace(form, kind="coco")
+        elif joined.are_numbers([item.value for item in sample if isinstance(item.value, dict)], form.image_key or ""):
+            detail = "it has the form of COCO captions without their list of images, so nothing names the images"
+            raise AnnotationError(label, detail, "Give the whole file, with `images` and `annotations`")
+    return form, _records(_items(open_stream, encoding, names, limits), form, images or None)
 
 
 def _items(open_stream: Callable[[], BinaryIO], encoding: str, names: Names, limits: Limits) -> Iterator[Item]:
@@ -104,9 +140,20 @@ def _items(open_stream: Callable[[], BinaryIO], encoding: str, names: Names, lim
         yield from Parser(Window(stream, encoding, limits.window), names, limits).items()
 
 
+def _image_names(open_stream: Callable[[], BinaryIO], encoding: str, names: Names, limits: Limits) -> joined.ImageNames:
+    """The images that a file lists beside its records. Reads the whole file."""
+    images = joined.ImageNames()
+    with open_stream() as stream:
+        parser = Parser(Window(stream, encoding, limits.window), names, limits)
+        parser.see_other = images.add
+        for _ in parser.items():
+            pass
+    return images
+
+
 def _form(
     sample: list[Item],
-    others: Counter[str],
+    others: list[dict[str, Any]],
     encoding: str,
     image_key: str | None,
     prompt_key: str | None,
@@ -116,27 +163,67 @@ def _form(
     whole = [item for item in sample if not isinstance(item.value, Broken)]
     kind = whole[0].kind if whole else ""
     rows = [item.value for item in whole if isinstance(item.value, dict)]
-    keys = Counter(name for row in rows for name in row) or others
-    if not rows and kind != "keyed" and not keys:
-        raise AnnotationError(
-            f"{label}: holds no JSON records. Give an array of records, an object keyed by image path, or a record a "
-            "line; perhaps the file is damaged: download it again"
-        )
+    keys = Counter(name for row in rows or others for name in row)
     by_path = kind == "keyed" and not (image_key and image_key in keys) and not _is_keyed_by_number(whole)
     image = None if by_path else choose(rows, IMAGE_KEYS, image_key)
     prompt = choose(rows, PROMPT_KEYS, prompt_key)
-    for option, is_known, what in (
-        ("--image-key", image or by_path, "image path"),
-        ("--prompt-key", prompt or (by_path and not rows), "prompt"),
-    ):
-        if not is_known:
-            lists = [inner for row in rows[:1] for inner in row.values() if isinstance(inner, list)]
-            keys.update(name for inner in lists for row in inner[:SAMPLED] if isinstance(row, dict) for name in row)
-            listed = ", ".join(sorted(repr(writable(name)) for name in islice(keys, NAMED)))
-            raise AnnotationError(
-                f"{label}: no known key names the {what}; its records have {listed}. Say it with {option}"
-            )
-    return Form(kind, encoding, image, prompt, tuple(sorted(map(writable, keys))))
+    inner = [row for value in rows[0].values() for row in _objects_in(value)] if len(rows) == 1 else []
+    if by_path and not rows and all(_is_path_of_row(item) for item in whole):
+        raise AnnotationError(label, f"it has the form of {BY_COLUMNS.name}", BY_COLUMNS.remedy)
+    if (image or by_path) and (prompt or (by_path and not rows)) and not (len(rows) == 1 and is_by_columns(rows[0])):
+        return Form(kind, encoding, image, prompt, tuple(sorted(map(writable, keys))))
+    if known := other_form([*(item.value for item in whole[:1]), *rows, *inner, *others]):
+        raise AnnotationError(label, f"it has the form of {known.name}", known.remedy)
+    if not (keys or rows) and kind != "keyed":
+        detail = "it holds no JSON records, but perhaps a web page or damaged text"
+        remedy = (
+            "Look at its beginning: an array of records, an object keyed by image path, or one record per line is read"
+        )
+        raise AnnotationError(label, detail, remedy)
+    raise _unknown_keys(label, whole, rows, inner or rows or others, (image, image_key), (prompt, prompt_key), by_path)
+
+
+def _unknown_keys(
+    label: str,
+    whole: list[Item],
+    rows: list[dict[str, Any]],
+    examples: list[dict[str, Any]],
+    image: tuple[str | None, str | None],
+    prompt: tuple[str | None, str | None],
+    has_paths: bool,
+) -> AnnotationError:
+    """`image`, `prompt`: the key that is known and the one that was given."""
+    keys = dict.fromkeys(writable(name) for row in examples[:SAMPLED] for name in row)
+    lacking = [
+        what
+        for what, is_known in (("the image path", image[0] or has_paths), ("the prompt", prompt[0]))
+        if not is_known
+    ]
+    given = [name for key, name in (image, prompt) if name is not None and key != name]
+    mistyped = "".join(f"no record has the key {name!r}.{did_you_mean(name, keys)} " for name in given)
+    listed = ", ".join(map(repr, list(keys)[:NAMED])) + (" and more" if len(keys) > NAMED else "")
+    detail = f"no known key names {' or '.join(lacking)}; its records have {listed or 'no keys'}"
+    if mistyped:
+        detail = f"{mistyped}{detail[0].upper()}{detail[1:]}"
+    if examples is rows:
+        text = next((item.text for item in whole if isinstance(item.value, dict)), "")
+    else:
+        text = json.dumps(examples[0], ensure_ascii=False) if examples else ""
+    options = [name for name, key in (("--image-key", image[0] or has_paths), ("--prompt-key", prompt[0])) if not key]
+    unknown = UnknownKeys(tuple(examples[:SAMPLED]), writable(text), image[0], prompt[0], has_paths)
+    return AnnotationError(label, detail, f"Name the keys with {' and '.join(options)}", unknown)
+
+
+def _is_path_of_row(item: Item) -> bool:
+    """Whether a member of a table has a path for its value and not for its key: a column of another one."""
+    return isinstance(item.value, str) and is_path(item.value) and not is_path(item.key or "")
+
+
+def _objects_in(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list or table, one of which may be what surrounds the records."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [row for row in value[:SAMPLED] if isinstance(row, dict)] if isinstance(value, list) else []
 
 
 def _holds_nothing(sample: list[Item], names: Names) -> bool:
@@ -144,7 +231,7 @@ def _holds_nothing(sample: list[Item], names: Names) -> bool:
     if len(sample) != 1:
         return not sample
     value = sample[0].value
-    if sample[0].kind != "lines" or not isinstance(value, dict) or strength(value, names):
+    if sample[0].kind != "lines" or not isinstance(value, dict) or strength(value, names) or other_form([value]):
         return False
     containers = [inner for inner in value.values() if isinstance(inner, (list, dict))]
     return not value or (
@@ -169,7 +256,8 @@ def _layout(names: tuple[str, ...]) -> _Layout:
     return ranked(names, CATEGORY_KEYS), ranked(names, GSD_KEYS), ranked(names, CLOUD_KEYS)
 
 
-def _records(items: Iterator[Item], form: Form) -> Iterator[Record]:
+def _records(items: Iterator[Item], form: Form, images: joined.ImageNames | None) -> Iterator[Record]:
+    """`images`: the paths of a file whose records name them by an id."""
     # Records with the same keys have their other fields in the same places. Mostly they are those of the record before.
     layouts: dict[tuple[str, ...], _Layout] = {}
     names: tuple[str, ...] = ()
@@ -178,7 +266,7 @@ def _records(items: Iterator[Item], form: Form) -> Iterator[Record]:
     for position, item in enumerate(items):
         key, text, value = item.key, item.text, item.value
         if type(value) is not dict:
-            yield _record(position, key, text, value, form)
+            yield _record(position, key, text, value, form, images)
             continue
         if names != tuple(value):
             names = tuple(value)
@@ -200,6 +288,8 @@ def _records(items: Iterator[Item], form: Form) -> Iterator[Record]:
             if (cloud := number_of(value[name])) is not None:
                 break
         path, prompt = value.get(image_key) if image_key else key, value.get(prompt_key)
+        if images:
+            path = images.of(path)[0]
         # The usual case needs no second look: texts of plain ASCII that are not empty.
         if (
             type(path) is str
@@ -213,7 +303,7 @@ def _records(items: Iterator[Item], form: Form) -> Iterator[Record]:
         ):
             yield Record(position, path, prompt, category, gsd, cloud, text)
         else:
-            yield _record(position, key, text, value, form, category, gsd, cloud)
+            yield _record(position, key, text, value, form, images, category, gsd, cloud)
 
 
 def _record(
@@ -222,6 +312,7 @@ def _record(
     text: str,
     value: Any,
     form: Form,
+    images: joined.ImageNames | None,
     category: str | None = None,
     gsd: float | None = None,
     cloud: float | None = None,
@@ -232,6 +323,9 @@ def _record(
         problem, detail = value.problem, value.detail
     elif form.image_key is None and key is not None:
         path, problem = text_of(key, "path")
+    elif row is not None and images:
+        path, detail = images.of(row.get(form.image_key))
+        problem = None if path else "no_path"
     elif row is not None:
         path, problem = text_of(row.get(form.image_key), "path")
         if isinstance(row.get(form.image_key), list) and len(row[form.image_key]) > 1:
@@ -240,6 +334,8 @@ def _record(
         problem, detail = "not_an_object", f"the record is of JSON type {json_type(value)}"
     if problem is None:
         prompt, problem = text_of(value if row is None else row.get(form.prompt_key), "prompt")
+        if problem == "no_prompt" and row is not None and isinstance(row.get(TAGS), str):
+            prompt, problem = text_of(row[TAGS], "prompt")
     if problem is None and not (is_text(text) and is_text(path) and is_text(prompt) and is_text(category)):
         problem, detail = "invalid_text", _why_not_text(text, form.encoding)
     if problem is None:

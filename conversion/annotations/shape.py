@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from conversion.annotations.keys import IMAGE_KEYS, PROMPT_KEYS, fold, is_path
+from conversion.annotations.keys import IMAGE_KEYS, PROMPT_KEYS, fold, is_path, ranked
 from conversion.annotations.scanner import DEEPEST, SAMPLED
+from conversion.annotations.values import inner_text
 
 # Members that describe the file, not an image; COCO's `info` has a `description`.
 _ABOUT = frozenset(("info", "information", "meta", "metadata", "license", "licenses", "dataset", "config"))
@@ -56,6 +57,8 @@ def shape_of(value: dict[str, Any], depth: int, names: Names) -> str:
         return "record"
     if is_table(value, depth, names):
         return "keyed"
+    if is_by_columns(value):
+        return "record"
     # A record of a table has a prompt and no path, and may list objects that have names.
     least = max(own, int(_has_prompt(value, names)))
     if max((strength_inside(inner, depth + 1, names) for _, inner in members), default=0) > least:
@@ -67,6 +70,17 @@ def shape_of(value: dict[str, Any], depth: int, names: Names) -> str:
     if members and all(_DIGIT.search(name) and is_prompt(row) for name, row in members):
         return "keyed"
     return "record" if {fold(name) for name in value} & (names.image | names.prompt) else "unknown"
+
+
+def is_by_columns(value: dict[str, Any]) -> bool:
+    """Whether an object is a whole table: `{"image": [...], "prompt": [...]}`, or each column an object itself."""
+    image, prompt = (next(iter(ranked(value, known)), None) for known in (IMAGE_KEYS, PROMPT_KEYS))
+    if image is None or prompt is None:
+        return False
+    images, prompts = value[image], value[prompt]
+    if isinstance(images, list) and isinstance(prompts, list):
+        return len(images) == len(prompts) > 1
+    return isinstance(images, dict) and isinstance(prompts, dict) and bool(images) and images.keys() == prompts.keys()
 
 
 def is_table(value: dict[str, Any], depth: int, names: Names) -> bool:
@@ -100,7 +114,9 @@ def strength_inside(value: Any, depth: int, names: Names) -> int:
 
 def is_prompt(value: Any) -> bool:
     texts = value if isinstance(value, list) else [value]
-    return bool(texts) and all(isinstance(text, str) for text in texts)
+    return bool(texts) and all(
+        isinstance(text, str) or (isinstance(text, dict) and inner_text(text) is not text) for text in texts
+    )
 
 
 def _has_prompt(row: dict[str, Any], names: Names) -> bool:

@@ -9,10 +9,15 @@ from typing import Any
 from conversion.annotations.encoding import unmarked
 from conversion.annotations.window import SHOWN
 
+ANSWERING = frozenset(("gpt", "assistant", "model"))  # speakers of a conversation whose words describe the image
+TEXT_KEYS = ("raw", "text", "caption", "sentence")  # of the objects in a list of prompts
+
 
 def text_of(value: Any, what: str) -> tuple[str | None, str | None]:
     """(the text, None) or (None, the problem). Of a list, the first text that is not empty."""
     if type(value) is list:
+        if what == "prompt":
+            value = [inner_text(item) if type(item) is dict else item for item in value]
         texts = [item for item in value if isinstance(item, str) and item.strip()]
         if not texts and any(not isinstance(item, str) and item is not None for item in value):
             return None, "wrong_type"
@@ -22,6 +27,20 @@ def text_of(value: Any, what: str) -> tuple[str | None, str | None]:
     if not isinstance(value, str):
         return None, "wrong_type"
     return (value, None) if value and not value.isspace() else (None, f"no_{what}")
+
+
+def inner_text(item: dict[str, Any]) -> Any:
+    """The text of one object in a list of prompts: RSICD's `{"raw": ...}`, or what was answered in a conversation.
+
+    None for what was asked; the object itself if it holds no text.
+    """
+    speaker = item.get("from", item.get("role"))
+    if isinstance(speaker, str):
+        text = item.get("value", item.get("content")) if speaker.lower() in ANSWERING else None
+        if isinstance(text, list):  # in parts
+            text = next((part["text"] for part in text if isinstance(part, dict) and "text" in part), None)
+        return text
+    return next((item[key] for key in TEXT_KEYS if isinstance(item.get(key), str)), item)
 
 
 _HUGE = 10**300  # a float holds it
