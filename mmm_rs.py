@@ -1251,7 +1251,7 @@ class Index:
         self._kept: OrderedDict[Any, _RowGroups] = OrderedDict()
         self._lock = ForkSafeLock()
         self.has_labels_by_modality = manifest["format_version"] != "1.0"
-        self._stated_size = manifest.get("files", {}).get(index_name(subset), {}).get("bytes")
+        self._stated = manifest.get("files", {}).get(index_name(subset), {})
         self._metadata, self._bounds = self._open(manifest["subsets"][subset]["samples"])
         self._check_columns(index_schema(manifest["format_version"]))
 
@@ -1263,11 +1263,10 @@ class Index:
         name = index_name(self._subset)
         try:
             # Over a network the size is not asked for: that would be one more request.
-            size = self._files.size(name) if not self._files.remote else self._stated_size or self._files.size(name)
-            if size != (self._stated_size or size):
-                raise ReadError(
-                    f"{self}: has {size} bytes, the manifest says {self._stated_size}. Fetch index and manifest again"
-                )
+            stated = self._stated.get("bytes")
+            size = self._files.size(name) if not self._files.remote else stated or self._files.size(name)
+            if size != (stated or size):
+                raise ReadError(f"{self}: has {size} bytes, the manifest says {stated}. Fetch index and manifest again")
             if size is None:
                 raise ReadError(
                     f"{self}: the server does not report its size. Download the files, then give their folder as "
@@ -1277,6 +1276,13 @@ class Index:
             length = int.from_bytes(footer[-8:-4], "little") + 8
             if len(footer) < length <= size:
                 (footer,) = self._files.ranges(name, [(size - length, size)])
+            # Pages have checksums of their own, a footer has none, and Arrow ends the process over some damaged ones.
+            crc32 = zlib.crc32(footer[-length:])
+            if crc32 != self._stated.get("footer_crc32", crc32):
+                raise ReadError(
+                    f"{self}: its footer is damaged, or not the one that the manifest means. Fetch index and manifest "
+                    "again"
+                )
             metadata = pq.read_metadata(pa.BufferReader(footer))
         except FileNotFoundError:
             raise ReadError(f"{self}: not found. Fetch it too, or it was left out with its subset") from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -110,13 +111,25 @@ def build(
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """A file's size and checksum, as the manifest has them. Raises OutputError if it cannot be read."""
+    """A file's size and sha256, as the manifest has them; of a Parquet file also the CRC-32 of its footer.
+
+    Readers fetch the footer of an index, but not the whole file, and the format has no checksum of it.
+
+    Raises OutputError if the file cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
             while chunk := file.read(BUFFER):
                 digest.update(chunk)
-            return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+            size = file.tell()
+            described = {"bytes": size, "sha256": digest.hexdigest()}
+            if path.suffix == ".parquet":
+                file.seek(max(size - 8, 0))
+                length = int.from_bytes(file.read(4), "little") + 8
+                file.seek(max(size - length, 0))
+                described["footer_crc32"] = zlib.crc32(file.read())
+            return described
     except OSError as error:
         check_shortage(path, error)
         raise OutputError(f"{path}: cannot be read: {error.strerror}. Run the same command again") from None

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import shutil
+import struct
 import tarfile
 import zlib
 from dataclasses import dataclass, field
@@ -205,8 +206,13 @@ def write(out: Path, made: list[Sample] | None = None, shards: int = 2, version:
 
 
 def described(path: Path) -> dict:
-    """A file's size and checksum, as the manifest has them."""
-    return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    """A file's size and checksum, as the manifest has them; of a Parquet file also the checksum of its footer."""
+    data = path.read_bytes()
+    row = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    if path.suffix == ".parquet":
+        (length,) = struct.unpack("<I", data[-8:-4])
+        row["footer_crc32"] = zlib.crc32(data[-length - 8 :])
+    return row
 
 
 def write_manifest(out: Path, manifest: dict) -> None:

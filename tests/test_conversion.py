@@ -4,6 +4,7 @@ What is right is stated by `tests.releases`; what was written is read with `tarf
 """
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image, ImageOps
 
 from conversion.disk import RESERVE
 from conversion.errors import OutputError, ReleaseError, UsageError, VerificationError
@@ -308,6 +310,21 @@ def test_odd_but_whole_images_are_published_and_the_rest_is_reported(tmp_path):
     }
     assert set(sizes.values()) == {(48, 40)}
     verify(tmp_path / "out", path)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_index_has_the_size_of_the_image_as_its_exif_turns_it(format, orientation, tmp_path):
+    image = Image.new("RGB", (32, 16), "red")
+    image.getexif()[0x0112] = orientation
+    data = releases.encoded(image, format, exif=image.getexif())
+    subset = releases.many("GID", 1)
+    subset = subset.with_files(**dict.fromkeys(subset.images, data))
+    convert(releases.zips_stored([subset], tmp_path / "release"), tmp_path / "out")
+    (row,) = pq.read_table(tmp_path / "out/index/GID.parquet").to_pylist()
+    with Image.open(io.BytesIO(data)) as opened:
+        assert (row["rgb_width"], row["rgb_height"]) == ImageOps.exif_transpose(opened).size
+    verify(tmp_path / "out")
 
 
 def test_damage_moves_no_other_sample_to_another_shard(clean_release, reference, tmp_path):

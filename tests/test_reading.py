@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pickle
+import random
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,8 @@ from datasets.distributed import split_dataset_by_node
 from PIL import Image as Picture
 
 import mmm_rs
-from tests import converted
+from tests import converted, releases
+from tests.conversions import convert
 
 PROMPTS = {"rgb": "prompt", "nir": "nir_prompt", "sar": "sar_prompt"}
 LEVELS = ["ultra_high", "high", "ordinary", "low", "ultra_low"]
@@ -602,6 +604,53 @@ def test_get_says_that_there_is_no_such_key(subsets, key):
 def test_get_refuses_modalities_that_the_subset_does_not_have(subsets):
     with pytest.raises(ValueError, match=r"modalities=\['nir'\]"):
         mmm_rs.get(subsets, "SEN1-2/ROIs1158_spring_1_p2", modalities=["nir"])
+
+
+# ------------------------------------------------------------------------------------------------ bit rot in an index
+
+
+def test_a_flipped_bit_in_an_index_is_an_error_or_changes_nothing(tmp_path):
+    out = tmp_path / "MMM-RS"
+    chosen = [subset for subset in releases.small() if subset.name == "SEN1-2"]
+    convert(releases.zips_stored(chosen, tmp_path / "release"), out)
+    path = out / "index" / "SEN1-2.parquet"
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    ways = [{}, {"modalities": ["sar"], "filters": [("satellite", "==", "Sentinel-1")]}]
+
+    def read(way: dict) -> list[dict]:
+        return list(mmm_rs.load_dataset("SEN1-2", str(out), streaming=True, decode=False, **way))
+
+    expected = [read(way) for way in ways]
+    assert all(expected)
+    refused, draw = 0, random.Random(0)
+    for number in range(120):
+        flipped = bytearray(whole)
+        bit = draw.randrange(*((0, 8 * footer) if number % 2 else (8 * footer, 8 * len(whole))))
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        for way, rows in zip(ways, expected, strict=True):
+            try:
+                assert read(way) == rows, f"bit {bit}"
+            except mmm_rs.ReadError:
+                refused += 1
+    assert refused > 120
+
+
+# ------------------------------------------------------------------------------------------------- an earlier format
+
+
+def test_a_folder_of_format_1_0_is_read(tmp_path):
+    """Its labels describe the first modality that a sample has, whichever is chosen."""
+    out = tmp_path / "MMM-RS"
+    converted.write(out, version="1.0")
+    for config in HAVING:
+        for modalities in (None, HAVING[config][-1:]):
+            rows = mmm_rs.load_dataset(config, str(out), streaming=True, decode=False, modalities=modalities)
+            assert list(rows) == stored(out, config, modalities)
+    chosen = [("satellite", "==", "Sentinel-2")]
+    rows = list(mmm_rs.load_dataset("SEN1-2", str(out), streaming=True, filters=chosen))
+    assert {row["satellite"] for row in rows} == {"Sentinel-2"}
 
 
 # -------------------------------------------------------------------------------------------------------- never short

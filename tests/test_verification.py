@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -16,9 +17,12 @@ import pytest
 from conversion import archives, layout, manifest, release, verification
 from conversion.errors import OutputError, VerificationError
 from mmm_rs import subset_totals
+from mmm_rs_cli import cli
 from tests import releases
 from tests.conversions import convert, verify
 from tests.converted import described
+from tests.converted import write as write_converted
+from tests.test_output import file_system
 
 SHARD = "data/SEN1-2/train-00001-of-00004.tar"
 INDEX = "index/SEN1-2.parquet"
@@ -394,3 +398,73 @@ def test_too_many_open_files_are_the_machines_fault_and_not_a_damaged_file(file,
         monkeypatch.setattr(verification.pq, "ParquetFile", exhaust)
     with pytest.raises(OutputError, match=r"Too many open files\. Allow more open files \(`ulimit -n 4096`\)"):
         verify(out)
+
+
+# --- every field of a sample's JSON ----------------------------------------------------------------------------------
+
+
+def change_json(out: Path, change) -> None:
+    """Change the JSON of a shard's first sample in its place, and let the manifest say what the shard then is."""
+    with tarfile.open(out / SHARD) as tar:
+        member = next(member for member in tar if member.name.endswith(".json"))
+        fields = json.loads(tar.extractfile(member).read())
+    text = json.dumps(change(fields), separators=(",", ":"), ensure_ascii=False).encode()
+    data = bytearray((out / SHARD).read_bytes())
+    data[member.offset_data : member.offset_data + member.size] = text.ljust(member.size)
+    (out / SHARD).write_bytes(data)
+    admit(out, SHARD)
+
+
+FIELDS = ["subset", "source", "caption", "category", "weather", "satellite", "gsd", "gsd_level", "gsd_level_derived"]
+FIELDS += ["cloud_cover", "annotation", "labels"]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_that_is_not_what_the_index_says(field, out):
+    change_json(out, lambda fields: fields | {field: 0})
+    only_fault(out, SHARD, "JSON", field)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_that_is_not_there(field, out):
+    change_json(out, lambda fields: {name: value for name, value in fields.items() if name != field})
+    only_fault(out, SHARD, "JSON", field)
+
+
+@pytest.mark.parametrize("content", [{}, [], None, 0, "subset"])
+def test_json_that_says_nothing(content, out):
+    change_json(out, lambda fields: content)
+    found = faults(out)
+    assert found and all(line.startswith(f"{out / SHARD}: ") and "JSON" in line for line in found)
+
+
+def test_a_label_of_one_modality_that_is_not_what_the_index_says(out):
+    def change(fields):
+        fields["labels"]["sar"]["satellite"] = "GF2"
+        return fields
+
+    change_json(out, change)
+    only_fault(out, SHARD, "JSON", "labels")
+
+
+# --- a folder that cannot be written ---------------------------------------------------------------------------------
+
+
+def test_the_release_is_compared_where_the_folder_cannot_be_written(tmp_path):
+    """Zips within a deflated zip are inflated for that, to the folder's disk if it can be written."""
+    source = releases.one_zip_of_deflated_zips(releases.small()[:1], tmp_path / "release")
+    with file_system(tmp_path / "disk") as disk:
+        convert(source, disk / "out")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        verified = verify(disk / "out", source)
+        assert verified.compared == verified.images > 0
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+
+
+# --- an earlier format -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_format_1_0_is_right(tmp_path):
+    written = write_converted(tmp_path / "out", version="1.0")
+    cli.main(["card", str(tmp_path / "out")])
+    assert verify(tmp_path / "out").samples == len(written)
