@@ -306,7 +306,9 @@ def _upload(subparsers: Any) -> None:
     command.add_argument("out", type=_folder, help=CONVERTED)
     command.add_argument("repo", help=REPOSITORY)
     _add_hub_options(command)
-    command.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
+    command.add_argument(
+        "--dry-run", action="store_true", help="show what would be sent and whether the token may do that; send nothing"
+    )
 
 
 def _publish(subparsers: Any) -> None:
@@ -383,6 +385,7 @@ def _add_hub_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--revision", metavar="BRANCH", help="the branch (default: main)")
     command.add_argument("--tag", metavar="TAG", help="tag the proved commit")
     command.add_argument("--yes", action="store_true", help="do not ask")
+    _add_output_options(command)
 
 
 def _add_plan_options(command: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conversion.errors import REPORTED, UsageError, VerificationError
-from mmm_rs_cli.terminal import Progress, note, result, results, silent, table
+from conversion.errors import REPORTED, OutputError, UsageError, VerificationError
+from mmm_rs_cli.terminal import Progress, note, result, results, table
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from conversion.job import Result
     from conversion.options import Options
     from mmm_rs_hub.destination import Destination
+    from mmm_rs_hub.proof import Proof
 
 
 def inspect(arguments: argparse.Namespace) -> int:
@@ -54,7 +55,7 @@ def convert(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             card=card,
             progress=progress,
-            say=silent if arguments.quiet else note,
+            say=progress.note,
         )
     if arguments.json:
         from mmm_rs_cli import summary
@@ -128,12 +129,8 @@ def verify(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "--subset is for a folder that holds a part of the dataset; a copy on the hub is checked whole"
         )
-    try:
+    with _faults_as_json(arguments):
         lines, facts = (_verify_hub if on_hub else _verify_folder)(arguments)
-    except VerificationError as error:
-        if arguments.json:
-            results(json.dumps({"ok": False, "faults": error.lines}, indent=2))
-        raise
     if arguments.json:
         results(json.dumps({"ok": True, **facts}, indent=2))
         return 0
@@ -143,6 +140,17 @@ def verify(arguments: argparse.Namespace) -> int:
     if not on_hub and not arguments.quiet and not arguments.subset:
         _print_next(f"mmm-rs upload {shlex.quote(arguments.out)} {_repository(arguments.out)}")
     return 0
+
+
+@contextmanager
+def _faults_as_json(arguments: argparse.Namespace) -> Iterator[None]:
+    """With --json, a program gets the faults too."""
+    try:
+        yield
+    except VerificationError as error:
+        if arguments.json:
+            results(json.dumps({"ok": False, "faults": error.lines}, indent=2))
+        raise
 
 
 def _repository(out: str) -> str:
@@ -188,7 +196,8 @@ def _verify_folder(arguments: argparse.Namespace) -> tuple[list[str], dict[str, 
 def _verify_hub(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     from mmm_rs_hub.proof import verify_hub
 
-    proof = verify_hub(arguments.out, arguments.deep, say=silent if arguments.quiet else note)
+    with Progress(arguments.quiet) as progress:
+        proof = verify_hub(arguments.out, arguments.deep, say=progress.note, progress=progress)
     return proof.lines(), {"out": proof.url, **dataclasses.asdict(proof)}
 
 
@@ -227,7 +236,7 @@ def export(arguments: argparse.Namespace) -> int:
             dry_run=arguments.dry_run,
             card={"dataset": card, "parquet": parquet}.get(arguments.to),
             progress=progress,
-            say=silent if arguments.quiet and not arguments.dry_run else note,
+            say=note if arguments.dry_run else progress.note,
         )
     if exported is None:
         return 0
@@ -290,35 +299,93 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def upload(arguments: argparse.Namespace) -> int:
-    from mmm_rs_hub.upload import upload
+    from mmm_rs_hub.upload import plan_upload, upload
 
-    upload(arguments.out, _destination(arguments), dry_run=arguments.dry_run)
+    destination = _destination(arguments)
+    with _faults_as_json(arguments), Progress(arguments.quiet) as progress:
+        if arguments.dry_run:
+            plan = plan_upload(arguments.out, destination, say=progress.note, progress=progress)
+        else:
+            proof = upload(arguments.out, destination, say=progress.note, progress=progress)
+    if arguments.dry_run:
+        if arguments.json:
+            results(json.dumps(plan.data(), indent=2))
+        else:
+            for line in plan.lines():
+                result(line)
+        if plan.refusal:
+            raise OutputError(f"nothing could be sent: {plan.refusal}")
+    elif arguments.json:
+        results(json.dumps({"ok": True, "out": str(arguments.out), **_published(proof, destination)}, indent=2))
+    else:
+        _print_published(proof, destination, arguments.quiet)
     return 0
 
 
 def publish(arguments: argparse.Namespace) -> int:
+    from conversion.job import ConversionSettings
     from mmm_rs_hub.publish import publish
 
-    converted, proof = publish(
-        arguments.release,
-        _destination(arguments),
-        arguments.staging,
-        keep=arguments.keep,
-        subsets=arguments.subset,
-        options=_options(arguments),
-        workers=arguments.workers,
-        annotations=arguments.annotations,
-        overwrite=arguments.overwrite,
-        say=note,
-    )
-    _print_summary(converted)
-    for line in proof.lines():
-        result(line)
-    result(
-        f"{converted.out}: holds everything except the shards. It may be removed; if you keep it, the same command has "
-        "less to do"
-    )
+    destination = _destination(arguments)
+    with _faults_as_json(arguments), Progress(arguments.quiet) as progress:
+        settings = ConversionSettings(
+            subsets=arguments.subset,
+            options=_options(arguments),
+            workers=arguments.workers,
+            annotations=arguments.annotations,
+            overwrite=arguments.overwrite,
+            say=progress.note,
+        )
+        converted, proof = publish(
+            arguments.release, destination, arguments.staging, settings, keep=arguments.keep, progress=progress
+        )
+    if arguments.json:
+        from mmm_rs_cli import summary
+
+        data = {"ok": True, **summary.data(converted), "published": _published(proof, destination)}
+        results(json.dumps(data, indent=2))
+    else:
+        _print_summary(converted)
+        result()
+        _print_published(proof, destination, arguments.quiet)
+        if not arguments.quiet:
+            result()
+            result(
+                f"{converted.out}: holds everything except the shards. You may remove it; if you keep it, the same "
+                "command has less to do"
+            )
     return REPORTED if converted.reported else 0
+
+
+def _published(proof: Proof, destination: Destination) -> dict[str, Any]:
+    """What was sent and proved, ready for JSON."""
+    from mmm_rs_hub.client import default_api, page
+
+    facts = {**dataclasses.asdict(proof), "url": proof.url, "page": page(destination, default_api())}
+    return {**facts, "branch": destination.revision, "tag": destination.tag}
+
+
+def _print_published(proof: Proof, destination: Destination, quiet: bool) -> None:
+    """What was proved, where to look at it, and how to load it."""
+    from mmm_rs_hub.client import default_api, page
+    from mmm_rs_hub.destination import MAIN
+
+    url, *lines = proof.lines()
+    result(f"{url} is what was converted", "green")
+    for line in lines:
+        result(line)
+    result(f"{proof.sent:,} files were sent" if proof.sent else "nothing had to be sent")
+    result()
+    result(page(destination, default_api()), "cyan")
+    if quiet:
+        return
+    revision = destination.tag or (destination.revision if destination.revision != MAIN else None)
+    at = f', revision="{revision}"' if revision else ""
+    results(f"""
+load it:
+  from datasets import load_dataset
+  load_dataset("{proof.repo_id}", "{proof.config}", split="train", streaming=True{at})""")
+    _print_next(f"mmm-rs verify hf://datasets/{proof.repo_id}{f'@{revision}' if revision else ''}")
 
 
 def completion(arguments: argparse.Namespace) -> int:

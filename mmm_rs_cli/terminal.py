@@ -71,10 +71,6 @@ def results(text: str) -> None:
         result(line)
 
 
-def silent(line: str) -> None:
-    """Write nothing: what `--quiet` puts in the place of `note`."""
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines of a table: the first column is aligned to the left, the others to the right."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
@@ -89,7 +85,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 class Progress:
     """Progress over bytes as `progress(done, total, what)`: a bar on a terminal, in a file a plain line now and then.
 
-    Both show how much is done, the total, the rate and the time left. A context manager; leaving it ends the line.
+    Both show how much is done, the total, the rate and the time left. A command has several steps one after another:
+    another total, or less done than before, begins the next one. A context manager; leaving it ends the line.
     """
 
     def __init__(
@@ -110,25 +107,49 @@ class Progress:
         self.stream = sys.stderr if stream is None else stream
         self.interval, self.clock = interval, clock
         self._bar: Any = None
-        self._begun: tuple[float, int] | None = None  # seconds and bytes at the first call
+        self._step: tuple[int, int] | None = None  # bytes done and in all, of the last call
+        self._begun = 0.0, 0  # seconds and bytes at the first call of the step
         self._next_line = 0.0  # seconds
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            with contextlib.suppress(OSError):
-                self._bar.close()
+        self._end()
 
     def __call__(self, done: int, total: int, what: str) -> None:
         if self.quiet:
             return
+        begins = self._step is None or total != self._step[1] or done < self._step[0]
+        if begins:
+            self._end()
+        elif self._step == (done, total):
+            return
+        self._step = done, total
         with contextlib.suppress(OSError):  # nobody reads it: the work continues
             if self.stream.isatty():
                 self._draw(done, total, what)
             else:
-                self._log(done, total, what)
+                self._log(done, total, what, begins)
+
+    def note(self, line: str) -> None:
+        """Write a line about the work: above the bar of a step at work, below that of one that is complete."""
+        if self.quiet:
+            return
+        if self._step and self._step[0] == self._step[1]:
+            self._end()
+        with contextlib.suppress(OSError):
+            if self._bar is not None:
+                self._bar.clear()
+            print(visible(line), file=self.stream, flush=True)
+            if self._bar is not None:
+                self._bar.refresh()
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()
+            self._bar = None
 
     def _draw(self, done: int, total: int, what: str) -> None:
         from tqdm import tqdm
@@ -142,15 +163,16 @@ class Progress:
                 file=self.stream,
                 initial=done,
                 total=total,
+                desc=what,
             )
         self._bar.set_description(what, refresh=False)
         self._bar.update(done - self._bar.n)
 
-    def _log(self, done: int, total: int, what: str) -> None:
+    def _log(self, done: int, total: int, what: str, begins: bool) -> None:
         from tqdm import tqdm
 
         now = self.clock()
-        if self._begun is None:
+        if begins:
             self._begun, self._next_line = (now, done), now + self.interval
             return
         if now < self._next_line and done < total:

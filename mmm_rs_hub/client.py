@@ -7,19 +7,23 @@ remedy.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import itertools
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from conversion.errors import MMMRSError, OutputError, UsageError
-from mmm_rs_hub.destination import MAIN
+from mmm_rs_hub.destination import MAIN, Destination
 from mmm_rs_hub.files import LocalFile, RemoteFile, holds
+from mmm_rs_hub.permissions import LOGIN, refusal
 from mmm_rs_reading import retries
 from mmm_rs_reading.retries import attempt
 
@@ -43,6 +47,29 @@ def default_api() -> HfApi:
     return HfApi(library_name="mmm-rs")
 
 
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Turns the client's own progress bars off: it draws some for each file, over whatever else is on the screen."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # HF_HUB_DISABLE_PROGRESS_BARS=0 keeps the bars; the client warns of it
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def page(destination: Destination, api: HfApi) -> str:
+    """The address of the repository's page, for a browser."""
+    tree = "" if destination.revision == MAIN else f"/tree/{quote(destination.revision, safe='')}"
+    return f"{api.endpoint}/datasets/{destination.repo_id}{tree}"
+
+
 @dataclass(frozen=True)
 class Hub:
     """One revision of a dataset repository: all traffic goes through here."""
@@ -61,15 +88,22 @@ class Hub:
         """The same repository at another revision."""
         return replace(self, revision=revision)
 
-    def check_login(self) -> None:
+    def refusal(self) -> str | None:
+        """Why nothing can be sent: there is no token, or it may not write here. None if it may, as far as the hub says.
+
+        Raises OutputError if the token is wrong, or the hub cannot be reached.
+        """
         from huggingface_hub import get_token
 
         if not (self.api.token or get_token()):
-            raise OutputError(
-                "there is no token for the hub. Run `hf auth login`, or set HF_TOKEN to a token that may write, then "
-                "run the same command again"
-            )
-        self._retried(self.api.whoami, "checking the token")
+            return f"there is no token for the hub. {LOGIN}, then run the same command again"
+        reason = refusal(self._retried(self.api.whoami, "checking the token"), self.repo_id)
+        return f"{self.repo_id}: {reason}. {self.again}" if reason else None
+
+    def check_may_write(self) -> None:
+        """Raises OutputError if nothing can be sent. To be called before anything is read: that can take hours."""
+        if reason := self.refusal():
+            raise OutputError(reason)
 
     def commit(self) -> str:
         """The commit that the revision names."""
@@ -138,25 +172,28 @@ class Hub:
                 f"creating the branch {self.revision}",
             )
 
-    def store(self, out: Path, file: LocalFile) -> Any:
-        """Send a file of the folder `out` to the hub's storage; returns the operation that commits it with `send`.
+    def store(self, out: Path, files: Sequence[LocalFile]) -> dict[str, Any]:
+        """Send files of the folder `out` to the hub's storage; returns by path what commits them with `send`.
 
-        After that the folder may drop the file. No listing has it until it is committed. Bytes that the storage already
-        has are not sent. Files are sent one by one because a signal does not end the threads that send several by LFS.
+        After that the folder may drop the files. No listing has them until they are committed. Bytes that the storage
+        already has are not sent.
         """
         from huggingface_hub import CommitOperationAdd
 
-        def try_once() -> Any:
-            operation = CommitOperationAdd(file.path, out / file.path)
-            self.api.preupload_lfs_files(self.repo_id, [operation], repo_type="dataset", revision=self.revision)
-            if operation.path_or_fileobj != b"":  # the client empties what it has sent
-                raise OutputError(
-                    f"{self.repo_id}: {file.path}: the hub would store it as text. Fix what the repository's "
-                    f".gitattributes says of .tar files. {self.again}"
-                )
-            return operation
+        def try_once() -> dict[str, Any]:
+            operations = {file.path: CommitOperationAdd(file.path, out / file.path) for file in files}
+            additions = list(operations.values())
+            self.api.preupload_lfs_files(self.repo_id, additions, repo_type="dataset", revision=self.revision)
+            for path, operation in operations.items():
+                if operation.path_or_fileobj != b"":  # the client empties what it has sent
+                    raise OutputError(
+                        f"{self.repo_id}: {path}: the hub would store it as text. Fix what the repository's "
+                        f".gitattributes says of .tar files. {self.again}"
+                    )
+            return operations
 
-        return self._retried(try_once, f"sending {file.path}")
+        more = f" to {files[-1].path}" if len(files) > 1 else ""
+        return self._retried(try_once, f"sending {files[0].path}{more}")
 
     def send(
         self,
@@ -320,7 +357,7 @@ def explain(error: BaseException, what: str, again: str) -> MMMRSError:
     if isinstance(error, RevisionNotFoundError):
         return OutputError(f"{failed}. Give a branch, tag or commit that exists")
     remedies = {
-        401: "The token is missing, wrong or expired. Run `hf auth login`, or set HF_TOKEN to a token that may write",
+        401: f"The token is missing, wrong or expired. {LOGIN}",
         403: "The token may not do this. Use a token with write access to this organisation and repository",
         404: "No such repository or organisation, or it is private. Check the name, and that the token may see it",
         409: "Somebody else is changing the repository. Wait until they have finished",

@@ -18,10 +18,11 @@ from conversion import layout, verification
 from conversion.contents import left_by_others, remarks
 from conversion.display import first_of, size
 from conversion.errors import MMMRSError, VerificationError
+from conversion.job import Progress
 from dataset_card import card, croissant
 from dataset_card.statistics import Converted, read_converted, rows_by_shard
 from mmm_rs import MODALITIES, SUBSETS
-from mmm_rs_hub.client import AGAIN, Hub, default_api
+from mmm_rs_hub.client import AGAIN, Hub, default_api, without_bars
 from mmm_rs_hub.destination import parse_url
 from mmm_rs_hub.files import Listing, LocalFile, holds, local_file
 
@@ -55,6 +56,7 @@ class Proof:
     shards: int
     samples: int
     bytes: int
+    config: str  # one that can be loaded
     sent: int = 0  # files that this run sent
     read: int = 0  # shards that were downloaded and read
 
@@ -86,7 +88,9 @@ def prove(hub: Hub, manifest: dict[str, Any], files: Sequence[LocalFile], sent: 
         raise VerificationError(f"{hub.repo_id}: the hub's copy is not this folder's. {AGAIN}", *first_of(faults))
     total = sum(file.size for file in files)
     samples = sum(shard["samples"] for shard in manifest["shards"])
-    return Proof(hub.repo_id, commit, len(files), len(manifest["shards"]), samples, total, sent)
+    return Proof(
+        hub.repo_id, commit, len(files), len(manifest["shards"]), samples, total, next(iter(manifest["subsets"])), sent
+    )
 
 
 def shard_faults(manifest: dict[str, Any], listing: Listing) -> list[str]:
@@ -122,6 +126,7 @@ def verify_hub(
     deep: bool = False,
     *,
     say: Callable[[str], None] = lambda line: None,
+    progress: Progress | None = None,
     api: HfApi | None = None,
 ) -> Proof:
     """Prove a copy on the hub by its own manifest, without downloading shards.
@@ -132,7 +137,8 @@ def verify_hub(
     Args:
         url: `hf://datasets/org/name[@revision]`.
         deep: Also download each shard, one at a time, and read every member.
-        say: Is called with a line about each shard that was read.
+        say: Is called with a line about whatever is unusual.
+        progress: With `deep`, is called with the bytes read, the bytes in all, and the subset.
         api: The hub's client (default: one for `HF_ENDPOINT` and the token that is logged in).
 
     Returns:
@@ -144,8 +150,13 @@ def verify_hub(
         VerificationError: The copy is not what its manifest says.
     """
     repo_id, revision = parse_url(url)
-    named = Hub(repo_id, revision, api or default_api(), say, again="Run the same command again")
-    hub = named.with_revision(named.commit())  # whatever is pushed meanwhile
+    with without_bars():
+        named = Hub(repo_id, revision, api or default_api(), say, again="Run the same command again")
+        hub = named.with_revision(named.commit())  # whatever is pushed meanwhile
+        return _verified(hub, url, deep, progress)
+
+
+def _verified(hub: Hub, url: str, deep: bool, progress: Progress | None) -> Proof:
     listing = hub.listing()
     small = [path for path in listing if path in SMALL]
     if layout.MANIFEST not in small:
@@ -158,20 +169,33 @@ def verify_hub(
             faults, manifest = check_copy(copy, listing)
         except MMMRSError as error:
             raise VerificationError(str(error).replace(f"{copy}", url)) from None
-        for shard in manifest["shards"] if deep and not faults else ():
-            hub.download(copy, [shard["name"]])
-            faults += [fault.replace(f"{copy}/", "") for fault in _read_shard(copy, shard)]
-            (copy / shard["name"]).unlink(missing_ok=True)
-            read += 1
-            say(f"{shard['name']}: read")
+        if deep and not faults:
+            for shard in _counted(manifest["shards"], progress):
+                hub.download(copy, [shard["name"]])
+                faults += [fault.replace(f"{copy}/", "") for fault in _read_shard(copy, shard)]
+                (copy / shard["name"]).unlink(missing_ok=True)
+                read += 1
     for line in remarks(*_rest(listing)):
-        say(line)
+        hub.say(line)
     if faults:
         raise VerificationError(f"{url}: is not what its manifest says. Upload it again", *first_of(faults))
     samples = sum(shard["samples"] for shard in manifest["shards"])
     paths = [*small, *(shard["name"] for shard in manifest["shards"])]
     total = sum(listing[path].size for path in paths)
-    return Proof(repo_id, hub.revision, len(paths), len(manifest["shards"]), samples, total, read=read)
+    config = next(iter(manifest["subsets"]))
+    return Proof(hub.repo_id, hub.revision, len(paths), len(manifest["shards"]), samples, total, config, read=read)
+
+
+def _counted(shards: Sequence[dict[str, Any]], progress: Progress | None) -> Iterator[dict[str, Any]]:
+    """The shards one after another; tells how many of their bytes are done."""
+    done, total = 0, sum(shard["bytes"] for shard in shards)
+    for shard in shards:
+        if progress:
+            progress(done, total, shard["subset"])
+        yield shard
+        done += shard["bytes"]
+    if progress:
+        progress(done, total, "shards")
 
 
 def _rest(listing: Listing) -> tuple[list[str], list[str]]:

@@ -26,13 +26,12 @@ from conversion import layout
 from conversion.contents import survey
 from conversion.display import first_of, size
 from conversion.errors import OutputError, UsageError, VerificationError
-from conversion.job import ConversionSettings, Job, Result, check_disk, finish, opened, write_shards
+from conversion.job import ConversionSettings, Job, Progress, Result, check_disk, finish, opened, write_shards
 from conversion.manifest import read as read_manifest
-from conversion.options import Options
 from conversion.release import check_there
 from conversion.shards import finished
 from dataset_card import card
-from mmm_rs_hub.client import Hub, default_api
+from mmm_rs_hub.client import Hub, default_api, without_bars
 from mmm_rs_hub.destination import Destination
 from mmm_rs_hub.files import LocalFile, shard_file
 from mmm_rs_hub.proof import Proof, check_copy, prove
@@ -43,9 +42,9 @@ from mmm_rs_hub.upload import (
     check_limits,
     check_visibility,
     confirm,
+    creation,
     differences,
     local_files,
-    say_creation,
     send,
     will_be_private,
 )
@@ -58,14 +57,10 @@ def publish(
     release_path: str | os.PathLike[str],
     destination: Destination,
     staging: str | os.PathLike[str],
+    settings: ConversionSettings | None = None,
     *,
     keep: int = 8,
-    subsets: Sequence[str] | None = None,
-    options: Options | None = None,
-    workers: int | None = None,
-    annotations: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    say: Callable[[str], None] = print,
+    progress: Progress | None = None,
     ask: Callable[[str], bool] | None = None,
     api: HfApi | None = None,
 ) -> tuple[Result, Proof]:
@@ -78,13 +73,10 @@ def publish(
         release_path: The release, as `convert` takes it.
         destination: The repository, and what may be done there.
         staging: A folder for shards on their way.
+        settings: How to convert (default: all subsets, with the options' defaults). Its card is replaced by one that
+            names the repository.
         keep: How many shards lie there at a time, at most.
-        subsets: Only these (default: all that the release holds).
-        options: The options that shape the output.
-        workers: Shards to write at a time (default: one per core).
-        annotations: A folder or zip with the annotation files, if they are not beside the images.
-        overwrite: Start again where another conversion was published before.
-        say: Is called with a line about each step.
+        progress: Is called with the bytes converted and sent, the bytes in all, and the subset.
         ask: Answers a question (default: the person at the terminal).
         api: The hub's client (default: one for `HF_ENDPOINT` and the token that is logged in).
 
@@ -94,69 +86,87 @@ def publish(
     Raises:
         UsageError: An option does not fit, or the person does not want to go on.
         ReleaseError: The release cannot be used.
-        OutputError: The folder, the disk, the hub or the network refuses or fails.
+        OutputError: The token is wrong or may not write, or the folder, the disk, the hub or the network fails.
         VerificationError: A shard or the hub's copy is not what was written.
     """
+    settings = settings or ConversionSettings()
     staging = Path(staging).absolute()
     check_there(release_path)
-    if not overwrite:
+    if not settings.overwrite:
         _check_staging(staging)
-    hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)
-    hub.check_login()
-    private = will_be_private(hub, destination)
-    shipment = Shipment(hub, staging, workers)
-    description = _Card(hub)
-    with opened(
-        release_path,
-        staging,
-        ConversionSettings(
-            subsets=subsets,
-            options=options or Options(),
-            workers=workers,
-            annotations=annotations,
-            overwrite=overwrite,
-            card=description,
-            say=say,
-        ),
-        shipment.is_done,
-    ) as job:
-        _check_held(shipment, staging, job.earlier)
-        if not job.complete:
-            shards = _shard_files(job)
-            check_limits(shards)
-            check_disk(job, keep)
-            if shipment.is_new:
-                say_creation(hub, private)
-            _say_plan(hub, job, keep, len(shards))
-            confirm(destination, ask)
-            if shipment.is_new:
-                hub.create(private)
-                shipment.refresh()  # a new branch begins with what main has
-            check_visibility(hub, destination)
-            shipment.plan(len(shards), keep)
-            _send_shards(job, shipment, keep)
-            say("writing index, report, card and manifest")
-        result = finish(job)
-        if card.named_repository(staging) != destination.repo_id:  # it was published elsewhere before
-            description.write(staging)
-        card.address(staging, destination.repo_id, base(hub, destination))
-        files = local_files(staging, result.manifest)
-        check_limits(files)
-        check_contents(survey(staging, result.manifest), staging, say)
-        shipment.refresh()
-        _check_held(shipment, staging, result.manifest)
-        missing, stale = differences(files, shipment.listing)
-        if job.complete and (missing or stale):
-            confirm(destination, ask)
-        check_visibility(hub, destination)
-        send(hub, staging, missing, stale)
-        proof = prove(hub, result.manifest, files, shipment.sent + len(missing))
-        faults, _ = check_copy(staging, hub.with_revision(proof.revision).listing())
-        if faults:
-            raise VerificationError(f"{staging}: its files contradict each other", *first_of(faults))
-        if destination.tag:
-            hub.tag(destination.tag, proof.revision)
+    hub = Hub(destination.repo_id, destination.revision, api or default_api(), settings.say)
+    with without_bars():
+        hub.check_may_write()
+        private = will_be_private(hub, destination)
+        shipment = Shipment(hub, staging, settings.workers)
+        settings = replace(settings, card=_Card(hub))
+        with opened(release_path, staging, settings, shipment.is_done) as job:
+            _check_held(shipment, staging, job.earlier)
+            if not job.complete:
+                _convert_and_send(job, shipment, destination, private, keep, progress, ask)
+            result = finish(job)
+            proof = _send_rest(job, result, shipment, destination, ask)
     return replace(result, written=bool(proof.sent)), proof
+
+
+def _convert_and_send(
+    job: Job,
+    shipment: Shipment,
+    destination: Destination,
+    private: bool,
+    keep: int,
+    progress: Progress | None,
+    ask: Callable[[str], bool] | None,
+) -> None:
+    """Write the shards that are left and send them, once the person has agreed."""
+    hub, shards = shipment.hub, _shard_files(job)
+    check_limits(shards)
+    check_disk(job, keep)
+    if shipment.is_new:
+        hub.say(creation(hub.where, private))
+    left = sorted(subset.plan.shards[number].bytes for subset in job.planned for number in job.left(subset))
+    work = f"{len(left):,} of {len(shards):,} shards"
+    hub.say(f"{hub.where}: {work} to convert and send, at most {size(sum(left))}")
+    hub.say(
+        f"{job.out}: holds {keep:,} of them at a time, at most {size(sum(left[-keep:]))}; "
+        f"{size(shutil.disk_usage(job.out).free)} are free"
+    )
+    new = f", which will be created ({'private' if private else 'public'})" if shipment.is_new else ""
+    confirm(destination, f"Convert {work} and send them to {hub.where}{new}?", ask)
+    if shipment.is_new:
+        hub.create(private)
+        shipment.refresh()  # a new branch begins with what main has
+    check_visibility(hub, destination)
+    shipment.plan(len(shards), keep)
+    _send_shards(job, shipment, keep, progress)
+    hub.say("writing and sending index, report, card and manifest")
+
+
+def _send_rest(
+    job: Job, result: Result, shipment: Shipment, destination: Destination, ask: Callable[[str], bool] | None
+) -> Proof:
+    """Send what describes the shards, and prove that all of it is on the hub."""
+    hub, staging = shipment.hub, shipment.staging
+    if card.named_repository(staging) != destination.repo_id:  # it was published elsewhere before
+        _Card(hub).write(staging)
+    card.address(staging, destination.repo_id, base(hub, destination))
+    files = local_files(staging, result.manifest)
+    check_limits(files)
+    check_contents(survey(staging, result.manifest), staging, hub.say)
+    shipment.refresh()
+    _check_held(shipment, staging, result.manifest)
+    missing, stale = differences(files, shipment.listing)
+    if job.complete and (missing or stale):
+        confirm(destination, f"Send {len(missing):,} files to {hub.where}?", ask)
+    check_visibility(hub, destination)
+    send(hub, staging, missing, stale)
+    proof = prove(hub, result.manifest, files, shipment.sent + len(missing))
+    faults, _ = check_copy(staging, hub.with_revision(proof.revision).listing())
+    if faults:
+        raise VerificationError(f"{staging}: its files contradict each other", *first_of(faults))
+    if destination.tag:
+        hub.tag(destination.tag, proof.revision)
+    return proof
 
 
 @dataclass(frozen=True)
@@ -206,21 +216,32 @@ def _shard_files(job: Job) -> list[LocalFile]:
     return [*earlier, *planned]
 
 
-def _say_plan(hub: Hub, job: Job, keep: int, total: int) -> None:
-    left = sorted(subset.plan.shards[number].bytes for subset in job.planned for number in job.left(subset))
-    hub.say(f"{hub.where}: {len(left):,} of {total:,} shards to convert and send, at most {size(sum(left))}")
-    hub.say(
-        f"{job.out}: holds {keep:,} of them at a time, at most {size(sum(left[-keep:]))}; "
-        f"{size(shutil.disk_usage(job.out).free)} are free"
-    )
-
-
-def _send_shards(job: Job, shipment: Shipment, keep: int) -> None:
+def _send_shards(job: Job, shipment: Shipment, keep: int, progress: Progress | None) -> None:
     """Write the shards that are left, a few at a time, until the hub lists every shard."""
+    planned = {
+        marker: (shard.bytes, subset.plan.subset)
+        for subset in job.planned
+        for shard, marker in zip(subset.plan.shards, subset.markers(), strict=True)
+    }
+    total = sum(length for length, _ in planned.values())
+    done = total - sum(planned[marker][0] for marker in planned if not job.is_done(marker))
+
+    def arrived(marker: Path) -> None:
+        nonlocal done
+        length, subset = planned[marker]
+        done += length
+        if progress:
+            progress(done, total, subset)
+
+    def send_batch(markers: Sequence[Path]) -> None:
+        shipment.send(markers, arrived)
+
+    if progress:
+        progress(done, total, "converting and sending")
     waiting = _waiting(job)
     for first in range(0, len(waiting), keep):
-        shipment.send(waiting[first : first + keep])
-    write_shards(job, at_once=keep, then=shipment.send)
+        send_batch(waiting[first : first + keep])
+    write_shards(job, at_once=keep, then=send_batch)
     shipment.finish()
     data = job.out / layout.DATA
     for folder in [*data.glob("*"), data]:

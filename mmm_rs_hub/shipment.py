@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conversion.display import first_of, size
+from conversion.display import first_of
 from conversion.errors import VerificationError
 from conversion.execution import completed, threads
 from conversion.shards import marker_rows, read_marker
@@ -62,23 +62,24 @@ class Shipment:
         marker = read_marker(marker_path)
         return marker.name is None or marker.name in self._stored or self._holds(shard_file(marker.row()))
 
-    def send(self, marker_paths: Sequence[Path]) -> None:
+    def send(self, marker_paths: Sequence[Path], arrived: Callable[[Path], None]) -> None:
         """Send the shards of these markers to the hub's storage, if it lacks them, and remove them from the folder.
 
-        Enough of them for a commit are committed.
+        `arrived` is called with each marker whose shard has left. Enough shards for a commit are committed. They are
+        sent one by one: a signal does not end the threads in which the client sends several by LFS.
 
         Raises VerificationError if a shard is not what its marker says; nothing is sent then.
         """
         self._check(marker_paths)
-        files = [shard_file(marker.row()) for marker in map(read_marker, marker_paths) if marker.name]
-        missing = [file for file in files if not self._holds(file)]
-        if missing:
-            self.hub.say(f"sending {missing[0].path} to {missing[-1].path}, {size(sum(file.size for file in missing))}")
-        for file in files:
-            if file in missing:
-                self._stored[file.path] = file, self.hub.store(self.staging, file)
-                self.sent += 1
-            (self.staging / file.path).unlink()
+        for path in marker_paths:
+            marker = read_marker(path)
+            if marker.name is not None:
+                file = shard_file(marker.row())
+                if not self._holds(file):
+                    self._stored[file.path] = file, self.hub.store(self.staging, [file])[file.path]
+                    self.sent += 1
+                (self.staging / file.path).unlink()
+            arrived(path)
         while len(self._stored) >= self._group:
             self._commit()
 
@@ -105,7 +106,6 @@ class Shipment:
             )
         for path in group:
             del self._stored[path]
-        self.hub.say(f"committed {len(files):,} shards")
 
     def _check(self, marker_paths: Sequence[Path]) -> None:
         """Read the shards as `mmm-rs verify` does, so that no damaged shard is sent."""

@@ -5,8 +5,9 @@ How it works:
 - The folder is checked first (finished, verified, within the hub's limits), so that nothing wrong is ever sent.
 - The hub lists what it holds with sizes and checksums; only files that differ are sent. From the same listing an
   interrupted upload resumes, and a commit whose answer was lost is known to have landed: there is no state here.
-- Shards go first, one group per commit, then index, report and pictures, then card and manifest in one last commit,
-  which also removes shards of an earlier conversion. Until then the card on the hub describes what it did before.
+- Shards go first, a few at a time to the storage and one group per commit; then index, report and pictures; then card
+  and manifest in one last commit, which also removes shards of an earlier conversion. Until then the card on the hub
+  describes what it did before.
 - The hub is listed once more and compared, file by file, with this folder and its manifest: the proof.
 """
 
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +24,12 @@ from conversion import layout
 from conversion.contents import Contents, known_files, remarks, survey
 from conversion.display import first_of, size
 from conversion.errors import OutputError, UsageError
+from conversion.job import Progress
 from conversion.manifest import check_there
 from conversion.manifest import read as read_manifest
 from dataset_card import card
 from dataset_card.croissant import hub_base
-from mmm_rs_hub.client import Hub, default_api
+from mmm_rs_hub.client import Hub, default_api, without_bars
 from mmm_rs_hub.destination import Destination
 from mmm_rs_hub.files import Listing, LocalFile, holds, local_file, shard_file
 from mmm_rs_hub.proof import Proof, prove, stale_files
@@ -39,68 +42,162 @@ MOST_FILES = 100_000
 MOST_ENTRIES = 10_000  # in a folder
 LARGEST_FILE = 200 * 10**9  # bytes
 GROUP = 90  # files per commit; the hub recommends fewer than 100
+AT_ONCE = 512_000_000  # bytes of shards that are handed to the client together: it sends small files in parallel
 
 LAST = (layout.CARD, layout.MANIFEST)
+
+
+@dataclass(frozen=True)
+class UploadPlan:
+    """What an upload would do."""
+
+    repo_id: str
+    revision: str
+    exists: bool  # whether repository and branch do
+    private: bool  # whether the repository is, or will be created so
+    files: int
+    to_send: int  # files
+    bytes_to_send: int
+    stale: tuple[str, ...]  # files of an earlier conversion, to be removed
+    refusal: str | None = None  # why nothing can be sent
+
+    @property
+    def where(self) -> str:
+        return f"{self.repo_id} at {self.revision}"
+
+    @property
+    def question(self) -> str:
+        new = "" if self.exists else f", which will be created ({'private' if self.private else 'public'})"
+        removed = f", and remove {len(self.stale):,} there" if self.stale else ""
+        return f"Send {self.to_send:,} files, {size(self.bytes_to_send)}, to {self.where}{new}{removed}?"
+
+    def lines(self) -> Iterator[str]:
+        """The plan, for a person."""
+        if not self.exists:
+            yield creation(self.where, self.private)
+        kept = self.files - self.to_send
+        yield (
+            f"{self.where}: {self.to_send:,} of {self.files:,} files to send, {size(self.bytes_to_send)}"
+            + (f"; {kept:,} are there already" if kept else "")
+        )
+        if self.stale:
+            yield f"{self.where}: {len(self.stale):,} files of an earlier conversion to remove, such as {self.stale[0]}"
+
+    def data(self) -> dict[str, Any]:
+        """The same, ready for JSON."""
+        return asdict(self)
+
+
+def plan_upload(
+    out: str | Path,
+    destination: Destination,
+    *,
+    say: Callable[[str], None] = print,
+    progress: Progress | None = None,
+    api: HfApi | None = None,
+) -> UploadPlan:
+    """What `upload` would do with the same arguments. Changes nothing, here or on the hub.
+
+    Without a token the plan tells what anybody sees of the repository.
+
+    Args:
+        out: The converted folder.
+        destination: The repository.
+        say: Is called with a line about each step.
+        progress: Is called with the bytes verified, the bytes in all, and the subset.
+        api: The hub's client (default: one for `HF_ENDPOINT` and the token that is logged in).
+
+    Raises:
+        UsageError: An option does not fit.
+        OutputError: The token is wrong, or the hub or the network fails.
+        VerificationError: The folder is not what its manifest says.
+    """
+    out = Path(out)
+    with without_bars():
+        hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)
+        manifest = finished_manifest(out, say)
+        refusal = hub.refusal()
+        check_verified(out, manifest, say, progress)
+        files = local_files(out, manifest)
+        check_limits(files)
+        listing = hub.existing()
+        return _plan(hub, destination, files, listing, refusal)
 
 
 def upload(
     out: str | Path,
     destination: Destination,
     *,
-    dry_run: bool = False,
     say: Callable[[str], None] = print,
+    progress: Progress | None = None,
     ask: Callable[[str], bool] | None = None,
     api: HfApi | None = None,
-) -> Proof | None:
+) -> Proof:
     """Send a converted folder to the hub and prove that it arrived.
 
     Args:
         out: The converted folder.
         destination: The repository, and what may be done there.
-        dry_run: Say what would be sent, and change nothing.
         say: Is called with a line about each step.
+        progress: Is called with the bytes verified, the bytes in all, and the subset; then with the bytes sent, the
+            bytes to send, and a word.
         ask: Answers a question (default: the person at the terminal).
         api: The hub's client (default: one for `HF_ENDPOINT` and the token that is logged in).
 
     Returns:
-        What was compared with the hub and found equal; None for `dry_run`.
+        What was compared with the hub and found equal.
 
     Raises:
         UsageError: An option does not fit, or the person does not want to go on.
-        OutputError: The hub, or the network, refuses or fails.
+        OutputError: The token is wrong or may not write, or the hub or the network refuses or fails.
         VerificationError: The folder is not what its manifest says, or the hub's copy is not the folder.
     """
     out = Path(out)
-    manifest = check_folder(out, say)
-    hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)
-    if not dry_run:
+    with without_bars():
+        hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)
+        manifest = finished_manifest(out, say)
+        hub.check_may_write()
+        check_verified(out, manifest, say, progress)
         card.address(out, destination.repo_id, base(hub, destination))
-    files = local_files(out, manifest)
-    check_limits(files)
-    if not dry_run:
-        hub.check_login()
-    listing = hub.existing()
-    private = will_be_private(hub, destination)
-    missing, stale = differences(files, listing or {})
-    if listing is None:
-        say_creation(hub, private)
-    _say_plan(hub, files, missing, stale)
-    if dry_run:
-        return None
-    if missing or stale:
-        confirm(destination, ask)
-    if listing is None:
-        hub.create(private)
-    check_visibility(hub, destination)
-    if listing is None:
-        missing, stale = differences(files, hub.listing())  # a new branch begins with what main has
-    send(hub, out, missing, stale)
-    proof = prove(hub, manifest, files, len(missing))
-    if destination.tag:
-        hub.tag(destination.tag, proof.revision)
-    for line in proof.lines():
-        say(line)
+        files = local_files(out, manifest)
+        check_limits(files)
+        listing = hub.existing()
+        plan = _plan(hub, destination, files, listing)
+        for line in plan.lines():
+            say(line)
+        if plan.to_send or plan.stale:
+            confirm(destination, plan.question, ask)
+        if listing is None:
+            hub.create(plan.private)
+        check_visibility(hub, destination)
+        # a new branch begins with what main has
+        missing, stale = differences(files, hub.listing() if listing is None else listing)
+        send(hub, out, missing, stale, progress)
+        proof = prove(hub, manifest, files, len(missing))
+        if destination.tag:
+            hub.tag(destination.tag, proof.revision)
     return proof
+
+
+def _plan(
+    hub: Hub,
+    destination: Destination,
+    files: Sequence[LocalFile],
+    listing: Listing | None,
+    refusal: str | None = None,
+) -> UploadPlan:
+    missing, stale = differences(files, listing or {})
+    return UploadPlan(
+        hub.repo_id,
+        hub.revision,
+        exists=listing is not None,
+        private=will_be_private(hub, destination),
+        files=len(files),
+        to_send=len(missing),
+        bytes_to_send=sum(file.size for file in missing),
+        stale=tuple(stale),
+        refusal=refusal,
+    )
 
 
 def base(hub: Hub, destination: Destination) -> str:
@@ -137,24 +234,31 @@ def check_visibility(hub: Hub, destination: Destination) -> None:
         )
 
 
-def confirm(destination: Destination, ask: Callable[[str], bool] | None) -> None:
+def confirm(destination: Destination, question: str, ask: Callable[[str], bool] | None) -> None:
     """Raises UsageError if the person, asked by `ask`, does not want to go on."""
-    if not destination.yes and not (ask or _ask)("Go on?"):
+    if not destination.yes and not (ask or _ask)(question):
         raise UsageError("nothing was sent")
 
 
-def check_folder(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """The manifest of a folder whose conversion is finished and that `conversion.verification` finds intact."""
-    from conversion.verification import verify
+def finished_manifest(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """The manifest of a folder whose conversion is finished and that holds nothing else; nothing is read yet.
 
+    Raises OutputError or UsageError for another folder.
+    """
     check_there(out)
     manifest = read_manifest(out)
     if manifest is None or (out / layout.BEGUN).exists():
         raise OutputError(f"{out}: its conversion is not finished. Run the same `mmm-rs convert` again, then upload")
     check_contents(survey(out, manifest), out, say)
-    say(f"{out}: verifying {len(manifest['shards']):,} shards")
-    verify(out, card=card)
     return manifest
+
+
+def check_verified(out: Path, manifest: dict[str, Any], say: Callable[[str], None], progress: Progress | None) -> None:
+    """Raises VerificationError if the folder is not what its manifest says."""
+    from conversion.verification import verify
+
+    say(f"{out}: verifying {len(manifest['shards']):,} shards")
+    verify(out, card=card, progress=progress)
 
 
 def check_contents(contents: Contents, out: Path, say: Callable[[str], None]) -> None:
@@ -203,46 +307,68 @@ def check_limits(files: Sequence[LocalFile]) -> None:
             )
 
 
-def say_creation(hub: Hub, private: bool) -> None:
-    hub.say(f"{hub.where}: does not exist and will be created ({'private' if private else 'public'})")
-
-
-def _say_plan(hub: Hub, files: Sequence[LocalFile], missing: Sequence[LocalFile], stale: Sequence[str]) -> None:
-    kept = len(files) - len(missing)
-    hub.say(
-        f"{hub.where}: {len(missing):,} of {len(files):,} files to send, {size(sum(file.size for file in missing))}"
-        + (f"; {kept:,} are there already" if kept else "")
-    )
-    if stale:
-        hub.say(f"{hub.where}: {len(stale):,} files of an earlier conversion to remove, for example {stale[0]}")
+def creation(where: str, private: bool) -> str:
+    return f"{where}: does not exist and will be created ({'private' if private else 'public'})"
 
 
 def _ask(question: str) -> bool:
     no_terminal = UsageError("there is no terminal to ask on. Give --yes to send without being asked")
     if not sys.stdin or not sys.stdin.isatty():
         raise no_terminal
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # standard output is for the result
     try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        return input().strip().lower() in ("y", "yes")
     except EOFError:  # Ctrl-D
-        print()
+        print(file=sys.stderr)
         raise no_terminal from None
 
 
-def send(hub: Hub, out: Path, missing: Sequence[LocalFile], stale: Sequence[str]) -> None:
+def send(
+    hub: Hub, out: Path, missing: Sequence[LocalFile], stale: Sequence[str], progress: Progress | None = None
+) -> None:
     """Shards, then what describes them, then card and manifest together with the removal of stale files."""
     shards = [file for file in missing if file.path.startswith(f"{layout.DATA}/")]
     last = [file for file in missing if file.path in LAST]
     rest = [file for file in missing if file not in shards and file not in last]
-    groups = [part[first : first + GROUP] for part in (shards, rest) for first in range(0, len(part), GROUP)]
-    for number, group in enumerate(groups, 1):
-        hub.say(
-            f"sending group {number} of {len(groups)}: {group[0].path} to {group[-1].path}, "
-            f"{size(sum(file.size for file in group))}"
-        )
+    total, sent = sum(file.size for file in missing), 0
+
+    def arrived(files: Sequence[LocalFile], what: str) -> None:
+        nonlocal sent
+        sent += sum(file.size for file in files)
+        if progress:
+            progress(sent, total, what)
+
+    arrived((), "sending")
+    for group in _groups(shards):
+        stored: dict[str, Any] = {}
+        for batch in _batches(group):
+            stored |= hub.store(out, batch)
+            arrived(batch, f"sending {batch[0].path.split('/')[1]}")
+        hub.send(out, group, commit_message(group), stored=stored)
+    for group in _groups(rest):
         hub.send(out, group, commit_message(group))
+        arrived(group, "sending")
     if last or stale:
-        hub.say("sending card and manifest")
         hub.send(out, last, "card and manifest", stale)
+        arrived(last, "sending")
+
+
+def _groups(files: Sequence[LocalFile]) -> Iterator[Sequence[LocalFile]]:
+    """The files of each commit."""
+    for first in range(0, len(files), GROUP):
+        yield files[first : first + GROUP]
+
+
+def _batches(files: Sequence[LocalFile]) -> Iterator[list[LocalFile]]:
+    """The files that are sent together: as many as AT_ONCE holds, at least one."""
+    batch: list[LocalFile] = []
+    for file in files:
+        if batch and sum(held.size for held in [*batch, file]) > AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(file)
+    if batch:
+        yield batch
 
 
 def commit_message(files: Sequence[LocalFile]) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_test"
-LFS_SUFFIXES = (".tar", ".parquet", ".png", ".jpg")
+LFS_SUFFIXES = (".tar", ".parquet", ".png", ".webp")
 REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
 REVISION = r"(?P<revision>[^/]+)"
 
@@ -113,6 +113,7 @@ class Hub:
         self.requests: Counter[str] = Counter()
         self.ranges: list[tuple[str, int, int]] = []  # what was read of files: path, start, stop
         self.faults: list[Fault] = []
+        self.identity: dict[str, Any] = {"type": "user", "name": "tester", "orgs": [{"name": "org"}]}
         self.lock = threading.RLock()
         self.ended = threading.Event()
         hub = self
@@ -361,7 +362,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def whoami(self):
         self._may_write()
-        return lambda: self._json({"type": "user", "name": "tester", "orgs": [{"name": "org"}]})
+        return lambda: self._json(self.hub.identity)
 
     def validate_yaml(self):
         return lambda: self._json({"errors": [], "warnings": []})

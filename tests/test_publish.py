@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 import os
 import random
 import re
@@ -20,6 +22,7 @@ from huggingface_hub import HfApi, constants
 
 from conversion import disk, shards
 from conversion.errors import REPORTED, MMMRSError, OutputError, UsageError, VerificationError
+from conversion.job import ConversionSettings
 from conversion.options import Options
 from mmm_rs_hub import client, shipment
 from mmm_rs_hub import publish as publication
@@ -77,8 +80,10 @@ def run(hub, release, tmp_path):
     def publish_here(path: Path = release, **options):
         where = {name: options.pop(name) for name in ("private", "revision", "tag", "yes") if name in options}
         destination = Destination(REPO, **({"yes": True} | where))
-        options = {"keep": KEEP, "workers": 2, "api": api, "say": lambda line: None} | options
-        return publish(path, destination, tmp_path / "staging", **options)
+        names = [field.name for field in dataclasses.fields(ConversionSettings)]
+        settings = {"workers": 2} | {name: options.pop(name) for name in names if name in options}
+        options = {"keep": KEEP, "api": api} | options
+        return publish(path, destination, tmp_path / "staging", ConversionSettings(**settings), **options)
 
     return publish_here
 
@@ -225,13 +230,31 @@ def test_it_says_what_it_will_do_and_asks(hub, run, tmp_path):
     said: list[str] = []
     with pytest.raises(UsageError, match="nothing was sent"):
         run(yes=False, private=True, say=said.append, ask=lambda question: bool(said.append(question)))
-    assert said[-1] == "Go on?"
+    assert re.match(rf"Convert (\d+) of \1 shards and send them to {REPO} at main, which .* \(private\)\?$", said[-1])
     assert said[-4] == f"{REPO} at main: does not exist and will be created (private)"
     assert re.match(rf"{REPO} at main: (\d+) of \1 shards to convert and send, at most .*B$", said[-3])
     assert said[-2].startswith(f"{tmp_path / 'staging'}: holds 2 of them at a time, at most ")
     assert hub.repositories == {} and tars(tmp_path / "staging") == []
     with pytest.raises(UsageError, match="--yes"):  # standard input is no terminal here
         run(yes=False)
+
+
+def test_progress_counts_every_shard_once_and_goes_on_where_it_stood(hub, run):
+    def counted() -> list[tuple[int, int]]:
+        steps: list[tuple[int, int]] = []
+        try:
+            run(progress=lambda done, total, subset: steps.append((done, total)))
+        except OutputError:
+            assert hub.faults
+        hub.faults.clear()
+        return steps
+
+    hub.fail("lfs_put", times=1000, skip=12)
+    first, second = counted(), counted()
+    assert first[0][0] == 0 and 0 < second[0][0] <= first[-1][0]
+    assert second[-1][0] == second[-1][1] == first[0][1]
+    for steps in (first, second):
+        assert [done for done, _ in steps] == sorted({done for done, _ in steps})
 
 
 def test_private_revision_and_tag(hub, run, expected):
@@ -520,6 +543,34 @@ def test_a_signal_ends_a_transfer_that_takes_long(release, tmp_path):
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=2)
         assert process.returncode == 143 and said.count("terminated") == 1
+
+
+@pytest.mark.parametrize("words", [(), ("--quiet",), ("--json", "--quiet")])
+def test_what_is_written_to_a_pipe_is_a_few_plain_lines(words, release, tmp_path):
+    inherited = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    with Hub() as hub:
+        arguments = ["publish", str(release), REPO, "--staging", str(tmp_path / "staging"), "--yes", *words]
+        ended = subprocess.run(
+            [sys.executable, "-m", "mmm_rs_cli.cli", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**inherited, **hub.environment, "HF_HOME": str(tmp_path / "home")},
+        )
+        page = f"{hub.url}/datasets/{REPO}"
+    assert ended.returncode == REPORTED, ended.stderr
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", ended.stdout + ended.stderr)
+    if words:
+        assert ended.stderr == ""
+    else:
+        assert len(ended.stderr.splitlines()) < 15
+        assert re.search(r"^fMoW: 100% of \S+B, \S+B/s, \S+ elapsed, 00:00 left$", ended.stderr, flags=re.M)
+    if "--json" in words:
+        facts = json.loads(ended.stdout)
+        assert facts["published"]["page"] == page and facts["published"]["sent"] and not facts["complete"]
+    else:
+        assert page in ended.stdout.splitlines()
 
 
 def test_the_folder_of_a_run_that_was_killed_serves_convert_too(hub, run, release, expected, tmp_path):

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from dataset_card.card import write as write_card
 from mmm_rs_cli import terminal
-from tests import releases
+from tests import converted, releases
+from tests.hub import Hub
 
 ROOT = Path(__file__).parents[1]
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # all but the newline
@@ -52,10 +54,31 @@ def test_what_was_there_before_does_not_count_for_the_rate():
     assert stream.getvalue() == "GID:  95% of 100MB, 500kB/s, 00:10 elapsed, 00:10 left\n"
 
 
+def test_another_total_or_less_done_begins_another_step():
+    stream, clock = io.StringIO(), Clock()
+    with terminal.Progress(stream=stream, interval=5.0, clock=clock) as progress:
+        for total, what in ((100_000_000, "GID"), (100_000_000, "sending"), (300_000_000, "sending")):
+            for part in range(3):
+                progress(part * total // 2, total, what)
+                clock.now += 5.0
+            progress(total, total, what)  # nothing new: no line
+    lines = stream.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "GID:  50% of 100MB",
+        "GID: 100% of 100MB",
+        "sending:  50% of 100MB",
+        "sending: 100% of 100MB",
+        "sending:  50% of 300MB",
+        "sending: 100% of 300MB",
+    ]
+    assert lines[-1].endswith("00:10 elapsed, 00:00 left")
+
+
 def test_quiet_progress_writes_nothing():
     stream = io.StringIO()
     with terminal.Progress(quiet=True, stream=stream, interval=0.0) as progress:
         progress(1, 1, "GID")
+        progress.note("planning GID")
     assert stream.getvalue() == ""
 
 
@@ -73,13 +96,14 @@ def on_a_terminal(arguments: list, **environment: str) -> str:
     """What a command writes to a terminal, standard output and error together."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))  # lines, columns
+    inherited = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
     process = subprocess.Popen(
         [sys.executable, "-m", "mmm_rs_cli.cli", *map(str, arguments)],
         cwd=ROOT,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**os.environ, "TERM": "xterm", **environment},
+        env={**inherited, "TERM": "xterm", **environment},
     )
     os.close(theirs)
     written = b""
@@ -105,6 +129,33 @@ def test_a_terminal_gets_colour_and_one_line_of_progress(release, tmp_path):
     (bar,) = [line for line in written.split("\r\n") if "100%" in line]
     state = bar.rsplit("\r", 1)[-1]  # it is drawn over itself
     assert re.search(r"100%.*\d+(\.\d+)?[kM]?/\d+(\.\d+)?[kM]? \[\d\d:\d\d<\d\d:\d\d, .*B/s\]", state), state
+
+
+def test_an_upload_on_a_terminal_draws_one_line_for_each_step(tmp_path):
+    converted.write(tmp_path / "MMM-RS")
+    write_card(tmp_path / "MMM-RS")
+    with Hub() as hub:
+        arguments = ["upload", tmp_path / "MMM-RS", "org/MMM-RS", "--yes"]
+        written = on_a_terminal(arguments, HF_HOME=str(tmp_path / "home"), **hub.environment)
+    lines = written.split("\r\n")
+    bars = [line.rsplit("\r", 1)[-1] for line in lines if "%|" in line]
+    assert len(bars) == 2 and all("100%" in bar for bar in bars)  # reading, sending
+    assert bars[1].startswith("sending: ")
+
+
+def test_a_line_about_the_work_stands_above_the_bar():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with terminal.Progress(stream=stream) as progress:
+        progress(1, 4, "sending")
+        progress.note("trying again\x1b[31m")
+        progress(4, 4, "sending")
+    before, after = stream.getvalue().split("trying again")
+    assert before.endswith("\r") and after.startswith("\\x1b[31m\n")
+    assert "100%" in after
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

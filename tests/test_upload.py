@@ -23,13 +23,14 @@ from mmm_rs_hub import client
 from mmm_rs_hub import upload as uploading
 from mmm_rs_hub.destination import Destination
 from mmm_rs_hub.proof import verify_hub
-from mmm_rs_hub.upload import upload
+from mmm_rs_hub.upload import plan_upload, upload
 from tests import converted
 from tests.hub import TOKEN, Hub
 
 REPO = "org/MMM-RS"
 ROOT = Path(__file__).parents[1]
 URL = f"hf://datasets/{REPO}"
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # all but the newline
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,6 @@ def test_everything_arrives_shards_first_card_and_manifest_last(out, hub, api):
     assert (proof.files, proof.shards, proof.samples) == (len(local(out)), 10, 20)
     assert proof.revision == hub.repositories[REPO].refs["main"]
     assert f"{REPO} at main: 29 of 29 files to send" in "\n".join(said)
-    assert said[-3:] == proof.lines()
     assert f'load_dataset("{REPO}"' in hub.files(REPO)["README.md"].decode()
 
 
@@ -105,10 +105,12 @@ def test_the_same_command_again_sends_nothing_and_proves_it_again(out, hub, api)
 def test_a_dry_run_says_what_it_would_send_and_changes_nothing(out, hub, api):
     before = local(out)
     said: list[str] = []
-    assert upload(out, Destination("them/MMM-RS"), dry_run=True, api=api, say=said.append) is None
+    plan = plan_upload(out, Destination(REPO), api=api, say=said.append)
     assert hub.repositories == {} and local(out) == before
-    assert "them/MMM-RS at main: does not exist and will be created (public)" in said
-    assert any("29 of 29 files to send" in line for line in said)
+    assert plan.refusal is None
+    created, files = plan.lines()
+    assert created == f"{REPO} at main: does not exist and will be created (public)"
+    assert "29 of 29 files to send" in files
 
 
 def test_it_asks_before_it_sends(out, hub, api):
@@ -146,9 +148,8 @@ def test_what_is_public_already_is_not_taken_for_private(out, hub, api):
     with pytest.raises(UsageError, match="is already public"):  # nor is a branch that it has not yet
         upload(out, Destination(REPO, private=True, revision="next", yes=True), api=api)
     assert list(hub.repositories[REPO].refs) == ["main"]
-    said: list[str] = []
-    upload(out, Destination(REPO, revision="next"), dry_run=True, api=api, say=said.append)
-    assert f"{REPO} at next: does not exist and will be created (public)" in said
+    plan = plan_upload(out, Destination(REPO, revision="next"), api=api, say=lambda line: None)
+    assert f"{REPO} at next: does not exist and will be created (public)" in plan.lines()
 
 
 def test_a_tag_that_means_another_commit_is_not_moved(out, hub, api):
@@ -205,6 +206,29 @@ def test_many_files_go_in_groups(out, hub, api, monkeypatch):
     assert len(sent(hub)) == 3 + 5 + 1  # 10 shards, 17 others, the last two
 
 
+def test_shards_go_to_the_storage_a_few_at_a_time(out, hub, api, monkeypatch):
+    upload(out, Destination(REPO, yes=True), api=api)
+    together = hub.requests["preupload"]
+    hub.repositories.clear()
+    monkeypatch.setattr(uploading, "AT_ONCE", 1)
+    upload(out, Destination(REPO, yes=True), api=api)
+    assert hub.requests["preupload"] - together == together + 9  # ten shards one by one instead of all at once
+    assert hub.files(REPO) == local(out)
+    assert len(sent(hub)) == 3
+
+
+def test_progress_counts_what_is_read_and_then_what_is_sent(out, hub, api):
+    steps: list[tuple[int, int, str]] = []
+    upload(out, Destination(REPO, yes=True), api=api, progress=lambda *step: steps.append(step))
+    files = local(out)
+    shards = sum(len(data) for path, data in files.items() if path.startswith("data/"))
+    begun = steps.index((0, sum(map(len, files.values())), "sending"))
+    for step, total in ((steps[:begun], shards), (steps[begun:], sum(map(len, files.values())))):
+        done = [done for done, _, _ in step]
+        assert done == sorted(done) and done[-1] == total
+        assert {announced for _, announced, _ in step} == {total}
+
+
 # ---------------------------------------------------------------------------------------------------------- refusing
 
 
@@ -224,7 +248,7 @@ def test_a_folder_that_is_not_right_is_not_sent(out, hub, api):
     shard.write_bytes(data)
     with pytest.raises(VerificationError, match=r"train-00000-of-00002\.tar"):
         upload(out, Destination(REPO, yes=True), api=api)
-    assert not hub.requests
+    assert set(hub.requests) == {"whoami"}
 
 
 def test_an_unfinished_conversion_is_not_sent(out, hub, api):
@@ -239,7 +263,42 @@ def test_what_the_hub_would_refuse_is_refused_here(out, hub, api, monkeypatch, l
     monkeypatch.setattr(uploading, limit, value)
     with pytest.raises(UsageError, match="than the hub takes") as error:
         upload(out, Destination(REPO, yes=True), api=api)
-    assert "--shard-size" in str(error.value) and not hub.requests
+    assert "--shard-size" in str(error.value) and set(hub.requests) == {"whoami"}
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """The folder may not be read: that takes hours for a large one."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the shards were read")
+
+    monkeypatch.setattr("conversion.verification.verify", fail)
+
+
+def identity(role: str, **more: object) -> dict:
+    return {"type": "user", "name": "tester", "orgs": [], "auth": {"accessToken": {"role": role, **more}}}
+
+
+def test_a_wrong_token_is_told_before_anything_is_read(out, hub, unread):
+    with pytest.raises(OutputError, match="write access"):
+        upload(out, Destination(REPO, yes=True), api=HfApi(endpoint=hub.url, token="hf_wrong"))
+    with pytest.raises(OutputError, match="write access"):
+        plan_upload(out, Destination(REPO), api=HfApi(endpoint=hub.url, token="hf_wrong"))
+
+
+@pytest.mark.parametrize("role", ["read", "fineGrained"])
+def test_a_token_that_may_not_write_is_told_before_anything_is_read(out, hub, api, unread, role):
+    hub.identity = identity(role, fineGrained={"scoped": []})
+    with pytest.raises(OutputError, match=r"the token of tester may .*hf auth login"):
+        upload(out, Destination(REPO, yes=True), api=api)
+    assert hub.repositories == {}
+
+
+def test_a_dry_run_shows_its_plan_and_says_that_the_token_may_not_write(out, hub, api):
+    hub.identity = identity("read")
+    plan = plan_upload(out, Destination(REPO), api=api, say=lambda line: None)
+    assert plan.to_send == 29 and "may only read" in plan.refusal
 
 
 # ----------------------------------------------------------------------------------------------------- what is private
@@ -504,8 +563,12 @@ def run(code: str, hub: Hub, home: Path) -> str:
     return done.stdout
 
 
-def test_the_commands(out, hub, tmp_path):
-    def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
+@pytest.fixture
+def command(hub, tmp_path):
+    """Run a command in a process whose clients talk to the hub: its exit code, output and errors."""
+
+    def run_command(*arguments: str, **environment: str) -> tuple[int, str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
         done = subprocess.run(
             [sys.executable, "-m", "mmm_rs_cli.cli", *arguments],
             capture_output=True,
@@ -513,11 +576,16 @@ def test_the_commands(out, hub, tmp_path):
             check=False,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home"), **environment},
+            env={**inherited, **hub.environment, "HF_HOME": str(tmp_path / "home"), **environment},
         )
         assert "Traceback" not in done.stderr
+        assert not CONTROL.search(done.stdout + done.stderr)
         return done.returncode, done.stdout, done.stderr
 
+    return run_command
+
+
+def test_the_commands(out, hub, command):
     assert command("card", str(out))[0] == 0
     code, printed, _ = command("upload", str(out), REPO, "--dry-run")
     assert code == 0 and "29 of 29 files to send" in printed and hub.repositories == {}
@@ -532,6 +600,49 @@ def test_the_commands(out, hub, tmp_path):
     hub.damage(REPO, "data/Inria/train-00000-of-00002.tar", None)
     code, _, said = command("verify", URL)
     assert code == 6 and "data/Inria/train-00000-of-00002.tar: is not on the hub" in said
+
+
+def test_without_a_token_a_dry_run_shows_its_plan_and_ends_with_what_is_missing(out, hub, command):
+    for words in ((), ("--json",)):
+        code, printed, said = command("upload", str(out), REPO, "--dry-run", *words, HF_TOKEN="")
+        assert code == 5 and hub.repositories == {}
+        assert said.splitlines()[-1].startswith("mmm-rs: nothing could be sent: there is no token for the hub. Run `hf")
+        if words:
+            assert json.loads(printed)["to_send"] == 29 and "no token" in json.loads(printed)["refusal"]
+        else:
+            assert "29 of 29 files to send" in printed
+
+
+def test_what_is_written_to_a_pipe_is_a_few_plain_lines(out, hub, command):
+    code, printed, said = command("upload", str(out), REPO, "--yes")
+    assert code == 0
+    assert len(said.splitlines()) <= 5
+    assert re.search(r"^sending: 100% of \S+B, \S+B/s, \S+ elapsed, 00:00 left$", said, flags=re.M)
+    assert len(printed.splitlines()) < 20
+
+
+def test_after_an_upload_its_page_and_a_line_that_loads_it_are_shown(out, hub, command, tmp_path):
+    for words, page, revision in (((), "", None), (("--revision", "next", "--tag", "v2"), "/tree/next", "v2")):
+        _, printed, _ = command("upload", str(out), REPO, "--yes", *words)
+        assert f"{hub.url}/datasets/{REPO}{page}" in printed.splitlines()
+        first, second = re.findall(r"^  (from datasets .*|load_dataset\(.*)$", printed, flags=re.M)
+        assert (f'revision="{revision}"' in second) == bool(revision)
+        assert run(f"{first}\nprint(sum(1 for row in {second}))", hub, tmp_path / "home") == "3\n"
+        url = re.findall(r"^  mmm-rs verify (\S+)$", printed, flags=re.M)[0]
+        assert command("verify", url)[0] == 0
+
+
+def test_quiet_leaves_the_result_and_json_is_for_programs(out, hub, command):
+    code, printed, said = command("upload", str(out), REPO, "--yes", "--quiet", "--tag", "v1")
+    assert (code, said) == (0, "") and f"{hub.url}/datasets/{REPO}" in printed
+    code, printed, said = command("upload", str(out), REPO, "--yes", "--quiet", "--json", "--tag", "v1")
+    facts = json.loads(printed)
+    assert (code, said) == (0, "")
+    assert (facts["ok"], facts["shards"], facts["samples"], facts["sent"], facts["tag"]) == (True, 10, 20, 0, "v1")
+    assert facts["revision"] == hub.repositories[REPO].refs["v1"]
+    (out / "data/Inria/train-00000-of-00002.tar").write_bytes(b"")
+    code, printed, _ = command("upload", str(out), REPO, "--yes", "--json")
+    assert code == 6 and json.loads(printed)["ok"] is False
 
 
 ROWS = """
