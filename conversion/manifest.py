@@ -135,6 +135,12 @@ def describe(path: Path) -> dict[str, Any]:
         raise OutputError(f"{path}: cannot be read: {error.strerror}. Run the same command again") from None
 
 
+def is_as_described(path: Path, described: Mapping[str, Any]) -> bool:
+    """Whether a file is the one that a manifest describes. Raises OutputError if it cannot be read."""
+    stored = describe(path)
+    return stored == {name: described.get(name, value) for name, value in stored.items()}
+
+
 def write_module(out: Path) -> None:
     """Write the module that reads the dataset. Raises OutputError."""
     write_file(out / layout.MODULE, Path(mmm_rs.__file__).read_bytes())

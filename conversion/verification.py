@@ -137,8 +137,7 @@ def _files(out: Path, contents: Contents, contract: Mapping[str, Any], only_data
     for name in described:
         if name in contents.missing or name not in contract.get("files", ()):
             continue
-        stored = manifest.describe(out / name)
-        if stored != {key: contract["files"][name].get(key) for key in stored}:
+        if not manifest.is_as_described(out / name, contract["files"][name]):
             faults.append(f"{out / name}: its sha256 is not the manifest's: bytes were changed. {FETCH}")
     return faults
 

@@ -19,8 +19,9 @@ from conversion.contents import left_by_others, remarks
 from conversion.display import first_of, size
 from conversion.errors import MMMRSError, VerificationError
 from conversion.job import Progress
+from conversion.manifest import is_as_described
 from dataset_card import card, croissant
-from dataset_card.statistics import Converted, read_converted, rows_by_shard
+from dataset_card.statistics import Converted, read_converted, read_manifest, rows_by_shard
 from mmm_rs import MODALITIES, SUBSETS
 from mmm_rs_hub.client import AGAIN, Hub, default_api, without_bars
 from mmm_rs_hub.destination import parse_url
@@ -41,6 +42,7 @@ SMALL = frozenset(
         layout.CROISSANT,
         layout.SUMMARY,
         layout.UNPUBLISHED,
+        layout.MODULE,
         *map(layout.index_name, SUBSETS),
     )
 )  # the files that are downloaded and compared
@@ -172,7 +174,9 @@ def _verified(hub: Hub, url: str, deep: bool, progress: Progress | None) -> Proo
         if deep and not faults:
             for shard in _counted(manifest["shards"], progress):
                 hub.download(copy, [shard["name"]])
-                faults += [fault.replace(f"{copy}/", "") for fault in _read_shard(copy, shard)]
+                faults += [
+                    fault.replace(f"{copy}/", "") for fault in _read_shard(copy, shard, manifest["format_version"])
+                ]
                 (copy / shard["name"]).unlink(missing_ok=True)
                 read += 1
     for line in remarks(*_rest(listing)):
@@ -212,10 +216,13 @@ def check_copy(copy: Path, listing: Listing) -> tuple[list[str], dict[str, Any]]
         name = path.relative_to(copy).as_posix()
         if path.is_file() and name in listing and not listing[name].equals(local_file(copy, path)):
             faults.append(f"{name}: the downloaded file is not the one that the hub lists")
+    faults += _file_faults(copy)
+    if faults:
+        return faults, read_manifest(copy)  # nothing is read of a file that is not the manifest's
     converted = read_converted(copy)
     manifest = converted.manifest
     names = {shard["name"] for shard in manifest["shards"]} | set(map(layout.index_name, manifest["subsets"]))
-    names |= {layout.SUMMARY, layout.UNPUBLISHED}
+    names |= {layout.SUMMARY, layout.UNPUBLISHED, *manifest.get("files", ())}
     faults += shard_faults(manifest, listing)
     faults += [f"{path}: is not on the hub" for path in sorted(names - listing.keys())]
     faults += [
@@ -238,6 +245,13 @@ def check_copy(copy: Path, listing: Listing) -> tuple[list[str], dict[str, Any]]
     return faults, manifest
 
 
+def _file_faults(copy: Path) -> Iterator[str]:
+    """Files that were downloaded and are not those that the manifest describes."""
+    for name, described in read_manifest(copy).get("files", {}).items():
+        if (copy / name).is_file() and not is_as_described(copy / name, described):
+            yield f"{name}: its sha256 is not the manifest's: bytes were changed"
+
+
 def _report_faults(converted: Converted) -> Iterator[str]:
     """Where a report that balances counts other images than the index."""
     for name, statistics in converted.statistics.items():
@@ -251,8 +265,8 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def _read_shard(copy: Path, shard: dict[str, Any]) -> list[str]:
+def _read_shard(copy: Path, shard: dict[str, Any], format_version: str) -> list[str]:
     index = copy / layout.index_name(shard["subset"])
     rows = pq.read_table(index, filters=[("shard", "==", shard["name"])]).to_pylist()
-    faults, _ = verification.check_shard(copy, shard, rows)
+    faults, _ = verification.check_shard(copy, shard, rows, format_version)
     return faults

@@ -6,6 +6,7 @@ import atexit
 import importlib.metadata
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -32,7 +33,13 @@ from tests import releases  # noqa: E402
 
 
 def pytest_sessionstart() -> None:
-    """`mmm_rs.py` finds the rest of the package by entry points, which an older installation of a checkout lacks."""
+    """What the tests rely on: the installation, and signals that come through.
+
+    `mmm_rs.py` finds the rest of the package by entry points, which an older installation of a checkout lacks. Shells
+    start a program in the background with SIGINT ignored, and its children inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     groups = ("mmm_rs.sources", "mmm_rs.files")
     announced = {entry.value for group in groups for entry in importlib.metadata.entry_points(group=group)}
     if missing := {"conversion.unconverted:ReleaseSource", "mmm_rs_reading:open_files"} - announced:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from huggingface_hub import HfApi, constants
 from conversion.errors import MMMRSError, OutputError, UsageError, VerificationError
 from dataset_card.card import write as write_card
 from dataset_card.card import write_own
-from mmm_rs import index_schema
+from mmm_rs import index_schema, manifest_digest
 from mmm_rs_hub import client
 from mmm_rs_hub import upload as uploading
 from mmm_rs_hub.destination import Destination
@@ -490,7 +491,7 @@ def published(out: Path, hub: Hub, api: HfApi) -> Path:
 def test_a_copy_is_proved_without_downloading_a_shard(published, hub, api):
     proof = verify_hub(URL, api=api)
     assert (proof.shards, proof.samples, proof.read) == (10, 20, 0)
-    small = [name for name in local(published) if not name.startswith(("data/", "assets/", "mmm_rs.py"))]
+    small = [name for name in local(published) if not name.startswith(("data/", "assets/"))]
     assert proof.files == 10 + len(small)
     assert verify_hub(f"{URL}@v1", api=api).revision == proof.revision
 
@@ -510,10 +511,11 @@ def test_deep_reads_every_shard(published, hub, api):
         ("manifest.json", lambda data: None, "has no manifest.json"),
         ("README.md", lambda data: data.replace(b"num_examples: 6\n", b"num_examples: 7\n"), "dataset_info of weather"),
         ("croissant.json", lambda data: data.replace(b"10240 B", b"10241 B"), "croissant.json: is not what"),
-        ("report/summary.json", lambda data: b"{", "summary.json: cannot be read"),
-        ("report/summary.json", lambda data: data.replace(b'"reported": 1', b'"reported": 2', 1), "does not balance"),
-        ("report/summary.json", lambda data: data.replace(b'"rgb": 6', b'"rgb": 5'), "images of weather by modality"),
         ("report/unpublished.parquet", lambda data: None, "unpublished.parquet: is not on the hub"),
+        ("mmm_rs.py", lambda data: None, "mmm_rs.py: is not on the hub"),
+        ("mmm_rs.py", lambda data: b"import os\n" + data, "mmm_rs.py: its sha256 is not the manifest's"),
+        ("index/Inria.parquet", lambda data: data[:-99] + b"x" + data[-98:], "Inria.parquet: its sha256 is not"),
+        ("report/summary.json", lambda data: data + b" ", "summary.json: its sha256 is not the manifest's"),
     ],
 )
 def test_whatever_was_changed_on_the_hub_is_named(published, hub, api, path, change, said):
@@ -523,6 +525,25 @@ def test_whatever_was_changed_on_the_hub_is_named(published, hub, api, path, cha
     assert said in str(error.value)
     assert error.value.exit_code == 6
     assert verify_hub(f"{URL}@v1", api=api)  # as it was tagged it is right
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: b"{", "summary.json: cannot be read"),
+        (lambda data: data.replace(b'"reported": 1', b'"reported": 2', 1), "does not balance"),
+        (lambda data: data.replace(b'"rgb": 6', b'"rgb": 5'), "images of weather by modality"),
+    ],
+)
+def test_a_report_that_contradicts_the_index_is_named_though_the_manifest_means_it(published, hub, api, change, said):
+    text = change(hub.files(REPO)["report/summary.json"])
+    manifest = json.loads(hub.files(REPO)["manifest.json"])
+    manifest["files"]["report/summary.json"] = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+    manifest["digest"] = manifest_digest(manifest)
+    hub.damage(REPO, "report/summary.json", text)
+    hub.damage(REPO, "manifest.json", json.dumps(manifest).encode())
+    with pytest.raises(VerificationError, match=said):
+        verify_hub(URL, api=api)
 
 
 @pytest.mark.parametrize("more", ["data/Inria/train-00002-of-00003.tar", "index/Foo.parquet", "report/more.json"])
