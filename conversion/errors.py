@@ -17,6 +17,8 @@ with `exit_code`:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from conversion.display import visible
 
 REPORTED = 3  # exit code of a conversion that is complete but left something out
@@ -26,6 +28,7 @@ class MMMRSError(Exception):
     """Base of all errors that this project raises on purpose. Each argument is one line of the message."""
 
     exit_code = 1
+    options: Sequence[str] = ()  # of the command line, that would remedy it
 
     @property
     def lines(self) -> list[str]:

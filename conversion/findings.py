@@ -7,7 +7,7 @@ record that is not published. Both carry a code from the tables below, which doc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 IMAGE_REASONS = {
@@ -95,13 +95,13 @@ REMEDIES = {
     "link": "Replace the link with what it points to",
     "not_a_file": "Nothing to do: it is not an image",
     "unreadable_folder": "Give yourself the permission to read it",
-    "empty": "Download the archive again; if it stays empty, ask upstream",
-    "not_an_image": "Download the archive again; if it stays so, ask upstream",
+    "empty": "If it was unzipped or copied, do that again; otherwise ask upstream",
+    "not_an_image": "If it was unzipped or copied, do that again; otherwise ask upstream",
     "too_many_scans": "Save the image with fewer scans, for example with `jpegtran`",
     "lfs_pointer": "Run `git lfs pull` where the release was cloned",
-    "no_end_marker": "Download the archive again; if it stays so, ask upstream",
+    "no_end_marker": "If it was unzipped or copied, do that again; otherwise ask upstream",
     "too_many_pixels": "Nothing to do: readers of the dataset could not open it",
-    "not_decodable": "Download the archive again; if it stays so, ask upstream",
+    "not_decodable": "If it was unzipped or copied, do that again; otherwise ask upstream",
     "no_images": "Download the images of this subset too",
     "damaged_sample": "Fetch the damaged shards again, then export again",
     "no_image": "Check that all images are there: a part of the download may be missing",
@@ -112,11 +112,11 @@ REMEDIES = {
     "no_path": "Name the key of the image path with --image-key",
     "no_prompt": "Name the key of the prompt with --prompt-key, if it has one",
     "wrong_type": "Name the right keys with --image-key and --prompt-key",
-    "not_an_object": "Download the annotation file again; if it stays so, ask upstream",
-    "invalid_text": "Download the annotation file again, or save it as UTF-8",
+    "not_an_object": "Correct the annotation file, or ask upstream",
+    "invalid_text": "Save the annotation file as UTF-8, or correct the damaged characters",
     "invalid_json": "Download the annotation file again, or correct it",
-    "too_long": "Download the annotation file again; if it stays so, ask upstream",
-    "too_deep": "Download the annotation file again; if it stays so, ask upstream",
+    "too_long": "Correct the annotation file, or ask upstream",
+    "too_deep": "Correct the annotation file, or ask upstream",
 }
 """What a person can do about it: code of an image or a record -> remedy."""
 
@@ -175,9 +175,15 @@ class Problem:
     detail: str
     remedy: str
     subset: str | None = None  # None where the name does not tell
+    lines: Sequence[str] = ()  # more about it, for a person
+    options: Sequence[str] = ()  # of the command line, that would remedy it
 
     def __str__(self) -> str:
         return f"{self.path}: {self.detail}. {self.remedy}"
+
+    @property
+    def indented(self) -> list[str]:
+        return [f"    {line}" for line in self.lines]
 
 
 @dataclass(frozen=True)

@@ -333,6 +333,9 @@ def _plan(files: SubsetFiles, out: Path, settings: ConversionSettings) -> Planne
     with writing(where.folder):
         where.folder.mkdir(parents=True, exist_ok=True)
         plan = make(files, settings.options, where.records)
+        for file in plan.annotations:
+            for remark in file.form.remarks:
+                settings.say(f"{file.path}: {remark}")
         plan.write(where.plan)
         for path in (where.records, where.plan):  # on disk before the file that says so
             sync_path(path)
@@ -478,10 +481,7 @@ def finish(job: Job) -> Result:
     summary = report.write(out, reports, problems, job.release.unknown)
     if not rows:
         work.clear(out)
-        raise ReleaseError(
-            f"{job.release.path}: none of its images can be published. {out / layout.SUMMARY} says why; "
-            "fix the release and run again"
-        )
+        raise _unpublishable(job, problems)
     manifest.write_module(out)
     written = manifest.build(out, rows, job.settings.options, earlier=earlier)
     manifest.write(out, written)
@@ -489,3 +489,12 @@ def finish(job: Job) -> Result:
         job.settings.card.write(out)
     work.clear(out)
     return Result(out, written, summary, written=True)
+
+
+def _unpublishable(job: Job, problems: Sequence[Problem]) -> ReleaseError:
+    """Why nothing of a release was published, with the options that may help."""
+    first = f"{job.release.path}: none of its images can be published. {job.out / layout.SUMMARY} has the whole report"
+    lines = [line for problem in problems[:EXAMPLES] for line in (str(problem), *problem.indented)]
+    error = ReleaseError(first, *lines)
+    error.options = next((problem.options for problem in problems if problem.options), ())
+    return error

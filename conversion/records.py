@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import shlex
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -21,11 +22,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conversion import names
-from conversion.annotations import AnnotationError, Form, Record
+from conversion.annotations import AnnotationError, Form, Record, UnknownKeys
 from conversion.annotations import read as read_annotations
 from conversion.archives import Archive, DamagedEntry, Entry, Reader
 from conversion.disk import BUFFER
 from conversion.findings import LFS_POINTER, PROBLEMS, REMEDIES, Problem, Reported
+from conversion.key_guess import guess
 from conversion.options import Options
 from conversion.release import ANNOTATION, BARRED, SubsetFiles
 
@@ -218,7 +220,7 @@ def read_records(
                     problems.append(Problem(source.label, "same_name", detail, "One of the two is enough", files.name))
                     continue
                 name = source.label  # each zip of a modality has its own
-            if problem := _damage(source, files.name) or _take(store, source, name, options, files.name):
+            if problem := _damage(source, files.name) or _take(store, source, name, options, files):
                 store.lacking = True
                 if problem.code not in BARRED:  # which are named with their archive's other files
                     problems.append(problem)
@@ -314,7 +316,7 @@ def _is_lfs_pointer(source: _Source) -> bool:
     return False
 
 
-def _take(store: RecordStore, source: _Source, name: str, options: Options, subset: str) -> Problem | None:
+def _take(store: RecordStore, source: _Source, name: str, options: Options, files: SubsetFiles) -> Problem | None:
     """Read an annotation file into the store, or say why none of its records can be used."""
 
     def open_stream() -> BinaryIO:
@@ -325,12 +327,20 @@ def _take(store: RecordStore, source: _Source, name: str, options: Options, subs
         with store.file(name, form) as file:
             for record in records:
                 file.add(record)
-    except (AnnotationError, DamagedEntry) as error:
-        return _unreadable(source, error, subset)
+    except AnnotationError as error:
+        return _unreadable(source, error.detail, error.remedy, files, error.unknown)
+    except DamagedEntry as error:
+        return _unreadable(source, error.detail, "Download it again", files)
     return None
 
 
-def _unreadable(source: _Source, error: AnnotationError | DamagedEntry, subset: str) -> Problem:
-    remedy = error.remedy if isinstance(error, AnnotationError) else "Download it again"
-    detail = f"none of its records is used: {error.detail}"
-    return Problem(source.label, "unreadable_annotations", detail, remedy, subset)
+def _unreadable(
+    source: _Source, why: str, remedy: str, files: SubsetFiles, unknown: UnknownKeys | None = None
+) -> Problem:
+    detail = f"none of its records is used: {why}"
+    if unknown is None:
+        return Problem(source.label, "unreadable_annotations", detail, remedy, files.name)
+    keys = guess(files, source.path, unknown)
+    if keys.options:
+        remedy = f"Try {shlex.join(keys.options)}"
+    return Problem(source.label, "unreadable_annotations", detail, remedy, files.name, keys.lines, keys.options)

@@ -166,7 +166,7 @@ def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem
     subsets = summary.get("subsets", {}) | {report.subset: report.totals for report in reports}
     sources = [source for source in summary.get("sources", []) if source["subset"] and source["subset"] not in new]
     sources += [_source(problem) for problem in problems]
-    sources = [dict(pairs) for pairs in dict.fromkeys(tuple(source.items()) for source in sources)]
+    sources = list({json.dumps(source): source for source in sources}.values())
     tables = [*([kept] if kept is not None else []), *(report.rows for report in reports)]
     stray = unknown.filter(pc.equal(unknown["type"], "image"))
     count = stray.num_rows
@@ -212,7 +212,7 @@ def _source(problem: Problem) -> dict[str, Any]:
         "problem": data["code"],
         "detail": data["detail"],
         "remedy": data["remedy"],
-    }
+    } | {name: list(data[name]) for name in ("lines", "options") if data[name]}
 
 
 def _earlier(out: Path, new: set[str]) -> tuple[dict[str, Any], pa.Table | None]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from conversion.errors import MMMRSError, OutputError
 from mmm_rs_cli.arguments import parser
+from mmm_rs_cli.retry import with_options
 from mmm_rs_cli.terminal import note
 
 ADDRESS_SPACE = 1_200_000_000  # bytes that importing pyarrow and starting a command reserve; measured: 1.0 GB
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
         argcomplete.autocomplete(words)
     arguments = words.parse_args(argv)
+    arguments.words = sys.argv[1:] if argv is None else argv
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         _import()
@@ -46,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         first, *rest = error.lines
         for line in (f"mmm-rs: {first}", *rest):
             note(line, "red")
+        if error.options:
+            note(f"Run: {with_options(arguments.words, error.options)}", "cyan")
         return error.exit_code
     except MemoryError:
         note("mmm-rs: not enough memory. Free some, or use a larger machine, then run the same command again")

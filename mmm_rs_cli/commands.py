@@ -9,12 +9,13 @@ import argparse
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conversion.errors import REPORTED, OutputError, UsageError, VerificationError
+from conversion.errors import REPORTED, OutputError, ReleaseError, UsageError, VerificationError
+from mmm_rs_cli.retry import with_options
 from mmm_rs_cli.terminal import Progress, note, result, results, table
 
 if TYPE_CHECKING:
@@ -36,7 +37,19 @@ def inspect(arguments: argparse.Namespace) -> int:
     else:
         for line in lines(inspection):
             result(line)
+    options = _options_that_help(inspection["problems"])
+    if not inspection["plan"]["shards"]:
+        error = ReleaseError(f"{arguments.release}: nothing of it can be converted as it is")
+        error.options = options
+        raise error
+    if options and not arguments.json:
+        _print_next(with_options(arguments.words, options))
     return 0
+
+
+def _options_that_help(problems: list[dict[str, Any]]) -> Sequence[str]:
+    """Those of the first problem that options would remedy."""
+    return next((problem["options"] for problem in problems if problem.get("options")), ())
 
 
 def convert(arguments: argparse.Namespace) -> int:
@@ -65,8 +78,11 @@ def convert(arguments: argparse.Namespace) -> int:
         _print_summary(converted)
     if not arguments.json and not arguments.quiet:
         release, out = map(shlex.quote, (str(arguments.release), str(arguments.out)))
+        options = _options_that_help(converted.summary["sources"])
+        words = [word for word in arguments.words if word != "--overwrite"]
         _print_next(
             *([f"mmm-rs report {out}"] if converted.reported else []),
+            *([with_options([*words, "--overwrite"], options)] if options else []),
             f"mmm-rs verify {out} --release {release}",
             f"mmm-rs preview {out}",
         )

@@ -38,6 +38,8 @@ def _problems(problems: list[dict[str, Any]]) -> Iterator[str]:
     for code, alike in kinds.items():
         for problem in alike[:PROBLEMS]:
             yield f"Problem: {problem['path']}: {problem['detail']}. {problem['remedy']}"
+            for line in problem["lines"]:
+                yield f"    {line}"
         if len(alike) > PROBLEMS:
             yield f"  ... and {len(alike) - PROBLEMS:,} more of this kind ({code})"
 
@@ -49,6 +51,8 @@ def _subset(name: str, subset: dict[str, Any]) -> Iterator[str]:
         yield f"  {modality:<4}{count:>10,} images" + (f"   upstream's README: {upstream:,}" if upstream else "")
     for file in subset["annotations"]:
         yield f"  {file['path']}: {file['records']:,} records ({file['kind']}, {file['encoding']}; {_keys(file)})"
+        for remark in file["remarks"]:
+            yield f"    {remark}"
         if file["example"]:
             yield f"    {_shortened(file['example'])}"
     pairs = ", ".join(f"{count:,} {modality}" for modality, count in subset["pairs"].items())

@@ -62,6 +62,8 @@ def _left_out(converted: Result) -> Iterator[str]:
         yield "Not used, or not as it stands:"
         for source in sources[:SOURCES]:
             yield f"  {source['path']}: {source['detail']}. {source['remedy']}"
+            for line in source.get("lines", ()):
+                yield f"      {line}"
         if len(sources) > SOURCES:
             yield f"  ... and {len(sources) - SOURCES} more"
     if reasons := report.reasons(converted.out, converted.summary, REASONS):

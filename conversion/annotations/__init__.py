@@ -12,7 +12,7 @@ How it works:
   problem, and the rest goes on.
 """
 
-from conversion.annotations.records import AnnotationError, Form, Record, read
+from conversion.annotations.records import AnnotationError, Form, Record, UnknownKeys, read
 from conversion.annotations.window import Limits
 
-__all__ = ["AnnotationError", "Form", "Limits", "Record", "read"]
+__all__ = ["AnnotationError", "Form", "Limits", "Record", "UnknownKeys", "read"]

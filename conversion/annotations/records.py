@@ -26,7 +26,7 @@ from conversion.annotations.keys import (
 )
 from conversion.annotations.other_forms import BY_COLUMNS, other_form
 from conversion.annotations.parser import LAYOUTS, Broken, Item, Parser
-from conversion.annotations.scanner import SAMPLED
+from conversion.annotations.scanner import DEEPEST, SAMPLED
 from conversion.annotations.shape import Names, is_by_columns, strength
 from conversion.annotations.values import is_text, json_type, number_of, shortened, text_of, writable
 from conversion.annotations.window import Limits, Window
@@ -90,6 +90,7 @@ class Form:
     image_key: str | None  # None if the path is the key of the table
     prompt_key: str | None  # None if prompts stand under the paths without a key
     keys: tuple[str, ...]  # of the first records
+    remarks: tuple[str, ...] = ()  # about keys that were given and are not there
 
 
 def read(
@@ -167,12 +168,19 @@ def _form(
     by_path = kind == "keyed" and not (image_key and image_key in keys) and not _is_keyed_by_number(whole)
     image = None if by_path else choose(rows, IMAGE_KEYS, image_key)
     prompt = choose(rows, PROMPT_KEYS, prompt_key)
-    inner = [row for value in rows[0].values() for row in _objects_in(value)] if len(rows) == 1 else []
+    inner = _inner_rows(rows[0]) if len(rows) == 1 else []
+    grandchildren = [row for value in _children(rows[0]) for row in _children(value)] if len(rows) == 1 else []
+    grandchildren = [row for row in grandchildren if isinstance(row, dict)]
     if by_path and not rows and all(_is_path_of_row(item) for item in whole):
         raise AnnotationError(label, f"it has the form of {BY_COLUMNS.name}", BY_COLUMNS.remedy)
     if (image or by_path) and (prompt or (by_path and not rows)) and not (len(rows) == 1 and is_by_columns(rows[0])):
-        return Form(kind, encoding, image, prompt, tuple(sorted(map(writable, keys))))
-    if known := other_form([*(item.value for item in whole[:1]), *rows, *inner, *others]):
+        remarks = tuple(
+            f"no record has the key {given!r}.{did_you_mean(given, keys)}"
+            for given in (image_key, prompt_key)
+            if given is not None and given not in keys
+        )
+        return Form(kind, encoding, image, prompt, tuple(sorted(map(writable, keys))), remarks)
+    if known := other_form([*(item.value for item in whole[:1]), *rows, *grandchildren, *others]):
         raise AnnotationError(label, f"it has the form of {known.name}", known.remedy)
     if not (keys or rows) and kind != "keyed":
         detail = "it holds no JSON records, but perhaps a web page or damaged text"
@@ -219,11 +227,21 @@ def _is_path_of_row(item: Item) -> bool:
     return isinstance(item.value, str) and is_path(item.value) and not is_path(item.key or "")
 
 
-def _objects_in(value: Any) -> list[dict[str, Any]]:
-    """The objects in a list or table, one of which may be what surrounds the records."""
+def _inner_rows(value: Any, depth: int = 0) -> list[dict[str, Any]]:
+    """The objects in that list or table within a value which has most of them, not counting those without any text."""
+    children = _children(value)
+    rows = [child for child in children if isinstance(child, dict)]
+    if depth == DEEPEST:
+        return rows
+    inner = (_inner_rows(child, depth + 1) for child in children)
+    return max([rows, *inner], key=lambda rows: sum(any(isinstance(v, str) for v in row.values()) for row in rows))
+
+
+def _children(value: Any) -> list[Any]:
+    """The first values in a list or object."""
     if isinstance(value, dict):
-        value = list(value.values())
-    return [row for row in value[:SAMPLED] if isinstance(row, dict)] if isinstance(value, list) else []
+        return list(islice(value.values(), SAMPLED))
+    return value[:SAMPLED] if isinstance(value, list) else []
 
 
 def _holds_nothing(sample: list[Item], names: Names) -> bool:
