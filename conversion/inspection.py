@@ -75,7 +75,13 @@ def _subset(files: SubsetFiles, subset_plan: SubsetPlan) -> dict[str, Any]:
         "samples": subset_plan.samples,
         "pairs": {m: subset_plan.pairs[m] for m in modalities},
         "annotations": [
-            {"path": file.path, "records": file.records, "example": file.example, **asdict(file.form)}
+            {
+                "path": file.path,
+                "records": file.records,
+                "example": file.example,
+                "not_ascii": file.not_ascii,
+                **asdict(file.form),
+            }
             for file in subset_plan.annotations
         ],
         "unmatched": [

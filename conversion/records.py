@@ -55,7 +55,8 @@ class AnnotationFile:
     path: str
     form: Form
     records: int  # in the file, whether they can be used or not
-    example: str | None
+    example: str | None  # the first record that can be used
+    not_ascii: str | None  # the first one that can be used and holds characters beyond ASCII
     start: int  # its usable records among those of the subset
     stop: int
 
@@ -109,7 +110,9 @@ class RecordStore:
                 del column[start:]
             raise
         self._paths += [*opened.chunks, pa.array(opened.paths, pa.string())]
-        self._files.append(AnnotationFile(path, form, opened.count, opened.example, start, len(self._offset)))
+        self._files.append(
+            AnnotationFile(path, form, opened.count, opened.example, opened.not_ascii, start, len(self._offset))
+        )
         self.reported += opened.reported
         self.lacking |= opened.lacking
 
@@ -153,6 +156,7 @@ class _OpenFile:
         self.reported: list[Reported] = []
         self.count = 0
         self.example: str | None = None
+        self.not_ascii: str | None = None
         self.lacking = False
 
     def add(self, record: Record) -> None:
@@ -163,6 +167,8 @@ class _OpenFile:
             self.reported.append(row)
             return
         self.example = self.example or record.text
+        if self.not_ascii is None and not record.text.isascii():
+            self.not_ascii = record.text
         stored = StoredRecord(
             self.path,
             record.position,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from conversion.display import size
 from mmm_rs import SUBSETS
 
 PROBLEMS = 5  # of one kind that are shown
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 def lines(inspection: dict[str, Any]) -> Iterator[str]:
@@ -53,8 +55,10 @@ def _subset(name: str, subset: dict[str, Any]) -> Iterator[str]:
         yield f"  {file['path']}: {file['records']:,} records ({file['kind']}, {file['encoding']}; {_keys(file)})"
         for remark in file["remarks"]:
             yield f"    {remark}"
-        if file["example"]:
-            yield f"    {_shortened(file['example'])}"
+        if example := file["example"]:
+            yield f"    {_around(example, _NOT_ASCII)}"
+        if (text := file["not_ascii"]) and text != example:
+            yield f"    {_around(text, _NOT_ASCII)}"
     pairs = ", ".join(f"{count:,} {modality}" for modality, count in subset["pairs"].items())
     yield f"  {subset['samples']:,} samples, pairs: {pairs}"
     for row in subset["unmatched"]:
@@ -70,6 +74,14 @@ def _keys(file: dict[str, Any]) -> str:
         return "no keys"
     path = f"image key {file['image_key']!r}" if file["image_key"] else "keyed by the image's path"
     return f"{path}, prompt key {file['prompt_key']!r}"
+
+
+def _around(text: str, pattern: re.Pattern[str], limit: int = 160) -> str:
+    """A text with what is searched for in it, shortened at both ends."""
+    text = " ".join(text.split())
+    match = pattern.search(text)
+    start = max(0, match.start() - limit // 2) if match and len(text) > limit else 0
+    return _shortened(("…" if start else "") + text[start:], limit)
 
 
 def _shortened(text: str, limit: int = 160) -> str:

@@ -9,6 +9,7 @@ import pytest
 from conversion import annotations
 from conversion.annotations import Limits
 from conversion.annotations.encoding import judged
+from tests import releases
 
 
 def read(data: bytes, **options):
@@ -166,3 +167,28 @@ def test_a_file_whose_first_text_beyond_ascii_comes_late():
 def test_a_name_is_enough_to_know_gbk(name):
     """Of 武汉 in GBK the last three bytes are a character in UTF-8 too."""
     assert judged(f"GID_dataset/GF2_{name}_001.jpg".encode("gbk")) == "gb18030"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
+@pytest.mark.parametrize("length", [0, 500])
+def test_inspect_shows_the_encoding_and_one_record_that_is_not_ascii(encoding, length, tmp_path, run):
+    paths = [f"Inria_dataset/{number}.jpg" for number in range(4)]
+    texts = ["plain", "x" * length + "卫星图像显示大片村庄", "农田和森林", "plain"]
+    rows = [{"image": path, "prompt": text} for path, text in zip(paths, texts, strict=True)]
+    files = {"MMM-RS_Inria.json": json.dumps(rows, ensure_ascii=False).encode(encoding)}
+    files |= {path: releases.picture(path) for path in paths}
+    path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": releases.zipped(files)})
+    _, printed, _ = run("inspect", path)
+    assert f"4 records (array, {encoding};" in printed
+    assert '{"image": "Inria_dataset/0.jpg", "prompt": "plain"}' in printed
+    assert "卫星图像显示大片村庄" in printed and "农田" not in printed
+    assert max(map(len, printed.splitlines())) < 200
+    (file,) = json.loads(run("inspect", path, "--json")[1])["subsets"]["Inria"]["annotations"]
+    assert (file["encoding"], json.loads(file["not_ascii"])) == (encoding, rows[1])
+
+
+def test_inspect_shows_one_record_once(tmp_path, run):
+    rows = [{"image": "Inria_dataset/0.jpg", "prompt": "农田和森林"}]
+    files = {"MMM-RS_Inria.json": json.dumps(rows, ensure_ascii=False).encode(), rows[0]["image"]: releases.picture("0")}
+    path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": releases.zipped(files)})
+    assert run("inspect", path)[1].count("农田和森林") == 1
