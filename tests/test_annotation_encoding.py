@@ -189,6 +189,9 @@ def test_inspect_shows_the_encoding_and_one_record_that_is_not_ascii(encoding, l
 
 def test_inspect_shows_one_record_once(tmp_path, run):
     rows = [{"image": "Inria_dataset/0.jpg", "prompt": "农田和森林"}]
-    files = {"MMM-RS_Inria.json": json.dumps(rows, ensure_ascii=False).encode(), rows[0]["image"]: releases.picture("0")}
+    files = {
+        "MMM-RS_Inria.json": json.dumps(rows, ensure_ascii=False).encode(),
+        rows[0]["image"]: releases.picture("0"),
+    }
     path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": releases.zipped(files)})
     assert run("inspect", path)[1].count("农田和森林") == 1
