@@ -82,7 +82,17 @@ class RemoteFiles:
         return parts
 
     def stream(self, name: str) -> BinaryIO:
-        return io.BufferedReader(_Stream(self, name), 1 << 16)
+        size = self.size(name)
+        if size is None:
+            raise ReadError(
+                f"{self}/{name}: the server does not report its size. Download the files, then give their folder as "
+                "data_dir"
+            )
+        return self.stream_of(name, size)
+
+    def stream_of(self, name: str, size: int) -> BinaryIO:
+        """A file of this size to be read from its beginning to its end."""
+        return io.BufferedReader(_Stream(self, name, size), 1 << 16)
 
     def begin(self, name: str, ranges: ByteRanges) -> Spans:
         return Spans(self, name, ranges)
@@ -209,13 +219,7 @@ _streams = _Streams()
 class _Stream(io.RawIOBase):
     """A file from its beginning to its end, the next spans of which are on their way."""
 
-    def __init__(self, files: RemoteFiles, name: str) -> None:
-        size = files.size(name)
-        if size is None:
-            raise ReadError(
-                f"{files}/{name}: the server does not report its size. Download the files, then give their folder as "
-                "data_dir"
-            )
+    def __init__(self, files: RemoteFiles, name: str, size: int) -> None:
         self._files, self._name, self._size = files, name, size
         self._begun, self._stopped = 0, threading.Event()  # bytes that have been asked for
         self._coming: deque[tuple[int, int, Future[bytes | memoryview]]] = deque()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -16,9 +18,10 @@ import urllib3
 
 from mmm_rs import ReadError
 from mmm_rs_reading import connections, retries
-from mmm_rs_reading.addresses import Address, Addresses, hub_addresses
+from mmm_rs_reading.addresses import Address, Addresses, content_tag, hub_addresses
 
 REDIRECTS = 5  # that one request follows
+ADDRESS_LOCKS = 64  # processes of a node that ask for different addresses at once, at most
 READ_AT_ONCE = 256 << 10  # bytes
 DRAINED = 4096  # bytes of a body that nobody wants, which are read so that its connection can be used again
 
@@ -99,23 +102,27 @@ class HttpTransport:
         self.label, self.addresses = label, addresses
         self.reached = False
         self._sizes: dict[str, int] = {}
+        self._tags: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_sizes": dict(self._sizes)}  # a copy, as threads may add to it
+        # Copies, as threads may add to them.
+        return {**self.__dict__, "_sizes": dict(self._sizes), "_tags": dict(self._tags)}
 
     def __str__(self) -> str:
         return self.label
 
     def size(self, name: str) -> int | None:
         if name not in self._sizes and self.addresses.kept(name) is None:
-            with self.addresses.lock(name):
-                if self.addresses.kept(name) is None:
-                    _, answer = self._resolve(name, "bytes=0-0")  # a redirect may tell the size
-                    if answer is not None:
-                        self._part(name, answer, 0, 1)
+            _, answer = self._address(name, "bytes=0-0")  # a redirect may tell the size
+            if answer is not None:
+                self._part(name, answer, 0, 1)
         if name not in self._sizes:
             self.fetch(name, 0, 1)
         return self._sizes.get(name)
+
+    def tag(self, name: str) -> str | None:
+        """What the hub says of a file's content once it has been asked for: a hash of it."""
+        return self._tags.get(name)
 
     def fetch(self, name: str, start: int, stop: int | None, buffer: memoryview | None = None) -> Part:
         wanted = None if start == 0 and stop is None else f"bytes={start}-{'' if stop is None else stop - 1}"
@@ -128,15 +135,32 @@ class HttpTransport:
 
     def _open(self, name: str, wanted: str | None) -> tuple[Address, Any]:
         """Where the file is, and the answer from there."""
-        address = self.addresses.kept(name)
+        address, answer = self._address(name, wanted)
+        if answer is None:
+            try:
+                answer = self._ask(address, wanted)
+            except urllib3.exceptions.NewConnectionError:  # the next try asks where the file is now
+                self.addresses.forget(name, address)
+                raise
+        return address, answer
+
+    def _address(self, name: str, wanted: str | None) -> tuple[Address, Any]:
+        """Where the file is; also the answer, if it is at the folder's own host and nobody knew."""
+        address, answer = self.addresses.kept(name), None
         if address is None:
             with self.addresses.lock(name):  # one thread asks where it is, then the others know
                 address = self.addresses.kept(name)
                 if address is None:
-                    address, answer = self._resolve(name, wanted)
-                    if answer is not None:
-                        return address, answer
-        return address, self._ask(address, wanted)
+                    # One process asks, then the others know.
+                    with self.addresses.node_lock(f"address-{zlib.crc32(name.encode()) % ADDRESS_LOCKS}"):
+                        address = self.addresses.recall(name)
+                        if address is None:
+                            address, answer = self._resolve(name, wanted)
+        if address.size is not None:
+            self._note(name, address.size)
+        if address.tag is not None:
+            self._tags[name] = address.tag
+        return address, answer
 
     def _resolve(self, name: str, wanted: str | None) -> tuple[Address, Any]:
         """Ask the folder's own host: where it says that the file is, and its answer if the file is there itself."""
@@ -145,13 +169,12 @@ class HttpTransport:
             answer = self._ask(address, wanted)
             self.addresses.pin(answer.headers.get("X-Repo-Commit"))
             if answer.status not in (301, 302, 303, 307, 308):
+                address = replace(address, tag=content_tag(answer.headers) or address.tag)
                 if answer.status < 400:
                     self.addresses.keep(name, address)
                 return address, answer
-            if size := answer.headers.get("X-Linked-Size"):
-                self._note(name, int(size))
             _discard(answer)
-            address = self.addresses.redirected(address, answer.headers.get("Location", ""), answer.headers.get("Date"))
+            address = self.addresses.redirected(address, answer.headers)
             if not self.addresses.is_own(address):
                 self.addresses.keep(name, address)
                 return address, None

@@ -80,6 +80,9 @@ def fresh_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if config is not None:
         monkeypatch.setattr(config, "HF_CACHE_HOME", str(home))
         monkeypatch.setattr(config, "HF_DATASETS_CACHE", home / "datasets")
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
 
 
 @pytest.fixture

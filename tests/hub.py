@@ -114,6 +114,8 @@ class Hub:
         self.ranges: list[tuple[str, int, int]] = []  # what was read of files: path, start, stop
         self.faults: list[Fault] = []
         self.identity: dict[str, Any] = {"type": "user", "name": "tester", "orgs": [{"name": "org"}]}
+        self.most: int | None = None  # requests after which it answers 429
+        self.refused = 0  # of those
         self.lock = threading.RLock()
         self.ended = threading.Event()
         hub = self
@@ -312,6 +314,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.seconds:
             self.hub.ended.wait(fault.seconds)
         try:
+            if self.hub.most is not None and self.hub.requests.total() > self.hub.most:
+                self.hub.refused += 1
+                raise _Refused(429, headers={"Retry-After": "300"})
             if fault and fault.status:
                 raise _Refused(fault.status, headers=fault.headers)
             if fault and not fault.lost:

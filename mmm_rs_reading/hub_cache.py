@@ -1,0 +1,119 @@
+"""Small files of a dataset in the hub client's own cache, by commit: whoever reads the commit again has them.
+
+The layout is the client's (https://huggingface.co/docs/huggingface_hub/guides/manage-cache): `blobs/` holds each
+content under the name that the hub gives it, `snapshots/<commit>/` links by path, `refs/` the commit of each branch.
+So `hf download` and this package use each other's files, and `hf cache` lists and removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterable
+
+from mmm_rs_reading.addresses import COMMIT
+
+READ_AT_ONCE = 1 << 20  # bytes
+HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+class HubCache:
+    """The cache of one dataset. `folder`: its folder there. `path`: of the files that are read, within the dataset."""
+
+    def __init__(self, folder: str, path: str = "") -> None:
+        self.folder, self.path = folder, path
+
+    def find(self, commit: str, name: str) -> str | None:
+        """The path of a file here; None if it is not there, or not what it was."""
+        link = self._path("snapshots", commit, self.path, name)
+        try:
+            if link is None or not os.path.isfile(link):
+                return None
+            blob = os.path.join(os.path.dirname(link), os.readlink(link)) if os.path.islink(link) else link
+            tag = os.path.basename(blob)
+            if not HASH.fullmatch(tag) or _is_content(blob, tag):  # only a hash says what the content must be
+                return link
+            os.unlink(blob)
+        except OSError:
+            pass
+        return None
+
+    def keep(self, commit: str, branch: str, name: str, parts: Iterable[bytes | memoryview], tag: str) -> str | None:
+        """Write a file. Returns its path; None if it cannot be written or is not what the hub says of its content.
+
+        Raises what `parts` raises.
+        """
+        link = self._path("snapshots", commit, self.path, name)
+        blob = os.path.join(self.folder, "blobs", tag)
+        path = f"{blob}.{uuid.uuid4().hex[:8]}.incomplete"
+        if link is None:
+            return None
+        try:
+            for folder in (os.path.dirname(blob), os.path.dirname(link)):
+                os.makedirs(folder, exist_ok=True)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError:
+            return None
+        try:
+            if not _write(fd, parts) or not _is_content(path, tag):
+                return None
+            os.replace(path, blob)
+            _replace_link(os.path.relpath(blob, os.path.dirname(link)), link)
+            self._note_branch(commit, branch)
+            return link
+        except OSError:
+            return None
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def _note_branch(self, commit: str, branch: str) -> None:
+        path = self._path("refs", branch)
+        if path is not None and not COMMIT.fullmatch(branch):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(f"{path}.{os.getpid()}", "w") as file:
+                file.write(commit)
+            os.replace(file.name, path)
+
+    def _path(self, *parts: str) -> str | None:
+        """A path below the folder; None if it would lead out of it."""
+        names = [name for part in parts for name in part.split("/") if name]
+        return None if {".", ".."} & {*names} else os.path.join(self.folder, *names)
+
+
+def _write(fd: int, parts: Iterable[bytes | memoryview]) -> bool:
+    """Write all parts; False if the disk does not take them."""
+    with open(fd, "wb", buffering=0) as file:
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                try:
+                    view = view[file.write(view) :]
+                except OSError:
+                    return False
+    return True
+
+
+def _is_content(path: str, tag: str) -> bool:
+    """Whether a file's content has this name: git's hash of it, or for large files the sha256."""
+    digest = hashlib.sha256() if len(tag) == 64 else hashlib.sha1(b"blob %d\0" % os.path.getsize(path))
+    with open(path, "rb") as file:
+        while data := file.read(READ_AT_ONCE):
+            digest.update(data)
+    return digest.hexdigest() == tag
+
+
+def _replace_link(target: str, link: str) -> None:
+    """A symbolic link; where the system has none, a copy of the file."""
+    temporary = f"{link}.{os.getpid()}"
+    try:
+        os.symlink(target, temporary)
+    except OSError:
+        source = os.path.join(os.path.dirname(link), target)
+        with open(source, "rb") as file, open(temporary, "wb") as copy:
+            while data := file.read(READ_AT_ONCE):
+                copy.write(data)
+    os.replace(temporary, link)
