@@ -28,8 +28,10 @@ for _name in ("HF_TOKEN", "HF_ENDPOINT", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "H
 
 import pytest  # noqa: E402
 
+from conversion.job import Result  # noqa: E402
 from mmm_rs_cli import cli  # noqa: E402
 from tests import releases  # noqa: E402
+from tests.conversions import convert  # noqa: E402
 
 
 def pytest_sessionstart() -> None:
@@ -69,6 +71,29 @@ def clean_release(tmp_path_factory: pytest.TempPathFactory) -> WrittenRelease:
     """The same without unmatched images and records: everything is published. Not to be changed by a test."""
     subsets = releases.small(unmatched=False)
     return WrittenRelease(releases.zips_stored(subsets, tmp_path_factory.mktemp("clean")), subsets)
+
+
+@pytest.fixture(scope="session")
+def converted(release: WrittenRelease, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """The conversion of `release`. Its folder is not to be changed by a test."""
+    out = tmp_path_factory.mktemp("converted") / "out"
+    return convert(release.path, out, workers=2)
+
+
+@pytest.fixture(scope="session")
+def reference(clean_release: WrittenRelease, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `clean_release` is converted to, by one worker. Not to be changed by a test."""
+    out = tmp_path_factory.mktemp("reference") / "out"
+    convert(clean_release.path, out, workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def small_output(clean_release: WrittenRelease, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one subset of `clean_release` is converted to. Not to be changed by a test."""
+    out = tmp_path_factory.mktemp("small") / "out"
+    convert(clean_release.path, out, subsets=["GID"])
+    return out
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from conversion.options import Options
 from mmm_rs_cli import cli
 from tests import releases
 from tests.conversions import convert
-from tests.test_conversion import tree
+from tests.outputs import tree
 from tests.test_interruption import complete
 
 ROOT = Path(__file__).parents[1]

@@ -17,8 +17,8 @@ from PIL import Image
 from conversion.options import Options
 from tests import releases
 from tests.conversions import convert, verify
+from tests.outputs import members, reasons, unpublished
 from tests.releases import DEFLATED, STORED, RawEntry
-from tests.test_conversion import members, reasons, unpublished
 
 GOOD = {f"GID_dataset/{name}.jpg": releases.picture(name) for name in ("a", "b", "c")}
 VICTIM, VICTIM_DATA = "GID_dataset/victim.jpg", releases.picture("victim", (200, 200))

@@ -18,7 +18,7 @@ from conversion.errors import REPORTED, OutputError
 from conversion.layout import WORK
 from tests import releases, stopping
 from tests.conversions import convert
-from tests.test_conversion import tree
+from tests.outputs import tree
 
 # Aligned images, images and records without a partner; in the second form the subsets have to be inflated first.
 FORMS = {form.__name__: form for form in (releases.zips_stored, releases.one_zip_of_deflated_zips)}

@@ -23,7 +23,7 @@ from conversion.errors import REPORTED, OutputError
 from conversion.layout import WORK
 from tests import releases, stopping
 from tests.conversions import convert
-from tests.test_conversion import tree
+from tests.outputs import tree
 
 SUBSETS = ("SEN1-2", "Inria")
 AS_ROOT = os.geteuid() == 0

@@ -33,7 +33,7 @@ from mmm_rs_hub.upload import upload
 from tests import releases, stopping
 from tests.conversions import convert, verify
 from tests.hub import TOKEN, Hub
-from tests.test_conversion import tree
+from tests.outputs import tree
 from tests.test_output import file_system
 
 REPO = "org/MMM-RS"

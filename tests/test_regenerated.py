@@ -14,7 +14,7 @@ from mmm_rs import LABEL_TYPES
 from mmm_rs_cli import cli
 from tests import releases
 from tests.conversions import convert, verify
-from tests.test_conversion import tree, unpublished
+from tests.outputs import members, tree, unpublished
 
 # Subsets of which the scripts leave more than one folder, or folders whose names do not tell the subset.
 FOLDERS = {
@@ -229,3 +229,21 @@ def test_some_subsets_in_zips_and_others_regenerated(clean_release, from_zips, b
         for subset in subsets:
             mine, theirs = tree(result.out / "data" / subset.name), tree(out / "data" / subset.name)
             assert mine == theirs and mine
+
+
+def test_regenerated_folders_with_the_annotations_elsewhere(clean_release, reference, tmp_path):
+    images = releases.regenerated(clean_release.subsets, tmp_path / "images", annotations=False)
+    for subset in clean_release.subsets:
+        releases.put(
+            tmp_path / "json", {path: data for path, data in subset.files.items() if releases.is_annotation(path)}
+        )
+    result = convert(images, tmp_path / "out", annotations=tmp_path / "json")
+    assert result.reported == 0
+    wanted = {subset.name: set(subset.images.values()) for subset in clean_release.subsets}
+    for subset, contents in wanted.items():
+        prefix = subset.replace(".", "_") + "/"
+        assert {
+            data
+            for name, data in members(tmp_path / "out").items()
+            if name.startswith(prefix) and name.endswith(".jpg")
+        } == contents

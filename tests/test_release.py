@@ -18,7 +18,7 @@ from conversion import containers, convert, release, verify
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.inspection import inspect
 from tests import releases
-from tests.test_conversion import members, tree, unpublished
+from tests.outputs import members, tree, unpublished
 
 
 def test_one_subset_alone_as_zip_or_folder(clean_release, tmp_path):
@@ -146,6 +146,14 @@ def test_what_was_encrypted_is_taken_from_the_folder_beside_its_zip(clean_releas
     result = convert(path, tmp_path / "out")
     assert result.summary["subsets"]["Inria"]["images"]["published"] == 5
     assert verify(tmp_path / "out", path).compared == 5
+
+
+def test_the_zip_counts_where_its_folder_lies_beside_it(clean_release, reference, tmp_path):
+    result = convert(releases.zips_beside_folders(clean_release.subsets, tmp_path / "release"), tmp_path / "out")
+    assert members(tmp_path / "out") == members(reference)
+    beside = [source for source in result.summary["sources"] if source["problem"] == "beside_zip"]
+    assert {source["subset"] for source in beside} == {subset.name for subset in clean_release.subsets}
+    assert result.reported
 
 
 # --- what a conversion wrote ------------------------------------------------------------------------------------------
@@ -368,6 +376,18 @@ def test_a_download_that_is_not_finished_is_named(name, inside, clean_release, t
     assert problem.subset == "GID" or name.startswith(".")
 
 
+def test_a_colon_in_a_name_is_no_drive(tmp_path):
+    jpeg = releases.picture("a"), releases.picture("b")
+    records = [{"image": "a:b.jpg", "prompt": "first"}, {"image": "b.jpg", "prompt": "second"}]
+    releases.put(
+        tmp_path / "MMM-RS/GID",
+        {"GID_dataset/a:b.jpg": jpeg[0], "GID_dataset/b.jpg": jpeg[1], "MMM-RS_GID.json": json.dumps(records).encode()},
+    )
+    convert(tmp_path / "MMM-RS", tmp_path / "out")
+    found = members(tmp_path / "out")
+    assert (found["GID/a_b.txt"], found["GID/b.txt"]) == (b"first", b"second")
+
+
 # --- archives in parts ------------------------------------------------------------------------------------------------
 
 
@@ -437,6 +457,16 @@ def test_what_git_lfs_did_not_fetch_is_called_that(clean_release, tmp_path):
     assert {row["path"]: row["reason"] for row in unpublished(tmp_path / "out") if row["subset"] == "Inria"}[
         image
     ] == "lfs_pointer"
+
+
+def test_the_annotations_of_a_second_download_serve_where_the_first_is_damaged(clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    whole = releases.zipped(inria.files)
+    path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": whole, "Inria_new.zip": whole})
+    data = bytearray(whole)
+    data[data.index(inria.files["MMM-RS_Inria.json"]) + 9] ^= 1
+    (path / "Inria.zip").write_bytes(data)
+    assert convert(path, tmp_path / "out").summary["subsets"]["Inria"]["records"]["used"] == 5
 
 
 # --- annotations without images ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conversion import archives, layout, manifest, release, verification
-from conversion.errors import OutputError, VerificationError
+from conversion.errors import OutputError, UsageError, VerificationError
 from mmm_rs import subset_totals
 from mmm_rs_cli import cli
 from tests import releases
@@ -468,3 +468,21 @@ def test_a_folder_of_format_1_0_is_right(tmp_path):
     written = write_converted(tmp_path / "out", version="1.0")
     cli.main(["card", str(tmp_path / "out")])
     assert verify(tmp_path / "out").samples == len(written)
+
+
+def test_a_release_that_has_more_than_was_converted_is_not_verified(clean_release, tmp_path):
+    inria = clean_release["Inria"]
+    name, *_ = inria.images
+    less = {path: data for path, data in inria.files.items() if path != name}
+    convert(releases.put(tmp_path / "less", {"Inria.zip": releases.zipped(less)}), tmp_path / "out")
+    assert verify(tmp_path / "out", tmp_path / "less").compared == 4
+    more = releases.zips_stored([inria], tmp_path / "more")
+    with pytest.raises(VerificationError, match=f"{name}: .* 1 in the release .* neither published nor in the report"):
+        verify(tmp_path / "out", more)
+
+
+def test_a_mistyped_release_is_told_before_the_shards_are_read(reference, tmp_path):
+    told = []
+    with pytest.raises(UsageError, match="no such file or folder"):
+        verify(reference, tmp_path / "nothing", progress=lambda *progress: told.append(progress))
+    assert told == []

@@ -1,0 +1,125 @@
+"""Which images become a sample, which record describes each image, and what is said of the others."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from conversion.options import Options
+from mmm_rs import PROMPT_COLUMNS
+from tests import releases
+from tests.conversions import convert, verify
+from tests.outputs import members, reasons, unpublished
+
+
+def test_two_images_of_one_place_are_both_reported_and_named(clean_release, tmp_path):
+    sen = clean_release["SEN1-2"]
+    double = {"SEN1-2_dataset/copy/ROIs1868_summer_s2_7_p1.jpg": releases.picture("double")}
+    path = releases.zips_stored([sen.with_files(**double)], tmp_path / "release")
+    convert(path, tmp_path / "out")
+    rows = [row for row in unpublished(tmp_path / "out") if row["kind"] == "image"]
+    assert [row["reason"] for row in rows] == ["same_place", "same_place"]
+    assert rows[0]["path"] in rows[1]["detail"] and rows[1]["path"] in rows[0]["detail"]
+    assert "SEN1-2/ROIs1868_summer_7_p1.sar.jpg" in members(tmp_path / "out")
+
+
+def whu(records):
+    """WHU-OPT-SAR with two places of three images each and these records."""
+    images = {
+        f"WHU-OPT-SAR_dataset/{folder}/NH49E001013_{x}_0_{token}.jpg": releases.picture(f"{token}{x}")
+        for token, folder in (("RGB", "RGB_jpg"), ("NIR", "NIR_jpg"), ("SAR", "sar_jpg"))
+        for x in (0, 512)
+    }
+    return releases.Subset("WHU-OPT-SAR", {"a.json": json.dumps(records).encode()} | images, {})
+
+
+def test_a_modality_that_no_record_names_is_served_by_the_samples_record(tmp_path):
+    records = [{"image": f"RGB_jpg/NH49E001013_{x}_0_RGB.jpg", "prompt": f"a place {x}"} for x in (0, 512)]
+    result = convert(releases.zips_stored([whu(records)], tmp_path / "release"), tmp_path / "out")
+    assert result.manifest["subsets"]["WHU-OPT-SAR"]["pairs"] == {"rgb": 2, "nir": 2, "sar": 2}
+    assert members(tmp_path / "out")["WHU-OPT-SAR/NH49E001013_512_0.sar.txt"] == b"a place 512"
+    assert result.summary["subsets"]["WHU-OPT-SAR"]["records"] == {"released": 2, "used": 2, "reported": 0}
+
+
+def test_a_modality_that_some_record_names_is_not_served_by_another(tmp_path):
+    records = [{"image": f"NH49E001013_{x}_0_RGB.jpg", "prompt": f"a place {x}"} for x in (0, 512)]
+    records.append({"image": "NH49E001013_0_0_SAR.jpg", "prompt": "a radar image"})
+    path = releases.zips_stored([whu(records)], tmp_path / "release")
+    result = convert(path, tmp_path / "out")
+    assert result.manifest["subsets"]["WHU-OPT-SAR"]["pairs"] == {"rgb": 2, "nir": 2, "sar": 1}
+    assert reasons(tmp_path / "out") == {"NH49E001013_512_0_SAR.jpg": "no_record"}
+    kept = convert(path, tmp_path / "kept", options=Options(keep_unprompted=True))
+    assert kept.manifest["subsets"]["WHU-OPT-SAR"]["pairs"] == {"rgb": 2, "nir": 2, "sar": 1}
+    found = members(tmp_path / "kept")
+    assert "WHU-OPT-SAR/NH49E001013_512_0.sar.jpg" in found and "WHU-OPT-SAR/NH49E001013_512_0.sar.txt" not in found
+    assert kept.reported == 0
+    verify(tmp_path / "kept", path)
+
+
+def test_records_that_cannot_be_used_are_reported_with_file_and_position(tmp_path):
+    image = {f"GID_dataset/{n}.jpg": releases.picture(str(n)) for n in range(3)}
+    records = [
+        {"image": "0.jpg", "prompt": "the first wins"},
+        {"image": "0.jpg", "prompt": "the first wins"},
+        {"image": "0.jpg", "prompt": "another"},
+        {"prompt": "no path"},
+        {"image": "1.jpg"},
+        {"image": "1.jpg", "prompt": 7},
+        "no record",
+        {"image": "1.jpg", "prompt": ["the first of a list", "the second"]},
+        {"image": "2.jpg", "prompt": "half a character \ud800"},
+    ]
+    subset = releases.Subset("GID", {"MMM-RS_GID.json": json.dumps(records).encode()} | image, {})
+    convert(releases.zips_stored([subset], tmp_path / "release"), tmp_path / "out")
+    found = members(tmp_path / "out")
+    assert found["GID/0.txt"] == b"the first wins" and found["GID/1.txt"] == b"the first of a list"
+    rows = {
+        row["position"]: (row["path"], row["reason"])
+        for row in unpublished(tmp_path / "out")
+        if row["kind"] == "record"
+    }
+    assert rows == {
+        position: ("MMM-RS_GID.json", reason)
+        for position, reason in {
+            1: "duplicate_record",
+            2: "conflicting_prompt",
+            3: "no_path",
+            4: "no_prompt",
+            5: "wrong_type",
+            6: "not_an_object",
+            8: "invalid_text",
+        }.items()
+    }
+
+
+# --- annotations of one modality -------------------------------------------------------------------------------------
+
+
+def by_modality(subset):
+    """The images and records of SEN1-2 by their modality, as (images, annotation file)."""
+    (name,) = (name for name in subset.files if releases.is_annotation(name))
+    records = json.loads(subset.files[name])
+    for token in ("_s2_", "_s1_"):
+        mine = {path: record for path, record in records.items() if token in path}
+        assert len(mine) == 4
+        yield {n: d for n, d in subset.images.items() if token in n}, json.dumps(mine).encode()
+
+
+def test_each_zip_of_a_modality_has_annotations_of_the_same_name(clean_release, tmp_path):
+    zips = {}
+    for modality, (images, said) in zip(("RGB", "SAR"), by_modality(clean_release["SEN1-2"]), strict=True):
+        zips[f"SEN1-2_{modality}.zip"] = releases.zipped({**images, "annotations.json": said})
+    result = convert(releases.put(tmp_path / "MMM-RS", zips), tmp_path / "out")
+    assert result.reported == 0
+    assert result.manifest["subsets"]["SEN1-2"]["pairs"] == {"rgb": 4, "nir": 0, "sar": 4}
+    rows = pq.read_table(tmp_path / "out/index/SEN1-2.parquet").to_pylist()
+    assert all(row[PROMPT_COLUMNS["rgb"]] != row[PROMPT_COLUMNS["sar"]] for row in rows)
+
+
+@pytest.mark.parametrize("damage", [lambda said: b"<html>", lambda said: said[:3]], ids=["no JSON", "cut"])
+def test_radar_images_have_no_optical_prompt_where_their_own_are_unreadable(damage, clean_release, tmp_path):
+    (optical, said), (radar, theirs) = by_modality(clean_release["SEN1-2"])
+    files = {**optical, **radar, "MMM-RS_SEN1-2_RGB.json": said, "MMM-RS_SEN1-2_SAR.json": damage(theirs)}
+    result = convert(releases.put(tmp_path / "MMM-RS", {"SEN1-2.zip": releases.zipped(files)}), tmp_path / "out")
+    assert result.manifest["subsets"]["SEN1-2"]["pairs"] == {"rgb": 4, "nir": 0, "sar": 0}
+    assert result.summary["subsets"]["SEN1-2"]["reasons"]["image"] == {"no_record": 4}
