@@ -21,7 +21,7 @@ def visible(text: str) -> str:
 def size(count: float) -> str:
     """Bytes for a person, in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.95:  # what would be shown as 1000.0 has the next unit
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} TB"

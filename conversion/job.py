@@ -22,6 +22,7 @@ from conversion import layout, manifest, report, work
 from conversion.archives import Archive, content_id, extracted
 from conversion.card import Card
 from conversion.disk import disk_needed, sync_path, write_json, writing
+from conversion.display import size
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, ended, local
 from conversion.findings import Problem
@@ -375,7 +376,7 @@ def check_disk(job: Job, at_once: int | None = None) -> None:
         remedy = "keep fewer shards at a time with --keep"
     if left and needed > free:
         raise OutputError(
-            f"{job.out}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Free disk space or {remedy}"
+            f"{job.out}: {size(needed)} are needed and {size(free)} are free. Free disk space or {remedy}"
         )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from conversion.display import size
 from conversion.errors import UsageError
 
 SHARD_SIZE = 512_000_000  # bytes at most; streams well, and is cheap to fetch again
+SMALLEST_SHARD = 4_000  # bytes that a small image, its prompt and its labels take in a tar
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,15 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
             raise UsageError(f"--validation {self.validation}: give a share of the scenes from 0 to below 1")
-        if self.shard_size < 1:
-            raise UsageError(f"--shard-size {self.shard_size}: give a size above zero")
+        check_shard_size(self.shard_size)
         if not -(10**63) < self.seed < 10**64:  # its digits are a key of blake2b
             raise UsageError("--seed: give a number of at most 64 characters")
+
+
+def check_shard_size(count: int) -> None:
+    """Raises UsageError for a size that no sample fits into, for example 5 instead of 5GB."""
+    if count < SMALLEST_SHARD:
+        raise UsageError(
+            f"--shard-size: {size(count)} is too small: a shard holds at least one sample, which takes "
+            f"{size(SMALLEST_SHARD)} or more. Give a size with its unit, such as 256MB"
+        )

@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import Any
 
+from conversion.display import size
 from conversion.errors import MMMRSError, OutputError
 from mmm_rs_cli.arguments import parser
 from mmm_rs_cli.retry import with_options
@@ -110,7 +111,7 @@ def _check_address_space() -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
         raise OutputError(
-            f"{limit / 1e9:.1f} GB of address space are not enough to begin. Allow {ADDRESS_SPACE / 1e9:.1f} GB with "
+            f"{size(limit)} of address space are not enough to begin. Allow {size(ADDRESS_SPACE)} with "
             f"`ulimit -v {ADDRESS_SPACE // 1024}`"
         )
 

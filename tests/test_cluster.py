@@ -242,7 +242,7 @@ def test_a_shard_that_a_lost_worker_finished_is_not_written_again(release, tmp_p
 
 
 def test_a_process_that_dies_is_said_in_a_line_and_the_same_call_goes_on(long_release, tmp_path):
-    out, options = tmp_path / "out", Options(shard_size=1)
+    out, options = tmp_path / "out", Options(shard_size=4_000)
 
     def kill(done, total, what):
         if shards_in(out) >= 50:
@@ -368,7 +368,7 @@ def run(address: str, *arguments: object, **environment: str) -> subprocess.Comp
 def begun(address: str, release: Path, out: Path, shards: int):
     """A conversion in many shards, of which that many are there."""
     process = subprocess.Popen(
-        command(address, release, out, "--shard-size", "1"),
+        command(address, release, out, "--shard-size", "4kB"),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -410,7 +410,7 @@ def test_both_workers_write(dask, long_release, tmp_path):
     with distributed.Client(dask.address, set_as_default=False) as client:
         client.wait_for_workers(2)
         before = client.run(tasks)
-        convert(long_release, tmp_path / "out", executor=client.get_executor(), options=Options(shard_size=1))
+        convert(long_release, tmp_path / "out", executor=client.get_executor(), options=Options(shard_size=4_000))
         after = client.run(tasks)
     assert shards_in(tmp_path / "out") == SHARDS
     assert len(after) == 2 and all(after[worker] > before[worker] for worker in after)
@@ -429,7 +429,7 @@ def test_an_interruption_ends_soon_with_a_line_and_leaves_no_half_file(number, d
     kept, count = complete(out), shards_in(out)
     time.sleep(1)
     assert shards_in(out) == count < SHARDS  # the workers have stopped too
-    assert run(dask.address, long_release, out, "--shard-size", "1").returncode == 0
+    assert run(dask.address, long_release, out, "--shard-size", "4kB").returncode == 0
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in kept} == kept
 
 
@@ -437,14 +437,14 @@ def test_the_lock_is_the_commands(dask, long_release, tmp_path):
     out = tmp_path / "out"
     with begun(dask.address, long_release, out, 10) as process:
         one_line(
-            run(dask.address, long_release, out, "--shard-size", "1"),
+            run(dask.address, long_release, out, "--shard-size", "4kB"),
             5,
             str(out),
             "another command is writing to this folder",
         )
         process.kill()  # its lock goes with it, and its tasks find that their run is over
         process.wait()
-        assert run(dask.address, long_release, out, "--shard-size", "1").returncode == 0
+        assert run(dask.address, long_release, out, "--shard-size", "4kB").returncode == 0
     assert shards_in(out) == SHARDS and not (out / WORK).exists()
 
 
@@ -461,7 +461,7 @@ def test_a_killed_worker_costs_nothing_but_its_own_shard(empty, long_release, tm
     assert (process.returncode, stderr) == (0, "")
     assert len(kept) >= 90  # some that were renamed may lack their marker
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in kept} == kept
-    convert(long_release, local, options=Options(shard_size=1))
+    convert(long_release, local, options=Options(shard_size=4_000))
     assert tree(out) == tree(local)  # no temporary file of the killed worker either
 
 
@@ -476,7 +476,7 @@ def test_a_scheduler_that_is_lost_is_said_in_a_line(empty, long_release, tmp_pat
     one_line(ended, 5, empty.address, "the connection to the Dask scheduler was lost", "same command again")
     assert not list(out.rglob("*.tmp"))
     kept = complete(out)
-    convert(long_release, out, options=Options(shard_size=1))  # here, for a change
+    convert(long_release, out, options=Options(shard_size=4_000))  # here, for a change
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in kept} == kept
 
 

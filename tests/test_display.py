@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from conversion.display import first_of, visible
+from conversion.display import first_of, size, visible
 from conversion.errors import VerificationError
 from mmm_rs_cli import terminal
 
@@ -48,3 +48,20 @@ def test_every_line_that_a_command_writes_is_visible(capsys):
 def test_a_long_list_is_cut_and_says_by_how_much():
     assert first_of([str(number) for number in range(23)])[-2:] == ["19", "... and 3 more"]
     assert first_of(["a", "b", "a"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (64_000_000, "64.0 MB"),
+        (999_949, "999.9 kB"),
+        (999_999, "1.0 MB"),
+        (5e9, "5.0 GB"),
+        (2.5e12, "2.50 TB"),
+    ],
+)
+def test_a_size_has_the_unit_that_a_person_would_choose(count, shown):
+    assert size(count) == shown

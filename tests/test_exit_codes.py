@@ -136,6 +136,9 @@ BAD_USAGE = {
     "no such subset": ["convert", "RELEASE", "OUT", "--subset", "inria2"],
     "a size that is none": ["convert", "RELEASE", "OUT", "--shard-size", "much"],
     "a size of nothing": ["convert", "RELEASE", "OUT", "--shard-size", "0"],
+    "a size without its unit": ["convert", "RELEASE", "OUT", "--shard-size", "5"],
+    "a size without its unit to inspect": ["inspect", "RELEASE", "--shard-size", "512"],
+    "a size without its unit to export": ["export", "RELEASE", "OUT", "--to", "parquet", "--shard-size", "5"],
     "workers": ["convert", "RELEASE", "OUT", "--workers", "0"],
     "a share that is none": ["convert", "RELEASE", "OUT", "--validation", "1"],
     "a size of nothing to inspect": ["inspect", "RELEASE", "--shard-size", "0"],
@@ -200,6 +203,18 @@ def test_2_other_options_than_those_of_the_output(run, clean, tmp_path):
     code, _, errors = run("convert", clean, tmp_path / "out", "--quiet", "--seed", "7")
     assert code == 2 and "seed was 0, now 7" in errors[0]
     assert run("convert", clean, tmp_path / "out", "--quiet", "--seed", "7", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("given", ["0", "5", "3999", "3.9kB"])
+def test_2_a_shard_size_that_no_sample_fits_into_says_the_least_and_why(given, run, clean, tmp_path):
+    for words in (
+        ["convert", clean, tmp_path / "out"],
+        ["inspect", clean],
+        ["export", clean, tmp_path / "out", "--to", "parquet"],
+    ):
+        code, _, (error,) = run(*words, "--shard-size", given)
+        assert code == 2 and "is too small: a shard holds at least one sample, which takes 4.0 kB or more" in error
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("damage", releases.BROKEN_ARCHIVES)

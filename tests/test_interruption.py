@@ -99,7 +99,7 @@ def test_a_conversion_that_is_asked_to_stop_does_so_with_one_line(form, number, 
 def begun(folder: Path, *options: str) -> subprocess.Popen[str]:
     """The installed command with 2000 shards to write, of which the first is there."""
     release = releases.zips_stored([releases.many("GID", 2000)], folder / "release")
-    arguments = ["convert", str(release), str(folder / "out"), "--quiet", "--shard-size", "1", *options]
+    arguments = ["convert", str(release), str(folder / "out"), "--quiet", "--shard-size", "4kB", *options]
     command = [sys.executable, "-m", "mmm_rs_cli.cli", *arguments]
     root = Path(__file__).parents[1]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

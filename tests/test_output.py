@@ -79,7 +79,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(release, tmp_pat
     with file_system(tmp_path / "disk", "size=1m") as disk:
         run = command(release, disk / "out", tmp_path)
         assert run.code == 5 and len(run.output.splitlines()) == 1
-        assert "GB are needed and 0.00 GB are free" in run.output
+        assert "64.1 MB are needed and 1.0 MB are free" in run.output
         assert finished(disk / "out") == {}
 
 

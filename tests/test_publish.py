@@ -148,7 +148,7 @@ def test_a_disk_smaller_than_the_data(hub, run, monkeypatch, tmp_path):
     release = releases.zips_stored([subset], tmp_path / "release")
     monkeypatch.setattr("conversion.disk.RESERVE", 1_000_000)
     with file_system(tmp_path / "staging", "size=4m") as disk:
-        with pytest.raises(OutputError, match=r"GB are needed and .*--keep"):
+        with pytest.raises(OutputError, match=r"MB are needed and .*--keep"):
             run(release, keep=20)
         assert hub.repositories == {}
         with pytest.raises(OutputError, match="are needed"):

@@ -29,7 +29,7 @@ from conversion.exports.parts import Form, Group, Part, Plan, Written, choose, p
 from conversion.exports.selection import Selection
 from conversion.exports.source import Batch, Source, batches, open_converted
 from conversion.findings import Reported
-from conversion.options import SHARD_SIZE, Options
+from conversion.options import SHARD_SIZE, Options, check_shard_size
 from conversion.work import locked
 from mmm_rs import MODALITIES
 
@@ -161,8 +161,7 @@ def _check_arguments(to: str, on_error: str, shard_size: int, twin_folders: bool
         raise UsageError(f"--to {to}: give one of {', '.join(FORMS)}")
     if on_error not in ("raise", "skip"):
         raise UsageError(f"--on-error {on_error}: give raise or skip")
-    if shard_size < 1:
-        raise UsageError(f"--shard-size {shard_size}: give a size above zero")
+    check_shard_size(shard_size)
     if twin_folders and to != "folder":
         raise UsageError("--twin-folders is for --to folder")
 
