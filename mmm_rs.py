@@ -41,6 +41,7 @@ import re
 import shutil
 import tempfile
 import threading
+import urllib.parse
 import weakref
 import zlib
 from collections import OrderedDict, deque
@@ -536,6 +537,7 @@ def load_dataset(
     check: bool | None = None,
     cache_dir: str | None = None,
     num_proc: int | None = None,
+    revision: str | None = None,
     token: bool | str | None = None,
     storage_options: dict[str, Any] | None = None,
     read_ahead: int | None = None,
@@ -556,6 +558,7 @@ def load_dataset(
         check: Compare each image's CRC with the index. None: where that costs little time.
         cache_dir: Where the cache goes. None for the default of `datasets`.
         num_proc: The number of processes that fill the cache.
+        revision: A branch, tag or commit, for a dataset on the hub: the same as `hf://datasets/org/MMM-RS@revision`.
         token: For private repositories of the hub: a token; True or None for the saved one; False for none.
         storage_options: Options for fsspec's file system.
         read_ahead: Bytes of images that are fetched over a network before they are needed. None for 48 MiB, which fills
@@ -570,6 +573,8 @@ def load_dataset(
     """
     if config not in (*SUBSETS, ALL) and data_dir in (*SUBSETS, ALL):
         raise ValueError(f"the config comes first: load_dataset({data_dir!r}, {config!r})")
+    if revision is not None:
+        data_dir = dataset_address(data_dir, revision)
     make = functools.partial(
         MMMRS,
         config_name=config,
@@ -608,6 +613,7 @@ def get(
     *,
     modalities: str | Sequence[str] | None = None,
     decode: bool = True,
+    revision: str | None = None,
     token: bool | str | None = None,
     storage_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -618,6 +624,7 @@ def get(
         key: The sample's key, for example "SEN1-2/ROIs1158_spring_1_p1".
         modalities: Read only these columns and bytes. None for all that the subset has.
         decode: Give images as `PIL.Image`. False: as `{"bytes": ..., "path": ...}`.
+        revision: A branch, tag or commit, for a dataset on the hub: the same as `hf://datasets/org/MMM-RS@revision`.
         token: As for `load_dataset`.
         storage_options: Options for fsspec's file system.
 
@@ -631,7 +638,7 @@ def get(
     """
     if str(data_dir).partition("/")[0] in map(key_folder, SUBSETS) and not os.path.exists(data_dir):
         raise ValueError(f"the dataset comes first: get({key!r}, {str(data_dir)!r})")
-    source = _open_converted(data_dir, storage_options, token)
+    source = _open_converted(data_dir, storage_options, token, revision)
     segment = source.find(key)
     if segment is None:
         similar = source.similar_keys(key)
@@ -646,6 +653,7 @@ def get(
 def info(
     data_dir: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     token: bool | str | None = None,
     storage_options: dict[str, Any] | None = None,
 ) -> Info:
@@ -653,6 +661,7 @@ def info(
 
     Args:
         data_dir: A converted folder: a path, `hf://datasets/org/MMM-RS` or any fsspec URL.
+        revision: A branch, tag or commit, for a dataset on the hub: the same as `hf://datasets/org/MMM-RS@revision`.
         token: As for `load_dataset`.
         storage_options: Options for fsspec's file system.
 
@@ -663,7 +672,7 @@ def info(
     Raises:
         ReadError: The data cannot be read, or are not what the manifest and the index say.
     """
-    source = _open_converted(data_dir, storage_options, token)
+    source = _open_converted(data_dir, storage_options, token, revision)
     rows = []
     for subset in source.subsets:
         levels = source.index(subset).table(["split", "gsd_level"])
@@ -682,6 +691,7 @@ def webdataset(
     *,
     shuffle: int = 1000,
     decode: str | None = "pil",
+    revision: str | None = None,
     token: bool | str | None = None,
     storage_options: dict[str, Any] | None = None,
 ) -> Any:
@@ -695,6 +705,7 @@ def webdataset(
         split: "train" or "validation".
         shuffle: Shuffle samples in a buffer of this many. 0 for none, and for shards in order.
         decode: As webdataset's `decode`; None for bytes.
+        revision: A branch, tag or commit, for a dataset on the hub: the same as `hf://datasets/org/MMM-RS@revision`.
         token: As for `load_dataset`.
         storage_options: Options for fsspec's file system.
 
@@ -706,7 +717,7 @@ def webdataset(
     """
     import webdataset as wds
 
-    source = _open_converted(data_dir, storage_options, token)
+    source = _open_converted(data_dir, storage_options, token, revision)
     subsets = subset_names(config)
     names = [name for name, row in source.shards.items() if row["subset"] in subsets and row["split"] == split]
     if not names:
@@ -911,20 +922,39 @@ _REPOSITORY = re.compile(rf"({_NAME}/{_NAME})(?:@[\w./-]+)?")  # org/MMM-RS, per
 _PAGE = re.compile(rf"https?://([^/]+)/datasets/({_NAME}/{_NAME})(?:/(?:tree|blob)/([^/?#]+))?/?(?:[?#].*)?")
 
 
-def dataset_address(place: str | os.PathLike[str]) -> str:
+def dataset_address(place: str | os.PathLike[str], revision: str | None = None) -> str:
     """Where a dataset is, in the one form that is read: a path or a URL such as `hf://datasets/org/MMM-RS`.
 
     Args:
         place: A path, any fsspec URL, `org/MMM-RS` (unless the folder `org` exists here) or the address of the
             dataset's page on the hub, `https://huggingface.co/datasets/org/MMM-RS`.
+        revision: A branch, tag or commit of a repository on the hub.
+
+    Raises:
+        ValueError: `revision` is given for a place that is not on the hub or that names a revision already.
     """
     text = os.fspath(place)
+    if revision is not None:
+        return _at_revision(text, revision)
     if _REPOSITORY.fullmatch(text) and not os.path.exists(text.partition("/")[0]):
         return f"hf://datasets/{text}"
     hosts = ("huggingface.co", "hf.co", os.environ.get("HF_ENDPOINT", "").rpartition("://")[2].rstrip("/"))
     if (page := _PAGE.fullmatch(text)) and page[1] in hosts:
         return f"hf://datasets/{page[2]}" + (f"@{page[3]}" if page[3] else "")
     return text
+
+
+def _at_revision(place: str, revision: str) -> str:
+    address = dataset_address(place)
+    parts = re.fullmatch(rf"(hf://datasets/{_NAME}/{_NAME})(@[^/]+)?((?:/.*)?)", address)
+    if not parts:
+        raise ValueError(
+            f"revision={revision!r}: is for a dataset on the hub, and {place} is not there. Give org/MMM-RS or "
+            "hf://datasets/org/MMM-RS, or omit the revision"
+        )
+    if parts[2]:
+        raise ValueError(f"revision={revision!r}: {place} names a revision already. Give one of the two")
+    return f"{parts[1]}@{urllib.parse.quote(revision, safe='')}{parts[3]}"
 
 
 def did_you_mean(word: Any, known: Iterable[str]) -> str:
@@ -1631,17 +1661,37 @@ def cut(segments: Sequence[Segment]) -> list[Piece]:
     """
     rows = row_count(segments)
     count = min(rows, PIECE_MULTIPLE * -(-rows // (PIECE_MULTIPLE * PIECE_ROWS)))
+    return _cut(segments, [rows // count + (number < rows % count) for number in range(count)])
+
+
+def reordered(pieces: Sequence[Piece], order: Sequence[int]) -> list[Piece]:
+    """The rows of pieces as pieces in another order, of which the larger ones come first again.
+
+    So nodes get equally many rows in every order. Where the larger ones are others than before, the cuts between pieces
+    move, by fewer rows than there are pieces.
+    """
+    rows = row_count(segment for piece in pieces for segment in piece)
+    sizes = [0] * len(pieces)
+    for place, number in enumerate(order):
+        sizes[number] = rows // len(pieces) + (place < rows % len(pieces))
+    again = _cut([segment for piece in pieces for segment in piece], sizes)
+    return [again[number] for number in order]
+
+
+def _cut(segments: Sequence[Segment], sizes: Sequence[int]) -> list[Piece]:
+    """Segments cut into pieces of these numbers of rows, in the same order."""
     left = [segment for segment in reversed(segments) if segment.first < segment.last]
     pieces = []
-    for number in range(count):
-        room = rows // count + (number < rows % count)
-        piece = []
+    for room in sizes:
+        piece: list[Segment] = []
         while room:
             segment = left.pop()
             taken = segment._replace(last=min(segment.first + room, segment.last))
             if taken.last < segment.last:
                 left.append(segment._replace(first=taken.last))
             room -= taken.last - taken.first
+            if piece and (piece[-1].shard, piece[-1].last) == (taken.shard, taken.first):
+                taken = taken._replace(first=piece.pop().first)  # they were cut apart before
             piece.append(taken)
         pieces.append(tuple(piece))
     return pieces
@@ -1904,9 +1954,14 @@ class ConvertedSource:
 
 
 def _open_converted(
-    data_dir: str | os.PathLike[str], storage_options: Mapping[str, Any] | None, token: bool | str | None
+    data_dir: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None,
+    token: bool | str | None,
+    revision: str | None,
 ) -> ConvertedSource:
     """The source of a converted dataset. Raises ReadError for anything else."""
+    if revision is not None:
+        data_dir = dataset_address(data_dir, revision)
     source = open_source(data_dir, storage_options, token)
     if not isinstance(source, ConvertedSource):
         raise ReadError(f"{source}: is not converted: it has neither shards nor an index. Convert the release first")
@@ -2585,8 +2640,8 @@ class PieceExamples(_Base):  # type: ignore[misc]
         state["piece"], state["row"] = len(self.pieces), 0
 
     def shuffle_data_sources(self, generator: np.random.Generator) -> PieceExamples:
-        order = copy.deepcopy(generator).permutation(len(self.pieces))
-        return PieceExamples(self.builder, [self.pieces[number] for number in order], self.encoded)
+        order = copy.deepcopy(generator).permutation(len(self.pieces)).tolist()
+        return PieceExamples(self.builder, reordered(self.pieces, order) if order else [], self.encoded)
 
     def shard_data_sources(self, *args: Any, **kwargs: Any) -> PieceExamples:
         numbers = self.split_shard_indices_by_worker(*args, **kwargs)  # its arguments differ between versions

@@ -73,6 +73,7 @@ def batches(
     pin_memory: bool = False,
     threads: int | None = None,
     on_error: str = "raise",
+    revision: str | None = None,
     token: bool | str | None = None,
     storage_options: dict[str, Any] | None = None,
 ) -> Batches:
@@ -103,6 +104,7 @@ def batches(
         threads: Threads that decode. None for one per core. In a worker of a DataLoader there is no thread but its own.
         on_error: "raise" for a sample that is damaged or missing, or "skip": its batch is smaller by it, it is listed
             in `skipped`, and a warning at the end names all of them.
+        revision: A branch, tag or commit, for a dataset on the hub: the same as `hf://datasets/org/MMM-RS@revision`.
         token: For a private repository on the hub.
         storage_options: For fsspec.
 
@@ -130,6 +132,8 @@ def batches(
         raise ValueError('pin_memory=True: needs to="torch"')
     if to == "torch":
         _import_torch(pin_memory)
+    if revision is not None:
+        data_dir = mmm_rs.dataset_address(data_dir, revision)
     samples = _Samples(
         config, os.fspath(data_dir), split, modalities, filters, contains, complete, on_error, token, storage_options
     )

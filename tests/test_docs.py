@@ -71,6 +71,12 @@ CHECKS = {
         whole.set_epoch(3)
         assert rest == [key for batch in whole for key in batch["key"]][6:] and len(rest) == SAMPLES["fMoW"] - 3 * 2
     """,
+    "docs/recipes.md: Several GPUs, and continuing after a stop 2": """
+        assert steps == SAMPLES["fMoW"] // 2 // 2 and len(prompts) == batch_size
+        for number in range(2):
+            share = split_dataset_by_node(rows, number, 2)
+            assert len(list(DataLoader(share, batch_size, collate_fn=lambda rows: rows, drop_last=True))) == steps
+    """,
     "docs/recipes.md: Text to image with `diffusers` 1": """
         assert len(train_dataset) == SAMPLES["SEN1-2"] - 1
         assert train_dataset[0]["pixel_values"].size == (256, 256) and "Sentinel-1" in train_dataset[0]["input_ids"]

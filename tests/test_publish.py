@@ -606,3 +606,9 @@ def test_the_commands_of_the_manual(release, hub, expected, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert hub.content(REPO) == expected
     assert "2 reported" in ended.stdout
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert hub.repositories["org/SEN1-2"].private

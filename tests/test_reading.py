@@ -1035,6 +1035,34 @@ def test_shards_of_nodes_are_equal_to_within_a_sample_and_together_everything(se
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.parametrize("epoch", range(4))
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_so_they_are_in_every_epoch_and_order(sen12, small_pieces, monkeypatch, count, shuffle, epoch):
+    monkeypatch.setattr(mmm_rs, "PIECE_MULTIPLE", 8)
+    parts = []
+    for number in range(count):
+        stream = load(sen12, split="train[:37]", decode=False)
+        stream = stream.shuffle(seed=3, buffer_size=4) if shuffle else stream
+        parts.append(keys(at_epoch(split_dataset_by_node(stream, number, count), epoch)))
+    assert sorted(key for part in parts for key in part) == sorted(keys(stored(sen12, "SEN1-2")[:37]))
+    assert sorted({len(part) for part in parts}) == [37 // count, 37 // count + 1]
+
+
+def test_pieces_in_another_order_are_the_same_rows_the_larger_ones_first():
+    segments = [mmm_rs.Segment("GID", f"shard {number}", 0, 300 + number) for number in range(9)]
+    pieces, generator = mmm_rs.cut(segments), np.random.default_rng(0)
+    for _ in range(5):
+        order = generator.permutation(len(pieces)).tolist()
+        pieces = mmm_rs.reordered(pieces, order)
+        sizes = list(map(mmm_rs.row_count, pieces))
+        assert sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] == 1
+        rows = [(piece.shard, row) for pieces_ in pieces for piece in pieces_ for row in range(piece.first, piece.last)]
+        assert sorted(rows) == [(s.shard, row) for s in segments for row in range(s.last)]
+        assert sum(map(len, pieces)) <= len(pieces) + len(segments)  # a row is in no segment of its own
+        pieces = [pieces[order.index(number)] for number in range(len(order))]  # back in the order of the shards
+
+
 @pytest.mark.parametrize(
     "twin", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))], ids=["deepcopy", "pickle"]
 )

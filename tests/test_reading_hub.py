@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import mmm_rs
+import mmm_rs_loader
 from mmm_rs_reading import connections, files, retries
 from mmm_rs_reading.addresses import expiry
 from tests import converted, hub
@@ -266,6 +267,20 @@ def test_a_revision(sen12, tmp_path, on_the_hub, revision):
     assert list(load(running)) == stored(sen12, "SEN1-2")
     with pytest.raises(mmm_rs.ReadError, match="there is no such revision"):
         load(running, address=f"{ADDRESS}@v9")
+
+
+def test_every_door_takes_a_revision(sen12, tmp_path, on_the_hub):
+    running = on_the_hub(sen12)
+    running.repositories[REPO].add("v1", contents(many(tmp_path / "MMM-RS", 9)), "another")
+    older = keys(stored(tmp_path / "MMM-RS", "SEN1-2"))
+    options = {"revision": "v1", "storage_options": {"endpoint": running.url}, "token": hub.TOKEN}
+    assert keys(load(running, revision="v1")) == older
+    assert mmm_rs.get(ADDRESS, older[0], **options)["key"] == older[0]
+    assert [row.samples for row in mmm_rs.info(ADDRESS, **options).rows] == [9]
+    pipeline = mmm_rs.webdataset("SEN1-2", ADDRESS, shuffle=0, decode=None, **options)
+    assert [sample["__key__"] for sample in pipeline] == older
+    data = mmm_rs_loader.batches("SEN1-2", ADDRESS, 4, modalities=["rgb"], size=16, **options)
+    assert [key for batch in data for key in batch["key"]] == older
 
 
 def test_a_folder_of_a_repository(sen12, on_the_hub):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mmm_rs
+import mmm_rs_loader
 from mmm_rs_cli import arguments, cli, commands
 from tests import converted
 
@@ -109,6 +110,37 @@ def test_a_dataset_is_found_by_whatever_people_call_it(place, address, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://mirror.example/")
     assert mmm_rs.dataset_address(place) == address
+
+
+@pytest.mark.parametrize(
+    "place", ["org/MMM-RS", "hf://datasets/org/MMM-RS", "https://huggingface.co/datasets/org/MMM-RS"]
+)
+@pytest.mark.parametrize(("revision", "quoted"), [("v1", "v1"), ("0a1b2c", "0a1b2c"), ("refs/pr/3", "refs%2Fpr%2F3")])
+def test_a_revision_goes_with_whatever_people_call_it(place, revision, quoted):
+    assert mmm_rs.dataset_address(place, revision) == f"hf://datasets/org/MMM-RS@{quoted}"
+
+
+def test_a_revision_within_a_repository_keeps_the_folder():
+    assert mmm_rs.dataset_address("hf://datasets/org/MMM-RS/part", "v1") == "hf://datasets/org/MMM-RS@v1/part"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda place: mmm_rs.load_dataset("SEN1-2", place, revision="v1"),
+        lambda place: mmm_rs.get(place, "SEN1-2/x", revision="v1"),
+        lambda place: mmm_rs.info(place, revision="v1"),
+        lambda place: mmm_rs.webdataset("SEN1-2", place, revision="v1"),
+        lambda place: mmm_rs_loader.batches("SEN1-2", place, revision="v1"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("./here", "is not there. Give org/MMM-RS"), ("hf://datasets/org/MMM-RS@v2", "names a revision already")],
+)
+def test_a_revision_that_makes_no_sense_is_refused(read, place, reason):
+    with pytest.raises(ValueError, match=reason):
+        read(place)
 
 
 def test_a_folder_comes_before_the_hub(monkeypatch, tmp_path):
