@@ -1188,6 +1188,10 @@ def _read_manifest(files: Files) -> dict[str, Any] | None:
 # the same ones; shuffled pieces need others each time.
 INDEX_KEPT = 32 << 20
 FOOTER = 64 << 10  # bytes at the end of an index that are read at once: its footer, unless that is longer
+# Rows that are uncompressed together, and how much larger than their compressed bytes they may become in all: a Parquet
+# file of some kilobytes can hold one text of megabytes a million times.
+ROWS_AT_ONCE = 4096
+EXPANSION, EXPANDED = 200, 64 << 20  # times; and bytes that are always allowed
 # Columns of a row group that are this close, in bytes, are read as one: over a network another request costs more.
 COLUMN_GAP = 64 << 10
 COMPARED = 10_000  # keys that are compared with a wrong one letter by letter, at most: about a second
@@ -1259,6 +1263,34 @@ def labels_of(rows: pa.Table, modalities: Sequence[str]) -> pa.Table:
 def key_hash(key: str, seed: int) -> bytes:
     """Eight bytes by which the samples of a subset are sorted, so that a stream of it is shuffled already."""
     return hashlib.blake2b(key.encode(), digest_size=8, key=str(seed).encode()).digest()
+
+
+def index_batches(
+    file: pq.ParquetFile, groups: Iterable[int], columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of these row groups of an index, with all columns if none are named.
+
+    Raises pa.ArrowException if they cannot be read, or are much larger than what a conversion writes in as many bytes.
+    """
+    groups = list(groups)
+    chunks = [
+        part
+        for group in map(file.metadata.row_group, groups)
+        for part in map(group.column, range(group.num_columns))
+        if columns is None or part.path_in_schema.partition(".")[0] in columns
+    ]
+    limit = EXPANDED + EXPANSION * sum(part.total_compressed_size for part in chunks)
+    for batch in file.iter_batches(ROWS_AT_ONCE, groups, None if columns is None else list(columns)):
+        limit -= batch.nbytes
+        if limit < 0:
+            raise pa.ArrowInvalid("its rows are far larger than a conversion writes them")
+        yield batch
+
+
+def read_row_groups(file: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
+    """The same as one table."""
+    batches = list(index_batches(file, groups, columns))
+    return pa.Table.from_batches(batches) if batches else file.read_row_groups(groups, columns)
 
 
 class _RowGroups:
@@ -1409,7 +1441,7 @@ class Index:
                 room[start:stop] = np.frombuffer(data, np.uint8)
             buffer = pa.BufferReader(pa.py_buffer(room))
             with pq.ParquetFile(buffer, metadata=self._metadata, page_checksum_verification=True) as file:
-                rows = file.read_row_groups(list(groups), columns=list(columns)).combine_chunks()
+                rows = read_row_groups(file, groups, columns).combine_chunks()
             for name in self._lacking.names:
                 if name in columns:
                     rows = rows.append_column(name, pa.nulls(rows.num_rows, self._lacking.field(name).type))

@@ -38,6 +38,7 @@ from mmm_rs import (
     PROMPT_COLUMNS,
     index_schema,
     label_column,
+    read_row_groups,
 )
 
 IMAGES = {members.image: modality for modality, members in MEMBERS.items()}  # suffix of a member -> modality
@@ -255,7 +256,7 @@ def _index_rows(path: Path, ranges: list[tuple[int, int]]) -> list[dict[str, Any
             last = first + index.metadata.row_group(group).num_rows
             spans = [(max(start, first), min(stop, last)) for start, stop in ranges if start < last and stop > first]
             if spans:
-                table = index.read_row_group(group)
+                table = read_row_groups(index, [group])
                 rows += [row for a, b in spans for row in table.slice(a - first, b - a).to_pylist()]
             first = last
     return rows

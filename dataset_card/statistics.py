@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 
 from conversion import layout, manifest, report
 from conversion.errors import OutputError
-from mmm_rs import MODALITIES, PROMPT_COLUMNS, SUBSETS
+from mmm_rs import MODALITIES, PROMPT_COLUMNS, SUBSETS, index_batches, label_column
 
 LABELS = ("gsd_level", "weather", "category", "satellite")
 SIDES = 1 << 20  # above every side of an image; width * SIDES + height is one number for both
-ROWS = 1 << 13  # samples of the index in memory at a time; a row group can hold a hundred thousand
 WORDS_A_BIN = 2  # width of a bar of the prompt length figure
 COLUMNS = ["gsd", "gsd_level_derived", *LABELS, *PROMPT_COLUMNS.values(), "rgb_width", "rgb_height"]
 
@@ -125,7 +124,9 @@ def read_statistics(path: Path) -> Statistics:
     """Count one index file, some rows at a time. Raises OutputError where it cannot be read."""
     counted = Statistics()
     with opened_parquet(path) as index:
-        for rows in index.iter_batches(ROWS, columns=[*COLUMNS, *(f"{m}_size" for m in MODALITIES)]):
+        levels = [name for name in map(_level_column, MODALITIES) if name in index.schema_arrow.names]
+        columns = list(dict.fromkeys([*COLUMNS, *(f"{m}_size" for m in MODALITIES), *levels]))
+        for rows in index_batches(index, range(index.num_row_groups), columns):
             _count(counted, pa.Table.from_batches([rows]))
     return counted
 
@@ -150,9 +151,14 @@ def _count(counted: Statistics, rows: pa.Table) -> None:
     for modality, column in PROMPT_COLUMNS.items():
         prompted = rows.filter(pc.and_(pc.is_valid(rows[column]), pc.is_valid(rows[f"{modality}_size"])))
         counted.pairs[modality] += prompted.num_rows
-        counted.levels[modality].update(_counts(prompted["gsd_level"]))
+        level = _level_column(modality)  # format 1.0 has none for each modality
+        counted.levels[modality].update(_counts(prompted[level if level in rows.column_names else "gsd_level"]))
         words = pc.list_value_length(pc.ascii_split_whitespace(pc.utf8_trim_whitespace(prompted[column])))
         counted.words.update(_counts(pc.multiply(pc.divide(words, WORDS_A_BIN), WORDS_A_BIN)))
+
+
+def _level_column(modality: str) -> str:
+    return label_column("gsd_level", modality)
 
 
 def _counts(values: pa.ChunkedArray | pa.Array) -> Counter:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
 from conversion import layout, verification
 from conversion.contents import left_by_others, remarks
 from conversion.display import first_of, size
@@ -22,7 +20,7 @@ from conversion.job import Progress
 from conversion.manifest import is_as_described
 from dataset_card import card, croissant
 from dataset_card.statistics import Converted, read_converted, read_manifest, rows_by_shard
-from mmm_rs import MODALITIES, SUBSETS
+from mmm_rs import MODALITIES, SUBSETS, ConvertedSource, index_schema, open_source
 from mmm_rs_hub.client import AGAIN, Hub, default_api, without_bars
 from mmm_rs_hub.destination import parse_url
 from mmm_rs_hub.files import Listing, LocalFile, holds, local_file
@@ -266,7 +264,8 @@ def _text(path: Path) -> str:
 
 
 def _read_shard(copy: Path, shard: dict[str, Any], format_version: str) -> list[str]:
-    index = copy / layout.index_name(shard["subset"])
-    rows = pq.read_table(index, filters=[("shard", "==", shard["name"])]).to_pylist()
-    faults, _ = verification.check_shard(copy, shard, rows, format_version)
+    source = open_source(copy)
+    assert isinstance(source, ConvertedSource)
+    rows = source.index(shard["subset"]).rows(shard["name"], index_schema(format_version).names)
+    faults, _ = verification.check_shard(copy, shard, rows.to_pylist(), format_version)
     return faults

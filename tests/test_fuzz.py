@@ -16,19 +16,22 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import mmm_rs
 from conversion import annotations, images
 from conversion.annotations import AnnotationError
 from conversion.archives import DAMAGE, Archive, ArchiveError, DamagedEntry, Entry, Reader, inner_archive, read_entries
-from conversion.errors import MMMRSError
+from conversion.errors import MMMRSError, OutputError, VerificationError
 from conversion.images import RejectedImage
 from conversion.prompts import PromptParts, split
 from mmm_rs import SUBSETS
-from tests import releases
+from tests import converted, releases
 from tests.conversions import convert, verify
 from tests.releases import DEFLATED, STORED, RawEntry
 from tests.test_archives import (
@@ -418,3 +421,106 @@ def test_a_release_damaged_anywhere(form, changes):
                     if member.name.endswith(".jpg"):
                         assert tar.extractfile(member).read() in contents
         pq.read_table(out / "report/unpublished.parquet")
+
+
+# --- a converted folder ----------------------------------------------------------------------------------------------
+
+SUBSET = "SEN1-2"
+INDEX = f"index/{SUBSET}.parquet"
+HOSTILE = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([1 << 31, 1 << 62, -(1 << 63), 1 << 63, 1 << 64, float("inf"), float("nan"), 1e308, 0.5])
+    | st.text(max_size=5)
+    | st.sampled_from(
+        ["../x", "/etc/passwd", "data/SEN1-2/train-00000-of-00001.tar", "0" * 64, [], {}, [[]], {"": None}]
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A converted folder without a card, and its files by name."""
+    out = tmp_path_factory.mktemp("folder") / "out"
+    converted.write(out)
+    return out, {name: (out / name).read_bytes() for name in ("manifest.json", INDEX)}
+
+
+def places(value, place=()):
+    """The way to each value in a manifest."""
+    for step, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield (*place, step)
+        if isinstance(inner, dict | list):
+            yield from places(inner, (*place, step))
+
+
+def assert_one_error_or_rows(out: Path) -> None:
+    """What the commands and the reader make of a folder: nothing but errors of their own kinds, of one line each."""
+    for use in (
+        lambda: verify(out),
+        lambda: mmm_rs.info(str(out)),
+        lambda: mmm_rs.get(str(out), f"{SUBSET}/ROIs1158_spring_1_p1"),
+        lambda: list(mmm_rs.load_dataset(SUBSET, str(out), streaming=True, decode=False, on_error="skip")),
+    ):
+        try:
+            use()
+        except (MMMRSError, mmm_rs.ReadError, ValueError, KeyError) as error:
+            assert type(error) in (VerificationError, OutputError, mmm_rs.ReadError, ValueError, KeyError), repr(error)
+            assert "Error:" not in str(error) or isinstance(error, MMMRSError | mmm_rs.ReadError)
+
+
+@examples(150)
+@given(data=st.data())
+def test_a_manifest_changed_anywhere_and_signed(folder, data):
+    out, files = folder
+    manifest = json.loads(files["manifest.json"])
+    for _ in range(data.draw(st.integers(1, 3))):
+        *way, last = data.draw(st.sampled_from(list(places(manifest))))
+        inner = manifest
+        for step in way:
+            inner = inner[step]
+        if data.draw(st.booleans()):
+            inner[last] = data.draw(HOSTILE)
+        else:
+            del inner[last]
+        assume(manifest)
+    (out / INDEX).write_bytes(files[INDEX])
+    converted.write_manifest(out, manifest)
+    assert_one_error_or_rows(out)
+
+
+@examples(150)
+@given(data=st.data())
+def test_an_index_changed_anywhere_and_signed(folder, data):
+    out, files = folder
+    rows = pq.read_table(io.BytesIO(files[INDEX]))
+    for _ in range(data.draw(st.integers(1, 3))):
+        number = data.draw(st.integers(0, rows.num_columns - 1))
+        how = data.draw(st.sampled_from(["value", "type", "drop", "rename", "swap", "repeat", "cut"]))
+        if how == "value":
+            values = rows[number].to_pylist()
+            values[data.draw(st.integers(0, len(values) - 1))] = data.draw(HOSTILE)
+            with contextlib.suppress(pa.ArrowException, TypeError, OverflowError, ValueError):
+                field = rows.schema.field(number)
+                rows = rows.set_column(number, field, pa.array(values, field.type))
+        elif how == "type":
+            with contextlib.suppress(pa.ArrowException, OverflowError):
+                values = pa.array([data.draw(HOSTILE)])
+                rows = rows.set_column(number, rows.column_names[number], pa.chunked_array([values] * rows.num_rows))
+        elif how == "drop":
+            rows = rows.remove_column(number)
+        elif how == "rename":
+            rows = rows.rename_columns([*rows.column_names[:number], "x", *rows.column_names[number + 1 :]])
+        elif rows.num_rows > 2:
+            order = {"swap": [1, 0], "repeat": [0, 0], "cut": []}[how]
+            rows = rows.take([*order, *range(2, rows.num_rows)])
+        assume(rows.num_columns and rows.num_rows)
+    try:
+        pq.write_table(rows, out / INDEX)
+    except (pa.ArrowException, OSError):
+        assume(False)
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"][INDEX] = converted.described(out / INDEX)
+    converted.write_manifest(out, manifest)
+    assert_one_error_or_rows(out)

@@ -19,6 +19,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -160,6 +161,30 @@ def resigned(out: Path, path: Path) -> None:
     converted.write_manifest(out, manifest)
 
 
+def much_text(out: Path) -> None:
+    """One prompt of 64 kB, 40,000 times: 2.6 GB. The shard is a hole in the disk, large enough for as many samples."""
+    name, count = f"data/{SUBSET}/train-00000-of-00001.tar", 40_000
+    row = pq.read_table(out / "index" / f"{SUBSET}.parquet").slice(0, 1)
+    rows = row.take(pa.array(np.zeros(count, int)))
+    for column, value in (("shard", name), ("prompt", "x" * 65_000)):
+        field = rows.schema.field(column)
+        values = pa.array([value]).dictionary_encode().indices.take(pa.array(np.zeros(count, int)))
+        texts = pa.DictionaryArray.from_arrays(values, pa.array([value]))
+        rows = rows.set_column(rows.schema.get_field_index(column), pa.field(field.name, texts.type), texts)
+    shutil.rmtree(out / "data" / SUBSET)
+    (out / "data" / SUBSET).mkdir()
+    with open(out / name, "wb") as file:
+        file.truncate(count * 2048)
+    pq.write_table(rows, out / "index" / f"{SUBSET}.parquet", compression="zstd", store_schema=False)
+    manifest = manifest_of(out)
+    shard = next(shard for shard in manifest["shards"] if shard["subset"] == SUBSET)
+    manifest["shards"] = [shard for shard in manifest["shards"] if shard["subset"] != SUBSET]
+    manifest["shards"].append(shard | {"name": name, "bytes": count * 2048, "samples": count, "split": "train"})
+    manifest["subsets"] = mmm_rs.subset_totals(manifest["shards"])
+    converted.write_manifest(out, manifest)
+    signed(out)
+
+
 def many_scans() -> bytes:
     """A progressive JPEG with hundreds of scans: little to read, long to decode."""
     buffer = io.BytesIO()
@@ -218,6 +243,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "an image that is PostScript": with_image(EPS),
     "an image of hundreds of scans": with_image(many_scans()),
     "a sparse member of 64 GB": sparse_member,
+    "an index of some kilobytes with gigabytes of prompts": much_text,
 }
 
 
@@ -318,6 +344,13 @@ def test_the_reader_gives_rows_or_one_error(name, streaming, hostile):
                 if row[modality] is not None:
                     row[modality].load()
     assert not [path for path in opened if SECRET in path or path.startswith("program:")]
+
+
+def test_texts_that_expand_without_measure_are_refused(hostile):
+    out = hostile("an index of some kilobytes with gigabytes of prompts")
+    assert (out / "index" / f"{SUBSET}.parquet").stat().st_size < 50_000
+    with pytest.raises(mmm_rs.ReadError, match=rf"{SUBSET}\.parquet: row groups .* far larger"):
+        next(iter(mmm_rs.load_dataset(SUBSET, str(out), split="train", streaming=True)))
 
 
 @pytest.mark.parametrize("limit", ["ulimit -n 12", "ulimit -v 500000"])
