@@ -114,7 +114,7 @@ REMEDIES = {
     "wrong_type": "Name the right keys with --image-key and --prompt-key",
     "not_an_object": "Correct the annotation file, or ask upstream",
     "invalid_text": "Save the annotation file as UTF-8, or correct the damaged characters",
-    "invalid_json": "Download the annotation file again, or correct it",
+    "invalid_json": "Correct it in the annotation file; if the file was cut, download it again",
     "too_long": "Correct the annotation file, or ask upstream",
     "too_deep": "Correct the annotation file, or ask upstream",
 }
