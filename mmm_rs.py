@@ -316,7 +316,8 @@ class MMMRSConfig(datasets.BuilderConfig):
 class MMMRS(datasets.ArrowBasedBuilder):
     """MMM-RS from a converted folder (local, `hf://` or any fsspec URL), or from the release itself, as `data_dir`.
 
-    It takes the fields of MMMRSConfig, what builders of `datasets` take, and `read_ahead` as `load_dataset` does.
+    It takes the fields of MMMRSConfig, what builders of `datasets` take, and `read_ahead`,
+    `local_cache` and `cache_limit` as `load_dataset` does.
     """
 
     VERSION = datasets.Version(f"{FORMAT_VERSION}.0")
@@ -331,7 +332,7 @@ class MMMRS(datasets.ArrowBasedBuilder):
         kwargs.pop("info", None)
         config = kwargs.get("config_name")
         subset_names(config)  # a wrong name is reported before a wrong folder
-        settings = {"read_ahead": kwargs.pop("read_ahead", None)}
+        settings = {name: kwargs.pop(name, None) for name in ("read_ahead", "local_cache", "cache_limit")}
         options, token = kwargs.get("storage_options"), kwargs.get("token")
         self._source = open_source(kwargs.get("data_dir"), options, token, **settings)
         self._subsets = [name for name in subset_names(config) if name in self._source.subsets]
@@ -541,6 +542,8 @@ def load_dataset(
     token: bool | str | None = None,
     storage_options: dict[str, Any] | None = None,
     read_ahead: int | None = None,
+    local_cache: str | os.PathLike[str] | None = None,
+    cache_limit: int | str | None = None,
 ) -> Any:
     """Load a config as a dataset of the `datasets` library.
 
@@ -563,6 +566,10 @@ def load_dataset(
         storage_options: Options for fsspec's file system.
         read_ahead: Bytes of images that are fetched over a network before they are needed. None for 48 MiB, which fills
             a fast line.
+        local_cache: A folder on a disk of this node, in which what was fetched over a network is kept for the next
+            epoch. The node's processes share it. None for that of the environment variable MMM_RS_CACHE, or none.
+        cache_limit: What it may take up, in bytes or as a text such as "200GB": then the shards that were not used for
+            longest are removed. None for MMM_RS_CACHE_LIMIT, or until the disk is full.
 
     Returns:
         An `IterableDataset` if `streaming`, otherwise a `Dataset`; a dictionary of them for `split=None`.
@@ -588,6 +595,8 @@ def load_dataset(
         decode=decode,
         check=check,
         read_ahead=read_ahead,
+        local_cache=local_cache,
+        cache_limit=cache_limit,
     )
     if streaming:
         return _streaming_builder(make, cache_dir).as_streaming_dataset(split=split)
@@ -694,6 +703,8 @@ def webdataset(
     revision: str | None = None,
     token: bool | str | None = None,
     storage_options: dict[str, Any] | None = None,
+    local_cache: str | os.PathLike[str] | None = None,
+    cache_limit: int | str | None = None,
 ) -> Any:
     """Make a pipeline of the `webdataset` library over the shards. Network reads are tried again.
 
@@ -708,6 +719,8 @@ def webdataset(
         revision: A branch, tag or commit, for a dataset on the hub: the same as `hf://datasets/org/MMM-RS@revision`.
         token: As for `load_dataset`.
         storage_options: Options for fsspec's file system.
+        local_cache: As for `load_dataset`.
+        cache_limit: As for `load_dataset`.
 
     Returns:
         A `webdataset.DataPipeline` of samples: members by suffix, as the table MEMBERS has them.
@@ -717,7 +730,8 @@ def webdataset(
     """
     import webdataset as wds
 
-    source = _open_converted(data_dir, storage_options, token, revision)
+    settings = {"local_cache": local_cache, "cache_limit": cache_limit}
+    source = _open_converted(data_dir, storage_options, token, revision, **settings)
     subsets = subset_names(config)
     names = [name for name, row in source.shards.items() if row["subset"] in subsets and row["split"] == split]
     if not names:
@@ -985,6 +999,8 @@ def open_files(
         files = announced(address, dict(options or {}), token, **settings)
         if files is not None:
             return files
+    if settings.get("local_cache"):
+        raise ValueError("local_cache: needs the package mmm-rs, which this file belongs to: pip install mmm-rs")
     return FsspecFiles(address, dict(options or {}), token)
 
 
@@ -1752,9 +1768,9 @@ def row_count(segments: Iterable[Segment]) -> int:
 BATCH_BYTES = 2 << 20
 IMAGE_TYPE = datasets.Image().pa_type  # struct<bytes: binary, path: string>
 
-_crc32: Callable[..., int] = zlib.crc32
+crc32: Callable[..., int] = zlib.crc32
 with contextlib.suppress(ImportError):  # libdeflate's CRC takes 3 us for an image of 70 kB, zlib's 27 us
-    _crc32 = importlib.import_module("deflate").crc32
+    crc32 = importlib.import_module("deflate").crc32
 
 
 class ConvertedSource:
@@ -1915,7 +1931,7 @@ class ConvertedSource:
 
     def _images(self, rows: pa.Table, shard: str, modalities: Sequence[str]) -> _Images:
         """Room for the images of these rows. Raises ReadError for places that are not in the shard."""
-        offsets, sizes, targets, places, columns, crcs = [], [], [], [], {}, []
+        offsets, sizes, stated, targets, places, columns, crcs = [], [], [], [], [], {}, []
         room, total = self.shards[shard]["bytes"], 0
         for modality in modalities:
             size, offset = _numbers(rows, f"{modality}_size"), _numbers(rows, f"{modality}_offset")
@@ -1935,6 +1951,7 @@ class ConvertedSource:
             offsets.append(offset[present])
             sizes.append(size[present])
             places += [(modality, row) for row in present.tolist()]
+            stated.append(_numbers(rows, f"{modality}_crc32")[present])
             crcs.append(rows[f"{modality}_crc32"].drop_null())
             total += int(ends[-1])
             starts = pa.py_buffer(np.concatenate([[0], ends]).astype(np.int32))
@@ -1943,7 +1960,7 @@ class ConvertedSource:
             columns[modality] = pa.StructArray.from_arrays(
                 [data, paths], fields=list(IMAGE_TYPE), mask=rows[f"{modality}_size"].combine_chunks().is_null()
             )
-        ranges = ByteRanges.of(np.concatenate(offsets), np.concatenate(sizes), targets)
+        ranges = ByteRanges.of(np.concatenate(offsets), np.concatenate(sizes), targets, np.concatenate(stated))
         return _Images(columns, total, ranges, targets, places, crcs)
 
     def _finish(
@@ -1990,11 +2007,12 @@ def _open_converted(
     storage_options: Mapping[str, Any] | None,
     token: bool | str | None,
     revision: str | None,
+    **settings: Any,
 ) -> ConvertedSource:
     """The source of a converted dataset. Raises ReadError for anything else."""
     if revision is not None:
         data_dir = dataset_address(data_dir, revision)
-    source = open_source(data_dir, storage_options, token)
+    source = open_source(data_dir, storage_options, token, **settings)
     if not isinstance(source, ConvertedSource):
         raise ReadError(f"{source}: is not converted: it has neither shards nor an index. Convert the release first")
     return source
@@ -2084,7 +2102,7 @@ class _Images(NamedTuple):
             for number, (crc, target) in enumerate(zip(crcs, self.targets, strict=True)):
                 if number in reasons:
                     continue
-                if _crc32(target) != crc:
+                if crc32(target) != crc:
                     reasons[number] = f"its CRC is not {crc:#010x}, as the index says: its bytes are damaged"
                 elif fault := image_fault(target):
                     reasons[number] = fault
@@ -2307,12 +2325,21 @@ class ByteRanges:
     sizes: list[int]
     targets: list[memoryview]
     order: list[int]  # the position of each before it was sorted
+    crcs: list[int] | None = None  # the CRC that the index says of each, for files that keep what they have read
 
     @classmethod
-    def of(cls, offsets: np.ndarray, sizes: np.ndarray, targets: Sequence[memoryview]) -> ByteRanges:
+    def of(
+        cls, offsets: np.ndarray, sizes: np.ndarray, targets: Sequence[memoryview], crcs: np.ndarray | None = None
+    ) -> ByteRanges:
         order = np.argsort(offsets, kind="stable")
         numbers = order.tolist()
-        return cls(offsets[order].tolist(), sizes[order].tolist(), [targets[number] for number in numbers], numbers)
+        return cls(
+            offsets[order].tolist(),
+            sizes[order].tolist(),
+            [targets[number] for number in numbers],
+            numbers,
+            None if crcs is None else crcs[order].tolist(),
+        )
 
     def joined(self, longest: int, most: int) -> Iterator[tuple[int, int]]:
         """(first, last + 1) of ranges to be read as one: at most `most` of them, `longest` bytes, no gap above GAP."""

@@ -76,6 +76,8 @@ def batches(
     revision: str | None = None,
     token: bool | str | None = None,
     storage_options: dict[str, Any] | None = None,
+    local_cache: str | os.PathLike[str] | None = None,
+    cache_limit: int | str | None = None,
 ) -> Batches:
     """Batches of decoded images with their prompts and labels, of a converted dataset.
 
@@ -107,6 +109,8 @@ def batches(
         revision: A branch, tag or commit, for a dataset on the hub: the same as `hf://datasets/org/MMM-RS@revision`.
         token: For a private repository on the hub.
         storage_options: For fsspec.
+        local_cache: A folder of this node that keeps what was fetched for the next epoch, as for `mmm_rs.load_dataset`.
+        cache_limit: What it may take up, for example "200GB".
 
     Returns:
         An iterable of dictionaries with the columns of `mmm_rs.features`. Images are `uint8` arrays (batch, height,
@@ -134,9 +138,13 @@ def batches(
         _import_torch(pin_memory)
     if revision is not None:
         data_dir = mmm_rs.dataset_address(data_dir, revision)
-    samples = _Samples(
-        config, os.fspath(data_dir), split, modalities, filters, contains, complete, on_error, token, storage_options
-    )
+    access = {
+        "token": token,
+        "storage_options": storage_options,
+        "local_cache": local_cache,
+        "cache_limit": cache_limit,
+    }
+    samples = _Samples(config, os.fspath(data_dir), split, modalities, filters, contains, complete, on_error, access)
     order = _Order(batch_size, shuffle, seed, rank, world_size, drop_last)
     return Batches(samples, order, _Form(size, to, pin_memory, masks=not complete), threads)
 
@@ -467,8 +475,7 @@ class _Samples:
         contains: str | Sequence[str] | None,
         complete: bool,
         on_error: str,
-        token: bool | str | None,
-        storage_options: dict[str, Any] | None,
+        access: Mapping[str, Any],
     ) -> None:
         self.modalities = mmm_rs.chosen_modalities(config, modalities)
         if config == mmm_rs.ALL and modalities is None and complete:
@@ -489,8 +496,7 @@ class _Samples:
             on_error=on_error,
             decode=False,
             check=True,
-            token=token,
-            storage_options=storage_options,
+            **access,
         )
         source = self._builder._source
         if not isinstance(source, mmm_rs.ConvertedSource):

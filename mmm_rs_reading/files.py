@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import threading
@@ -18,11 +19,12 @@ import urllib3
 from mmm_rs import GAP, ByteRanges, ForkSafeLock, Item, ReadError, Result, in_one_line, scatter
 from mmm_rs_reading import retries
 from mmm_rs_reading.ahead import Workers, in_advance
+from mmm_rs_reading.cache import BLOCK, Cache, CachedShard
 from mmm_rs_reading.transports import Transport
 
 # Bytes of one request at most, and requests at once in a process. A line with a slow answer is filled by many requests;
 # at 60 ms and 20 MB/s per connection, 10 of 2 MB fill 1 Gb/s. Slower connections and scattered images need the others.
-SPAN = 2 << 20
+SPAN = BLOCK  # 2 MiB
 REQUESTS = 32
 # Bytes of images that are read ahead in a process: what 1 Gb/s carries in 0.4 s. Streams that are read in
 # turn share it, `shuffle` of `datasets` 5 alone has ten; each gets LEAST_AHEAD.
@@ -49,11 +51,13 @@ class RemoteFiles:
 
     remote = True
 
-    def __init__(self, transport: Transport, read_ahead: int | None = None) -> None:
+    def __init__(self, transport: Transport, read_ahead: int | None = None, cache: Cache | None = None) -> None:
         self.transport, self._room = transport, READ_AHEAD if read_ahead is None else read_ahead
+        self.cache = cache
+        self._shards: Mapping[str, Mapping[str, Any]] = {}  # what the manifest says of those that the cache may hold
 
     def __reduce__(self) -> Any:
-        return RemoteFiles, (self.transport, self._room)
+        return RemoteFiles, (self.transport, self._room, self.cache)
 
     def __str__(self) -> str:
         return str(self.transport)
@@ -64,12 +68,14 @@ class RemoteFiles:
             yield lambda: max(self._room // _streams.count, min(LEAST_AHEAD, self._room))
 
     def expect(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
-        pass
+        self._shards = shards if self.cache is not None else {}
 
     def read(self, name: str) -> bytes:
         return bytes(self._try(name, lambda: self.transport.fetch(name, 0, None).data))
 
     def size(self, name: str) -> int | None:
+        if name in self._shards:  # what is in the cache needs no request
+            return self.transport.known_size(name) or self._shards[name]["bytes"]
         return self._try(name, lambda: self.transport.size(name))
 
     def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes | memoryview]:
@@ -99,6 +105,20 @@ class RemoteFiles:
 
     def in_advance(self, call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         return in_advance(_planners, call, items, SEGMENTS_AHEAD)
+
+    def cached(self, name: str) -> CachedShard | None:
+        """The cache of a shard, if there is one."""
+        if self.cache is None or name not in self._shards:
+            return None
+        return self.cache.shard(self.transport.cache_key(self.sha256(name)))
+
+    def may_keep(self, name: str) -> bool:
+        """Whether bytes that were fetched of a shard may go into the cache."""
+        return self.transport.is_vouched_for(name, self.sha256(name))
+
+    def sha256(self, name: str) -> str:
+        """What the manifest says of a shard."""
+        return self._shards[name]["sha256"]
 
     def fetch(
         self,
@@ -170,10 +190,17 @@ class Spans:
     def __init__(self, files: RemoteFiles, name: str, ranges: ByteRanges) -> None:
         self._files, self._name, self._ranges = files, name, ranges
         self._stopped = threading.Event()
+        self._cached = files.cached(name) if ranges.crcs is not None else None
         spans = ranges.joined(SPAN, len(ranges.offsets))
         self._futures = [_requests.submit(partial(self._read, first, last)) for first, last in spans]
 
     def _read(self, first: int, last: int) -> dict[int, str]:
+        if self._cached is None:
+            return self._fetch(first, last)
+        may_keep = partial(self._files.may_keep, self._name)
+        return self._cached.fill(self._ranges, first, last, self._fetch, may_keep, self._stopped.is_set)
+
+    def _fetch(self, first: int, last: int) -> dict[int, str]:
         ranges = self._ranges
         start, stop = ranges.offsets[first], ranges.offsets[last - 1] + ranges.sizes[last - 1]
         return scatter(
@@ -224,6 +251,8 @@ class _Stream(io.RawIOBase):
         self._begun, self._stopped = 0, threading.Event()  # bytes that have been asked for
         self._coming: deque[tuple[int, int, Future[bytes | memoryview]]] = deque()
         self._data = memoryview(b"")
+        self._cached = files.cached(name)
+        self._digest = hashlib.sha256()  # of what a cache keeps: blocks that come have nothing else to prove them
 
     def readable(self) -> bool:
         return True
@@ -232,19 +261,37 @@ class _Stream(io.RawIOBase):
         while not self._data:
             while self._begun < self._size and len(self._coming) < STREAM_AHEAD:
                 start, stop = self._begun, min(self._begun + SPAN, self._size)
-                fetch = partial(self._files.fetch, self._name, start, stop, self._stopped)
-                self._coming.append((start, stop, _requests.submit(fetch)))
+                self._coming.append((start, stop, _requests.submit(partial(self._span, start, stop))))
                 self._begun = stop
             if not self._coming:
+                self._check()
                 return 0
             start, stop, future = self._coming.popleft()
             self._data = memoryview(future.result())
             if len(self._data) != stop - start:
                 reason = _short(len(self._data), start, stop)
                 raise ReadError(f"{self._files}/{self._name}: {reason}: it is cut short. Try again, or upload it again")
+            if self._cached is not None:
+                self._digest.update(self._data)
         count = min(len(buffer), len(self._data))
         buffer[:count], self._data = self._data[:count], self._data[count:]
         return count
+
+    def _span(self, start: int, stop: int) -> bytes | memoryview:
+        fetch = partial(self._files.fetch, self._name, start, stop, self._stopped)
+        if self._cached is None:
+            return fetch()
+        may_keep = partial(self._files.may_keep, self._name)
+        return self._cached.block(start, stop, fetch, may_keep, self._stopped.is_set)
+
+    def _check(self) -> None:
+        """Raises ReadError if what has been read to its end is not what the manifest says, and may be in the cache."""
+        if self._cached is not None and self._digest.hexdigest() != self._files.sha256(self._name):
+            self._cached.remove()
+            raise ReadError(
+                f"{self._files}/{self._name}: its sha256 is not that of the manifest: its bytes are damaged. Try "
+                "again, or upload it again"
+            )
 
     def close(self) -> None:
         self._stopped.set()

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmm_rs import ForkSafeLock
+from mmm_rs_reading.cache import Cache
 from mmm_rs_reading.files import RemoteFiles
 from mmm_rs_reading.hub_cache import HubCache
 from mmm_rs_reading.transports import HttpTransport
 
 # Bytes of an index that is fetched whole. All but the two largest are smaller. Of a larger one a process reads what it
-# needs, so that the first row does not wait for the rest.
+# needs, so that the first row does not wait for the rest; with a cache of shards, that one is fetched whole too.
 WHOLE_INDEX = 32 << 20
 READ_AT_ONCE = 1 << 20  # bytes
 WAIT = 300.0  # seconds that a process waits for another one of the node to fetch a file
@@ -24,13 +25,19 @@ class HubFiles(RemoteFiles):
 
     transport: HttpTransport
 
-    def __init__(self, transport: HttpTransport, cache: HubCache, read_ahead: int | None = None) -> None:
-        super().__init__(transport, read_ahead)
-        self._hub_cache, self._lock = cache, ForkSafeLock()
+    def __init__(
+        self,
+        transport: HttpTransport,
+        hub_cache: HubCache,
+        read_ahead: int | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        super().__init__(transport, read_ahead, cache)
+        self._hub_cache, self._lock = hub_cache, ForkSafeLock()
         self._local: dict[str, str | None] = {}  # paths of whole files, by name; None: it is read by ranges
 
     def __reduce__(self) -> Any:
-        return HubFiles, (self.transport, self._hub_cache, self._room)
+        return HubFiles, (self.transport, self._hub_cache, self._room, self.cache)
 
     def read(self, name: str) -> bytes:
         addresses, asked = self.transport.addresses, time.time()
@@ -84,7 +91,7 @@ class HubFiles(RemoteFiles):
                 return path
             size = super().size(name)
             tag = self.transport.tag(name)
-            if size is None or size > WHOLE_INDEX or tag is None:
+            if size is None or tag is None or (size > WHOLE_INDEX and self.cache is None):
                 return None
             return self._hub_cache.keep(addresses.commit, addresses.branch, name, self._parts(name, size), tag)
 

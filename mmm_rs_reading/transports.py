@@ -5,6 +5,7 @@ An answer is believed only if it says that it is the range that was asked for. T
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import zlib
@@ -53,6 +54,21 @@ class Transport(Protocol):
 
     def size(self, name: str) -> int | None:
         """A file's size; None if the server does not report it. Raises what `fetch` does."""
+
+    def known_size(self, name: str) -> int | None:
+        """A file's size, if an answer has told it."""
+
+    def cache_key(self, sha256: str) -> str:
+        """What a shard, by its manifest of this sha256, is called in a cache that other datasets use too. A manifest
+        can claim anything, so a sha256 that nobody vouches for is not taken for the same as another dataset's."""
+
+    def is_vouched_for(self, name: str, sha256: str) -> bool:
+        """Whether bytes that were fetched of this file may be kept under that name."""
+
+
+def own_key(address: str, sha256: str) -> str:
+    """A key of a shard that no other dataset has."""
+    return hashlib.sha256(f"{address}\n{sha256}".encode()).hexdigest()
 
 
 class Refused(Exception):
@@ -119,6 +135,15 @@ class HttpTransport:
         if name not in self._sizes:
             self.fetch(name, 0, 1)
         return self._sizes.get(name)
+
+    def known_size(self, name: str) -> int | None:
+        return self._sizes.get(name)
+
+    def cache_key(self, sha256: str) -> str:
+        return sha256 if self.addresses.notes is not None else own_key(self.label, sha256)
+
+    def is_vouched_for(self, name: str, sha256: str) -> bool:
+        return self.addresses.notes is None or self.tag(name) == sha256  # the hub computes it of large files
 
     def tag(self, name: str) -> str | None:
         """What the hub says of a file's content once it has been asked for: a hash of it."""
@@ -290,3 +315,12 @@ class FsspecTransport:
 
     def size(self, name: str) -> int | None:
         return self._connected().info(f"{self._root}/{name}").get("size")
+
+    def known_size(self, name: str) -> int | None:
+        return None
+
+    def cache_key(self, sha256: str) -> str:
+        return own_key(self.url, sha256)
+
+    def is_vouched_for(self, name: str, sha256: str) -> bool:
+        return True
