@@ -34,6 +34,7 @@ import importlib.metadata
 import io
 import itertools
 import json
+import mmap
 import operator
 import os
 import pickle
@@ -1944,7 +1945,7 @@ class ConvertedSource:
                 )
             present = np.flatnonzero(rows[f"{modality}_size"].is_valid().to_numpy())
             ends = np.cumsum(size)
-            buffer = pa.allocate_buffer(int(ends[-1]))
+            buffer = self._room(int(ends[-1]))
             view = memoryview(buffer).cast("B")
             bounds = zip(ends[present].tolist(), size[present].tolist(), strict=True)
             targets += [view[end - length : end] for end, length in bounds]
@@ -1962,6 +1963,14 @@ class ConvertedSource:
             )
         ranges = ByteRanges.of(np.concatenate(offsets), np.concatenate(sizes), targets, np.concatenate(stated))
         return _Images(columns, total, ranges, targets, places, crcs)
+
+    def _room(self, size: int) -> pa.Buffer:
+        """Memory for the images of a table.
+
+        Read ahead, many tables are in memory, and allocators keep what those that are gone have used: 100 MB of it were
+        seen. So there each table has pages of its own. On a disk the cost of fresh pages would be seen.
+        """
+        return pa.py_buffer(mmap.mmap(-1, size)) if self.remote and size else pa.allocate_buffer(size)
 
     def _finish(
         self, begun: _BegunTable, schema: pa.Schema, check: bool, skipped: list[Skipped] | None
