@@ -1204,7 +1204,7 @@ def _read_manifest(files: Files) -> dict[str, Any] | None:
 # Bytes of index rows, uncompressed, that a reader keeps in memory: some row groups. Pieces that follow one another need
 # the same ones; shuffled pieces need others each time.
 INDEX_KEPT = 32 << 20
-FOOTER = 64 << 10  # bytes at the end of an index that are read at once: its footer, unless that is longer
+FOOTER = 256 << 10  # bytes at the end of an index that are read at once; its footer has 4 kB a shard
 # Rows that are uncompressed together, and how much larger than their compressed bytes they may become in all: a Parquet
 # file of some kilobytes can hold one text of megabytes a million times.
 ROWS_AT_ONCE = 4096
