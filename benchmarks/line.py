@@ -7,6 +7,8 @@ and counts requests and bytes.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -139,7 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
         elif path.suffix in (".tar", ".parquet"):
             host = "https://cdn.example" if self.tls else f"http://127.0.0.1:{self.web_port}"
-            linked = {"X-Linked-Size": str(path.stat().st_size), "X-Linked-Etag": f'"{COMMIT}"', "ETag": f'"{COMMIT}"'}
+            tag = f'"{_tag(path)}"'
+            linked = {"X-Linked-Size": str(path.stat().st_size), "X-Linked-Etag": tag, "ETag": tag}
             signed = f"{host}/files/{name}?Expires={int(time.time()) + 3600}&Signature=x"
             self.answer(302, b"", {"Location": signed, "X-Repo-Commit": COMMIT, **linked})
         else:
@@ -149,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         with open(Path(self.folder, name), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-            headers = {"Accept-Ranges": "bytes", "ETag": f'"{COMMIT}"', "X-Repo-Commit": COMMIT}
+            headers = {"Accept-Ranges": "bytes", "ETag": f'"{_tag(Path(file.name))}"', "X-Repo-Commit": COMMIT}
             start, stop = 0, size
             if wanted:
                 start = int(wanted[1]) if wanted[1] else max(size - int(wanted[2]), 0)
@@ -189,6 +192,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.head(status, len(data), headers or {})
         if self.command != "HEAD":
             self.wfile.write(data)
+
+
+@functools.cache
+def _tag(path: Path) -> str:
+    """What the hub says of a file's content: the sha256 of a large file, git's own hash of a small one."""
+    if path.suffix in (".tar", ".parquet"):
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while data := file.read(1 << 20):
+                digest.update(data)
+            return digest.hexdigest()
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 class _Server(ThreadingHTTPServer):

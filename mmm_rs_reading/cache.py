@@ -198,6 +198,9 @@ class CachedShard:
                         self._write(sums, [(place, memoryview(_CHECKSUM.pack(checksum, checksum ^ 0xFFFFFFFF)))])
             return fetched
 
+    def has_block(self, start: int, stop: int) -> bool:
+        return self._read_block(start, stop) is not None
+
     def remove(self) -> None:
         for path in (self._path, self._sums):
             with contextlib.suppress(OSError):

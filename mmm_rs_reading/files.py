@@ -191,6 +191,7 @@ class Spans:
         self._files, self._name, self._ranges = files, name, ranges
         self._stopped = threading.Event()
         self._cached = files.cached(name) if ranges.crcs is not None else None
+        self.is_proven = self._cached is not None  # until something is fetched
         spans = ranges.joined(SPAN, len(ranges.offsets))
         self._futures = [_requests.submit(partial(self._read, first, last)) for first, last in spans]
 
@@ -201,6 +202,7 @@ class Spans:
         return self._cached.fill(self._ranges, first, last, self._fetch, may_keep, self._stopped.is_set)
 
     def _fetch(self, first: int, last: int) -> dict[int, str]:
+        self.is_proven = False
         ranges = self._ranges
         start, stop = ranges.offsets[first], ranges.offsets[last - 1] + ranges.sizes[last - 1]
         return scatter(
@@ -252,7 +254,9 @@ class _Stream(io.RawIOBase):
         self._coming: deque[tuple[int, int, Future[bytes | memoryview]]] = deque()
         self._data = memoryview(b"")
         self._cached = files.cached(name)
-        self._digest = hashlib.sha256()  # of what a cache keeps: blocks that come have nothing else to prove them
+        # Of what goes into the cache: nothing else proves blocks that come. Those in the cache have a CRC.
+        is_new = self._cached is not None and not self._cached.has_block(0, min(SPAN, size))
+        self._digest = hashlib.sha256() if is_new else None
 
     def readable(self) -> bool:
         return True
@@ -271,7 +275,7 @@ class _Stream(io.RawIOBase):
             if len(self._data) != stop - start:
                 reason = _short(len(self._data), start, stop)
                 raise ReadError(f"{self._files}/{self._name}: {reason}: it is cut short. Try again, or upload it again")
-            if self._cached is not None:
+            if self._digest is not None:
                 self._digest.update(self._data)
         count = min(len(buffer), len(self._data))
         buffer[:count], self._data = self._data[:count], self._data[count:]
@@ -286,7 +290,9 @@ class _Stream(io.RawIOBase):
 
     def _check(self) -> None:
         """Raises ReadError if what has been read to its end is not what the manifest says, and may be in the cache."""
-        if self._cached is not None and self._digest.hexdigest() != self._files.sha256(self._name):
+        if self._cached is None or self._digest is None:
+            return
+        if self._digest.hexdigest() != self._files.sha256(self._name):
             self._cached.remove()
             raise ReadError(
                 f"{self._files}/{self._name}: its sha256 is not that of the manifest: its bytes are damaged. Try "
