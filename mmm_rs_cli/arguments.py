@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         _upload,
         _publish,
         _demo,
+        _cache,
         _completion,
     ):
         add(subparsers)
@@ -362,6 +363,21 @@ def _demo(subparsers: Any) -> None:
         metavar="DIR",
         help="where everything is written (default: ./mmm-rs-demo)",
     )
+
+
+def _cache(subparsers: Any) -> None:
+    command = _command(
+        subparsers,
+        "cache",
+        commands.cache,
+        "show or clear the cache of shards on this node, which `local_cache` names",
+        "mmm-rs cache --dir /scratch/mmm-rs",
+    )
+    command.add_argument(
+        "--dir", type=_path, metavar="DIR", help="the folder (default: the environment variable MMM_RS_CACHE)"
+    )
+    command.add_argument("--clear", action="store_true", help="remove all shards from it")
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def _completion(subparsers: Any) -> None:

@@ -11,6 +11,7 @@ import json
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from conversion.options import Options
     from mmm_rs_hub.destination import Destination
     from mmm_rs_hub.proof import Proof
+    from mmm_rs_reading.cache import Entry
 
 
 def inspect(arguments: argparse.Namespace) -> int:
@@ -409,6 +411,44 @@ def completion(arguments: argparse.Namespace) -> int:
 
     results(argcomplete.shellcode(["mmm-rs"], shell=arguments.shell).rstrip("\n"))
     return 0
+
+
+def cache(arguments: argparse.Namespace) -> int:
+    from conversion.display import size
+    from mmm_rs_reading.cache import free_space, open_cache
+
+    try:
+        opened = open_cache(arguments.dir, None)
+    except ValueError as error:
+        raise UsageError(str(error).replace("cache_limit", "MMM_RS_CACHE_LIMIT")) from None
+    if opened is None:
+        raise UsageError("no cache to show. Give its folder with --dir, or set MMM_RS_CACHE")
+    entries = opened.entries()
+    freed = opened.remove(entries) if arguments.clear else 0
+    left = opened.entries() if arguments.clear else entries
+    total, free = sum(entry.size for entry in left), free_space(opened.folder)
+    if arguments.json:
+        facts = {"dir": opened.folder, "shards": len(left), "bytes": total, "limit": opened.limit, "free": free}
+        results(json.dumps({**facts, "freed": freed, "entries": [_entry(entry) for entry in left]}, indent=2))
+        return 0
+    if arguments.clear:
+        result(f"{opened.folder}: {_shards(len(entries) - len(left))} removed, {size(freed)}")
+    limit = "" if opened.limit is None else f" of {size(opened.limit)}"
+    disk = "" if free is None else f"; {size(free)} free on the disk"
+    result(f"{opened.folder}: {_shards(len(left))}, {size(total)}{limit}{disk}")
+    if left:
+        oldest, latest = (f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}" for entry in (left[0], left[-1]))
+        result(f"last used: {oldest} to {latest}")
+    return 0
+
+
+def _shards(count: int) -> str:
+    return f"{count:,} shard{'s' * (count != 1)}"
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    used = datetime.fromtimestamp(entry.used, timezone.utc).isoformat(timespec="seconds")
+    return {"shard": entry.sha256, "bytes": entry.size, "used": used}
 
 
 def demo(arguments: argparse.Namespace) -> int:

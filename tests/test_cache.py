@@ -495,3 +495,37 @@ def test_ranges_that_the_index_says_nothing_of_are_not_cached(large, running, fo
     name = next(iter(source.shards))
     assert source.files.begin(name, mmm_rs.ByteRanges.of(np.array([0]), np.array([100]), [buffer])).result() == {}
     assert bytes(buffer) == (large / name).read_bytes()[:100] and not folder.exists()
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_shows_and_clears_it(large, running, folder, run, monkeypatch):
+    import json
+
+    put(running, large)
+    read(running, folder)
+    code, printed, errors = run("cache", "--dir", folder)
+    assert code == 0 and not errors and f"{folder}: 4 shards, " in printed and "free on the disk" in printed
+    monkeypatch.setenv("MMM_RS_CACHE", str(folder))
+    monkeypatch.setenv("MMM_RS_CACHE_LIMIT", "5GB")
+    facts = json.loads(run("cache", "--json")[1])
+    assert (facts["shards"], facts["bytes"], facts["limit"]) == (4, taken(folder), 5 * 10**9)
+    names = {hub.hashlib.sha256(path.read_bytes()).hexdigest() for path in large.rglob("*.tar")}
+    assert {entry["shard"] for entry in facts["entries"]} == names
+    (folder / "notes.txt").write_text("somebody else's")
+    code, printed, _ = run("cache", "--clear")
+    assert code == 0 and "4 shards removed" in printed and "0 shards, 0 B of 5.0 GB" in printed
+    assert not files(folder) and (folder / "notes.txt").exists()
+    assert read(running, None) == stored(large, SUBSET)
+
+
+def test_the_command_without_a_cache_says_how_to_name_one(run, tmp_path, monkeypatch):
+    code, _, errors = run("cache")
+    assert code == 2 and errors == ["mmm-rs: no cache to show. Give its folder with --dir, or set MMM_RS_CACHE"]
+    code, printed, _ = run("cache", "--dir", tmp_path / "nothing")
+    assert code == 0 and "0 shards, 0 B" in printed
+    monkeypatch.setenv("MMM_RS_CACHE_LIMIT", "much")
+    assert run("cache", "--dir", tmp_path)[2] == [
+        "mmm-rs: MMM_RS_CACHE_LIMIT='much': not a size. Give one such as \"200GB\""
+    ]
