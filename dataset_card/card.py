@@ -41,6 +41,7 @@ def write(out: str | os.PathLike[str], repo_id: str | None = None, read: Read | 
         VerificationError: Its manifest was edited.
         UsageError: It has a card that cannot be written again without losing a person's text.
     """
+    from dataset_card.channels import equal_channels
     from dataset_card.croissant import write_croissant
     from dataset_card.figures import write_figures
 
@@ -50,7 +51,8 @@ def write(out: str | os.PathLike[str], repo_id: str | None = None, read: Read | 
     pictures = write_figures(converted, read)
     write_croissant(converted)
     kept = own_text.parts(before, out / layout.CARD)
-    card = render(converted, pictures, repo_id or repository(before) or REPOSITORY, kept)
+    repo_id = repo_id or repository(before) or REPOSITORY
+    card = render(converted, pictures, repo_id, kept, equal_channels(converted, read))
     write_file(out / layout.CARD, card.encode())
 
 
@@ -104,13 +106,15 @@ def text_faults(card: str, converted: Converted) -> list[str]:
     return [f"{layout.CARD}: {line}" for line in lines]
 
 
-def render(converted: Converted, pictures: list[str], repo_id: str, kept: dict[str, str]) -> str:
-    """The whole card. `kept`: a person's own text by the name of its part."""
+def render(
+    converted: Converted, pictures: list[str], repo_id: str, kept: dict[str, str], equal_channels: str | None
+) -> str:
+    """The whole card. `kept`: a person's own text by the name of its part. The other arguments: see `text.body`."""
     own_yaml = kept.get(own_text.YAML, "")
     keys = own_text.yaml_keys(own_yaml, converted.out / layout.CARD)
     data = {key: value for key, value in metadata.metadata(converted).items() if key not in keys}
     front = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=2**20)
-    body = own_text.inserted(text.body(converted, pictures, repo_id), kept)
+    body = own_text.inserted(text.body(converted, pictures, repo_id, equal_channels), kept)
     return f"---\n{front}{own_text.part(own_text.YAML, own_yaml)}---\n\n{body}"
 
 

@@ -60,7 +60,12 @@ def choose(out: Path, subset: str, read: Read | None = None) -> list[Shown]:
         missing = sum(row[f"{m}_size"] is None for m in modalities)
         ranked.append((missing, seen[kind], number))
     chosen = sorted(number for *_, number in sorted(ranked)[:count])
-    return [_shown(rows[number], modalities, read or functools.partial(_read, out)) for number in chosen]
+    return [_shown(rows[number], modalities, read or reader(out)) for number in chosen]
+
+
+def reader(out: Path) -> Read:
+    """Reads bytes of the shards of a folder."""
+    return functools.partial(_read, out)
 
 
 def _shown(row: dict, modalities: Sequence[str], read: Read) -> Shown:

@@ -26,8 +26,15 @@ EXAMPLES = ("SEN1-2", "WHU-OPT-SAR")  # the config of the examples: the first of
 Values = dict[str, str | None]  # of the template; None leaves a line out
 
 
-def body(converted: Converted, pictures: list[str], repo_id: str) -> str:
-    """Everything below the YAML. `pictures`: paths within the folder, in the order of the card."""
+def body(converted: Converted, pictures: list[str], repo_id: str, equal_channels: str | None) -> str:
+    """Everything below the YAML.
+
+    Args:
+        converted: The folder.
+        pictures: Paths within the folder, in the order of the card.
+        repo_id: The repository that the examples name.
+        equal_channels: In how many single-band images all channels are equal, see `dataset_card.channels`.
+    """
     return fill(
         _template(),
         {
@@ -43,6 +50,7 @@ def body(converted: Converted, pictures: list[str], repo_id: str) -> str:
             "table_of_fields": _table_of_fields(),
             **_left_out(converted),
             **_limits(converted),
+            "equal_channels": equal_channels,
             "table_of_licences": table_of_licences(converted.subsets),
             "citations": citations(converted.subsets),
         },
@@ -263,9 +271,9 @@ def _limits(converted: Converted) -> Values:
 
 
 def limits(converted: Converted) -> list[str]:
-    """The known limits, as the card lists them."""
+    """The known limits, as the card lists them, but for what was seen in the images that it looked at."""
     section = _template().split("\n## Known limits\n")[1].split("\n<!--")[0]
-    lines = fill(section, _limits(converted)).splitlines()
+    lines = fill(section, _limits(converted) | {"equal_channels": None}).splitlines()
     return [line.removeprefix("- ") for line in lines if line.startswith("- ")]
 
 
