@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from conversion import alignment, plan
 from conversion.options import Options
 from mmm_rs import PROMPT_COLUMNS
 from tests import releases
@@ -123,3 +126,46 @@ def test_radar_images_have_no_optical_prompt_where_their_own_are_unreadable(dama
     result = convert(releases.put(tmp_path / "MMM-RS", {"SEN1-2.zip": releases.zipped(files)}), tmp_path / "out")
     assert result.manifest["subsets"]["SEN1-2"]["pairs"] == {"rgb": 4, "nir": 0, "sar": 0}
     assert result.summary["subsets"]["SEN1-2"]["reasons"]["image"] == {"no_record": 4}
+
+
+# --- the grids: a row for each place, a column for each modality -----------------------------------------------------
+
+
+def grid_of(images):
+    """(places, grid of images, reported) of SEN1-2 with these files."""
+    sources = pa.array(images)
+    located = alignment.places("SEN1-2", sources)
+    place_of, places = plan._numbered(located, aligned=True)
+    grid, reported = plan._image_grid("SEN1-2", sources, place_of, located.modality, len(places))
+    return places.to_pylist(), grid.tolist(), [(row.path, row.reason) for row in reported]
+
+
+def test_images_of_one_place_stand_in_one_row():
+    names = ["a_s1_1_p1.jpg", "a_s2_1_p2.jpg", "a_s2_1_p1.jpg"]
+    assert grid_of(names) == (["a_1_p1", "a_1_p2"], [[2, -1, 0], [1, -1, -1]], [])
+
+
+def test_no_image_gets_a_cell_that_several_claim():
+    names = ["x/a_s1_1_p1.jpg", "y/a_s1_1_p1.jpg", "a_s2_1_p1.jpg"]
+    assert grid_of(names) == (["a_1_p1"], [[2, -1, -1]], [(names[0], "same_place"), (names[1], "same_place")])
+
+
+def test_an_image_whose_modality_nothing_tells_or_the_subset_lacks_gets_no_cell():
+    names = ["a_1_p1.jpg", "a_nir_1_p1.jpg", "a_s2_1_p1.jpg"]
+    assert grid_of(names) == (
+        ["a_1_p1"],
+        [[2, -1, -1]],
+        [(names[0], "unknown_modality"), (names[1], "unknown_modality")],
+    )
+
+
+def test_the_first_record_that_names_a_cell_is_chosen():
+    place, modality = np.array([0, 1, 0, -1, 0]), np.array([0, 0, 0, 0, 2])
+    grid, winner = plan._choose(place, modality, (2, 3))
+    assert grid.tolist() == [[0, -1, 4], [1, -1, -1]]
+    assert winner.tolist() == [0, 1, 0, -1, 4]  # of each record: which one got the cell that it names
+
+
+def test_a_modality_without_records_of_its_own_shares_those_of_the_first_that_has_one():
+    grid = np.array([[0, -1, -1], [-1, 1, -1], [2, 3, -1], [-1, -1, -1]])
+    assert plan._share(grid, columns=[0, 1, 2], bare=[2]).tolist() == [[0, -1, 0], [-1, 1, 1], [2, 3, 2], [-1, -1, -1]]
