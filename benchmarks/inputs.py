@@ -1,4 +1,8 @@
-"""Synthetic releases of any size: JPEGs of noise or of drawn scenes, with a prompt and a record each."""
+"""Synthetic releases of any size: JPEGs of noise or of drawn scenes, with a prompt and a record each.
+
+Of a real release's size in bytes and in number; what tests compare with comes from `tests.releases`, which says why
+there are several generators.
+"""
 
 from __future__ import annotations
 

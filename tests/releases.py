@@ -6,6 +6,13 @@ files, so all must convert to the same bytes. Damage is done afterwards, to what
 
 The truth stated here follows from the format's specification alone: nothing of the project is imported, and archives
 are written with `zipfile`, by hand with `struct`, or with Info-ZIP's `zip`.
+
+There are three generators of releases, because one cannot be all of this:
+* This one is the truth that tests compare with: tiny images, every form and every damage, independent of the product.
+* `mmm_rs_cli.demo.synthetic` is part of the product, so it cannot be a witness for it: drawn scenes that a person can
+  recognise, for the demo and for what tests show to people (card, preview).
+* `benchmarks.inputs` writes images of a real release's size, in any number; they may differ by a comment alone.
+Where only what comes after a conversion matters, `tests.converted` writes a converted folder without any release.
 """
 
 from __future__ import annotations

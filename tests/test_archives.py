@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import lzma
 import os
 import pickle
 import random
@@ -1163,6 +1164,10 @@ def test_the_content_id_changes_with_the_source_only(tmp_path):
 # --- random zips and random damage -----------------------------------------------------------------------------------
 
 
+# What `zipfile` and the decompressors behind it raise for a damaged zip, or for one of a kind that they cannot read.
+REFUSALS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError, RuntimeError)
+
+
 def accepted_by_zipfile(data: bytes) -> dict[int, bytes]:
     """Header offset -> content of what `zipfile` reads without complaint."""
     found = {}
@@ -1171,9 +1176,9 @@ def accepted_by_zipfile(data: bytes) -> dict[int, bytes]:
             for info in file.infolist():
                 try:
                     found[info.header_offset] = file.read(info)
-                except Exception:
+                except REFUSALS:
                     continue
-    except Exception:
+    except REFUSALS:
         return {}
     return found
 

@@ -962,15 +962,23 @@ PIPELINES = {
 }
 
 
+BEFORE_4_8 = tuple(map(int, datasets.__version__.split(".")[:2])) < (4, 8)
+# How such a check fails for streams of `datasets` itself before 4.8: resumed behind `map` or `rename_column` at another
+# row, behind `interleave_datasets` or `shard` not at all, images encoded again.
+EARLIER_FAULTS = (AssertionError, AttributeError, KeyError, ValueError)
+
+
 def holds(check: Callable[[Callable], None], out: Path, **options) -> None:
-    """The check holds for streams of the builder. It need not where it does not for those of `datasets` itself."""
+    """The check holds for streams of the builder, before 4.8 only where it holds for those of `datasets` itself."""
     try:
         check(lambda: load(out, **options))
-    except Exception:
+    except EARLIER_FAULTS:
+        if not BEFORE_4_8:
+            raise
         whole = load(out, streaming=False, **options)
         try:
             check(lambda: whole.to_iterable_dataset(num_shards=7))
-        except Exception as error:
+        except EARLIER_FAULTS as error:
             pytest.skip(f"not in this version of datasets: {error!r}"[:120])
         raise
 

@@ -1,4 +1,8 @@
-"""A small synthetic release in upstream's layout, of synthetic scenes, for the demo and for the tests."""
+"""A small synthetic release in upstream's layout, of synthetic scenes, for the demo and for the tests.
+
+Its images are to look like something to a person, for which `tests.releases` has no need; that also says why there are
+several generators of releases.
+"""
 
 from __future__ import annotations
 
