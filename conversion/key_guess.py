@@ -36,13 +36,18 @@ def guess(files: SubsetFiles, path: str, unknown: UnknownKeys) -> KeyGuess:
     texts = _texts(unknown.rows)
     options: list[str] = []
     lines = [f"a record: {unknown.example[:LONGEST_EXAMPLE]}"]
-    image_key = unknown.image_key
-    if image_key is None and not unknown.has_paths:
-        image_key, matches = _image_key(files, path, texts)
+    if unknown.paths:
+        image_key, matches = None, _matches(files, path, {"": unknown.paths})[1]
+        lines += [f"its image path is the key of the table, which {_names_images(files.name, matches)}"]
+    elif unknown.image_key is not None:
+        image_key, matches = _matches(files, path, {unknown.image_key: texts.get(unknown.image_key, ())})
+        lines += [f"its image path is {unknown.image_key!r}, which {_names_images(files.name, matches)}"]
+    else:
+        image_key, matches = _matches(files, path, texts)
         if image_key is not None:
             options += ["--image-key", image_key]
             lines += [f"its image path is probably {image_key!r}, which {_names_images(files.name, matches)}"]
-            lines += [f"  {named} -> {image}" for named, image in matches[:MATCHES]]
+    lines += [f"  {named} -> {image}" for named, image in matches[:MATCHES]]
     if unknown.prompt_key is None:
         lengths = {key: sum(map(len, values)) / len(values) for key, values in texts.items() if key != image_key}
         lengths = {key: length for key, length in lengths.items() if not all(map(is_path, texts[key]))}
@@ -65,8 +70,8 @@ def _texts(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return texts
 
 
-def _image_key(
-    files: SubsetFiles, path: str, texts: Mapping[str, list[str]]
+def _matches(
+    files: SubsetFiles, path: str, texts: Mapping[str, Sequence[str]]
 ) -> tuple[str | None, list[tuple[str, str]]]:
     """The key whose texts name most images, else the one whose texts look most like paths; and what they name."""
     sources = pa.concat_arrays([pa.array([], pa.string()), *_sources(files)])

@@ -176,11 +176,14 @@ def lines(out: Path, subsets: Collection[str], codes: Collection[str]) -> Iterat
         yield headline(out, summary)
         for reason in reasons(out, summary):
             yield from explained(reason)
+    more = {(source["path"], source["problem"]): source.get("lines", ()) for source in summary["sources"]}
     number = 0
     for number, row in enumerate(rows(out, summary, subsets, codes), 1):
         if number == 1 and not subsets and not codes:
             yield ""
         yield f"{row['kind']}  {row['reason']}  {place(row)}: {row['detail']}"
+        if row["kind"] == SOURCE:
+            yield from (f"    {line}" for line in more.get((row["path"], row["reason"]), ()))
     if not number and (subsets or codes):
         yield f"{out}: nothing of {', '.join([*subsets, *codes])} was left out"
 

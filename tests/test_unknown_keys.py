@@ -68,7 +68,15 @@ def test_of_a_table_keyed_by_path_only_the_prompt_is_guessed(tmp_path, run):
     code, printed, errors = run("inspect", release(tmp_path / "MMM-RS", json.dumps(TABLE)))
     assert code == 4 and "no known key names the prompt; its records have 'satz', 'jahr'" in printed
     assert suggested(errors)[-2:] == ["--prompt-key", "satz"] and "--image-key" not in printed
+    assert "the key of the table, which names images of the release" in printed and printed.count(" -> ") == 3
     assert run(*suggested(errors))[0] == 0
+
+
+def test_of_records_whose_image_key_is_known_only_the_prompt_is_guessed(tmp_path, run):
+    rows = [{"image": path, "jahr": 2024, "satz": "a city"} for path in PATHS]
+    _, printed, errors = run("inspect", release(tmp_path / "MMM-RS", json.dumps(rows)))
+    assert suggested(errors)[-2:] == ["--prompt-key", "satz"] and "--image-key" not in printed
+    assert "its image path is 'image', which names images of the release" in printed and printed.count(" -> ") == 3
 
 
 def test_images_of_an_aligned_subset_are_matched_by_their_tokens(tmp_path, run):
@@ -138,6 +146,8 @@ def test_beside_what_can_be_converted_the_command_says_overwrite(tmp_path, run):
     code, printed, _ = run("convert", tmp_path / "MMM-RS", tmp_path / "out", "--workers", 1)
     assert code == 3 and "'bild', which names images of the release" in printed
     (line,) = [line for line in printed.splitlines() if line.startswith("  mmm-rs convert ")]
+    _, shown, _ = run("report", tmp_path / "out")
+    assert "'bild', which names images of the release" in shown and shown.count(" -> ") == 3
     assert shlex.split(line)[-5:] == ["--overwrite", "--image-key", "bild", "--prompt-key", "beschreibung"]
     code, printed, _ = run(*shlex.split(line)[1:])
     assert code == 0 and "mmm-rs convert" not in printed

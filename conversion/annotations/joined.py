@@ -12,6 +12,8 @@ from conversion.annotations.keys import IMAGE_KEYS, fold, ranked
 from conversion.annotations.values import is_text
 
 ID = "imageid"  # the captions' key, folded
+MOST_IMAGES = 10_000_000  # five times as many as MMM-RS has, and about 2 GB of memory; further ones are not known
+LONGEST_PATH = 4096  # characters
 FILE_KEYS = tuple(key for key in IMAGE_KEYS if key != ID)  # of the list of images
 
 
@@ -39,7 +41,9 @@ class ImageNames:
         path = next(
             (row[key] for key in ranked(row, FILE_KEYS) if isinstance(row[key], str) and row[key].strip()), None
         )
-        if isinstance(id, (int, str)) and path is not None and is_text(path):
+        if len(self._paths) == MOST_IMAGES or path is None or len(path) > LONGEST_PATH or not is_text(path):
+            return
+        if isinstance(id, int) or (isinstance(id, str) and len(id) <= LONGEST_PATH):
             self._paths[id] = path if self._paths.get(id, path) == path else None
 
     def of(self, id: Any) -> tuple[str | None, str]:

@@ -45,7 +45,7 @@ class UnknownKeys:
     example: str  # the first of them, as JSON
     image_key: str | None  # that is known
     prompt_key: str | None
-    has_paths: bool  # whether the paths are the keys of a table
+    paths: tuple[str, ...]  # the keys of a table, if they are the paths
 
 
 class AnnotationError(ReleaseError):
@@ -217,8 +217,9 @@ def _unknown_keys(
         text = next((item.text for item in whole if isinstance(item.value, dict)), "")
     else:
         text = json.dumps(examples[0], ensure_ascii=False) if examples else ""
+    paths = tuple(item.key for item in whole if item.key is not None and is_text(item.key)) if has_paths else ()
     options = [name for name, key in (("--image-key", image[0] or has_paths), ("--prompt-key", prompt[0])) if not key]
-    unknown = UnknownKeys(tuple(examples[:SAMPLED]), writable(text), image[0], prompt[0], has_paths)
+    unknown = UnknownKeys(tuple(examples[:SAMPLED]), writable(text), image[0], prompt[0], paths)
     return AnnotationError(label, detail, f"Name the keys with {' and '.join(options)}", unknown)
 
 
