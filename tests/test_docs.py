@@ -105,6 +105,16 @@ CHECKS = {
         assert {"__key__", "jpg", "txt", "nir.jpg", "nir.txt", "json"} <= set(sample)
         assert len(list(pipeline)) == SAMPLES["WHU-OPT-SAR"]
     """,
+    "docs/recipes.md: DALI and NeMo Curator 1": """
+        stems = sorted(path.stem for path in folder.glob("*.tar"))
+        assert stems == [f"{number:05d}" for number in range(SAMPLES["SEN1-2"])]  # a sample in each
+        for stem in stems:
+            (key,) = pq.read_table(folder / f"{stem}.parquet")["key"].to_pylist()
+            version, line = (folder / f"{stem}.idx").read_text().splitlines()
+            suffix, offset, size, name = line.split()[:4]
+            assert version == "v1.2 1" and f"{key}.{suffix}" == name
+            assert (folder / f"{stem}.tar").read_bytes()[int(offset) :][: int(size)].startswith(b"\\xff\\xd8")
+    """,
     "docs/recipes.md: A part of it 1": """
         assert {row["gsd_level"] for row in fine} == {0, 1}
         assert all(row["weather"] == 0 and "river" in row["prompt"] for row in foggy)
@@ -186,6 +196,11 @@ def test_links_between_documents_lead_somewhere():
         if "://" not in target and not (document.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_each_test_that_the_table_of_tools_names_is_there():
+    named = set(re.findall(r"`(tests/[^`]+)`", (ROOT / "docs/tools.md").read_text()))
+    assert len(named) > 6 and [name for name in named if not (ROOT / name).is_file()] == []
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import io
+import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -235,6 +238,86 @@ def test_the_pipeline_of_a_clip_training(out, subset):
         for one in stored(out, subset).values()
         if "jpg" in one and "txt" in one
     )
+
+
+RECIPES = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
+
+
+def test_open_clip_trains_by_the_command_of_the_recipe(out, tmp_path, monkeypatch):
+    """With a tiny model in the place of the named one."""
+    pytest.importorskip("open_clip_train")
+    if tuple(map(int, wds.__version__.split(".")[:3])) > (0, 2, 86):
+        pytest.skip("OpenCLIP needs webdataset 0.2.86 or older")
+    monkeypatch.chdir(tmp_path)
+    Path("MMM-RS-hub").symlink_to(out)
+    Path("tiny").mkdir()
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    model = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {}}
+    Path("tiny/open_clip_config.json").write_text(json.dumps(model))
+
+    (words,) = re.findall(r"^python (-m open_clip_train\.main .*) \.\.\.$", RECIPES.replace("\\\n", " "), re.M)
+    given = {"--train-num-samples": str(COUNT), "--model": f"local-dir:{tmp_path / 'tiny'}", "--batch-size": "8"}
+    command = shlex.split(words)
+    command = [given.get(before, word) for before, word in zip(["", *command], command, strict=False)]
+    more = ["--epochs", "1", "--workers", "1", "--precision", "fp32", "--logs", "logs", "--name", "trial"]
+    done = subprocess.run([sys.executable, *command, *more], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{COUNT}/{COUNT} (100%)" in done.stderr + done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------- DALI
+
+
+@pytest.fixture
+def sidecars(out, tmp_path, monkeypatch) -> Path:
+    """What the recipe writes for DALI, of fMoW."""
+    monkeypatch.chdir(tmp_path)
+    Path("MMM-RS-hub").symlink_to(out)
+    code = re.search(r"^## DALI and NeMo Curator\n.*?^```python\n(.*?)^```$", RECIPES, re.M | re.S)[1]
+    names: dict = {}
+    exec(code.replace("SEN1-2", "fMoW"), names)
+    return tmp_path / names["folder"]
+
+
+def test_the_index_for_dali_is_what_gnu_tar_lists(sidecars):
+    """A line for each sample: of each member its suffix, offset, size and name. Above them, their number."""
+    version = subprocess.run(["tar", "--version"], capture_output=True, text=True, check=False).stdout
+    if "GNU tar" not in version:
+        pytest.skip("tar is not GNU's")
+    written = sorted(sidecars.glob("*.idx"))
+    assert len(written) == 32
+    for path in written:
+        listing = ["tar", "--list", "--block-number", "--verbose", "--file", str(path.with_suffix(".tar"))]
+        listed = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+        members = re.findall(r"^block (\d+): -\S+ +\S+ +(\d+) \S+ \S+ (\S+)$", listed, re.M)
+        lines: dict[str, list[str]] = {}
+        for block, size, name in members:
+            key, _, suffix = name.partition(".")
+            lines.setdefault(key, []).append(f"{suffix} {512 * (int(block) + 1)} {size} {name}")
+        expected = [f"v1.2 {len(lines)}", *(" ".join(parts) for parts in lines.values())]
+        assert path.read_text() == "".join(f"{line}\n" for line in expected) and len(lines) == COUNT // 32
+
+
+def test_dali_writes_the_same_index_and_reads_by_it(out, sidecars, tmp_path):
+    """On a machine without a GPU too."""
+    dali = pytest.importorskip("nvidia.dali")
+    for path in sorted(sidecars.glob("*.idx")):
+        program = Path(sys.executable).with_name("wds2idx")
+        call = [str(program), str(path.with_suffix(".tar")), str(tmp_path / "own.idx")]
+        subprocess.run(call, check=True, capture_output=True)
+        assert (tmp_path / "own.idx").read_bytes() == path.read_bytes()
+
+    @dali.pipeline_def(batch_size=COUNT, num_threads=1, device_id=None)
+    def read():
+        paths, indexes = (sorted(map(str, sidecars.glob(pattern))) for pattern in ("*.tar", "*.idx"))
+        return tuple(dali.fn.readers.webdataset(paths=paths, index_paths=indexes, ext=["jpg", "txt"]))
+
+    pipeline = read()
+    pipeline.build()
+    images, texts = pipeline.run()
+    came = [(bytes(images.at(number)), bytes(texts.at(number))) for number in range(COUNT)]
+    assert sorted(came) == sorted((one["jpg"], one["txt"]) for one in stored(out, "fMoW").values())
 
 
 # ------------------------------------------------------------------------------------------------------------- energon
