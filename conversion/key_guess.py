@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from conversion import alignment, names
 from conversion.annotations import UnknownKeys
 from conversion.annotations.keys import is_path
-from conversion.annotations.values import text_of
+from conversion.annotations.values import is_text, text_of
 from conversion.release import IMAGE, SubsetFiles
 
 MATCHES = 3  # that are shown
@@ -61,11 +61,12 @@ def guess(files: SubsetFiles, path: str, unknown: UnknownKeys) -> KeyGuess:
 
 
 def _texts(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The texts under each key that has some."""
+    """The texts under each key that has some and that can be typed."""
     texts: dict[str, list[str]] = {}
     for row in rows:
         for key, value in row.items():
-            if text := text_of(value, "prompt")[0]:
+            text = text_of(value, "prompt")[0]
+            if text and is_text(text) and is_text(key) and not key.startswith("-"):  # that looks like an option
                 texts.setdefault(key, []).append(text)
     return texts
 

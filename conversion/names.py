@@ -17,7 +17,8 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "bmp", "we
 ANNOTATION_SUFFIXES = ("json", "jsonl", "ndjson")
 
 # What clients and people put behind a whole name: `X.zip?download=1`, `X.zip.1`, `X.zip (2)`; and the digits of a part.
-DOWNLOAD_TAIL = r"(?:[?&#].*|\.\d{1,3}|\s?\(\d+\))"
+_QUERY_TAIL, _NUMBER_TAIL = r"[?&#].*", r"\.\d{1,3}|\s?\(\d+\)"
+DOWNLOAD_TAIL = f"(?:{_QUERY_TAIL}|{_NUMBER_TAIL})"
 ARCHIVE = re.compile(r"(.+?)\.zip(?![a-z0-9]).*", re.IGNORECASE)
 # Where the name of a file ends that is about a subset, whatever stands behind it.
 _SUFFIX = re.compile(r"\.(?:zip|z\d\d|rar|7z|tar|tgz|gz|bz2|xz|part\d+|jsonl?|ndjson)(?![a-z0-9])", re.IGNORECASE)
@@ -36,6 +37,7 @@ _COPY = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _COPY_HEAD = re.compile(r"^(?:(?:copy of|kopie von|copie de|copia di|copia de|副本)\s+|~\$|\.~?#?|#+)", re.IGNORECASE)
+LONGEST_COPY = 255  # characters; file systems take no longer name
 _NUMBERED = re.compile(r" \d{1,2}$")  # `GID 2`, as macOS and iCloud call a second one; a name may also end so
 # Behind the suffix of an annotation file.
 COPY_TAIL = r"(?:~\d*|\.~\d+~|#|[._ -](?:bak|backup|old|orig|original|save|copy|kopie)\d*)"
@@ -80,7 +82,7 @@ UPSTREAM_ANNOTATIONS = frozenset(
     f"mmm-rs_{name.lower()}" for name in (*SUBSETS, "fog_cleaned", "night_cleaned", "snowy_cleaned")
 )
 _ANNOTATION_SUFFIX = re.compile(
-    rf"(\.(?:{'|'.join(ANNOTATION_SUFFIXES)}))(?:{DOWNLOAD_TAIL}|{COPY_TAIL})*$", re.IGNORECASE
+    rf"(\.(?:{'|'.join(ANNOTATION_SUFFIXES)}))(?:{_NUMBER_TAIL}|{COPY_TAIL})*(?:{_QUERY_TAIL})?$", re.I | re.S
 )
 
 USTAR_NAME, USTAR_PREFIX = 100, 155  # bytes; POSIX.1-1988 `ustar` header fields
@@ -127,6 +129,8 @@ def subset_of_file(stem: str) -> str | None:
 
 def _without_copy_marks(stem: str) -> str:
     """The name of what this is a copy of, if it is one."""
+    if len(stem) > LONGEST_COPY:  # nobody's; to look through it takes time with the square of its length
+        return stem
     while (shorter := _COPY.sub("", _COPY_HEAD.sub("", stem))) and shorter != stem:
         stem = shorter
     return stem
@@ -139,7 +143,7 @@ def original_of(path: str) -> str | None:
     `X.json~`, `X.sync-conflict-....json`, `backup/X.json`.
     """
     *folders, name = path.split("/")
-    suffix = _ANNOTATION_SUFFIX.search(name)
+    suffix = _ANNOTATION_SUFFIX.search(name) if len(name) <= LONGEST_COPY else None
     if suffix is None:
         return None
     stem = _without_copy_marks(name[: suffix.start()])

@@ -156,3 +156,22 @@ def test_all_samples_of_a_scene_are_known_as_one(subset, places, scene):
 )
 def test_inria_names_tell_the_gsd(name, gsd):
     assert names.inria_gsd(name) == gsd
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.json" + "?" * 200 + "\n",
+        "a.json" + "#" * 200 + "x",
+        "a.json" + "~1" * 100 + "x",
+        "a.json" + ".bak" * 60 + "\n",
+        "a.json" + " " * 4000,
+        " " * 4000 + ".json",
+        "-copy" * 800 + ".json",
+        "(" * 2000 + "conflict" * 200 + ".json",
+        "~" * 4000 + ".json",
+    ],
+)
+def test_a_name_that_is_made_to_take_long_takes_no_time(name):
+    names.original_of(name)
+    names.subset_of_download(name)

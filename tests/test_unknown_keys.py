@@ -152,3 +152,24 @@ def test_beside_what_can_be_converted_the_command_says_overwrite(tmp_path, run):
     code, printed, _ = run(*shlex.split(line)[1:])
     assert code == 0 and "mmm-rs convert" not in printed
     assert run("verify", tmp_path / "out")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'[{"bi\xffld": "Inria_dataset/crop_512_0_0_austin.jpg", "satz": "a c\xffty"}, {"\xe4": "\xff"}]',
+        b'[{"bild": "Inria_dataset/crop_512_0_0_austin.jpg", "satz": "\\ud83d"}]',
+        b'[{"bild": "\\u001b[31m", "satz": "\\u0000\\u202e"}]',
+        b'[{"": "", " ": "x", "--help": "a city"}]',
+        b'{"a": {"b": {"c": {"d": {"e": {"f": "x"}}}}}}',
+        b"[{}]",
+    ],
+)
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_damaged_and_hostile_records_end_in_a_message(command, text, tmp_path, run):
+    files = {"MMM-RS_Inria.json": text, **{path: releases.picture(path) for path in PATHS}}
+    path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": releases.zipped(files)})
+    code, printed, errors = run(command, path, *([tmp_path / "out"] if command == "convert" else []))
+    shown = printed + "\n".join(errors)
+    assert code == 4 and "none of its records is used" in shown
+    assert "\x1b[31m" not in shown and "\u202e" not in shown
