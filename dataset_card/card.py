@@ -23,7 +23,7 @@ from dataset_card import metadata, own_text, text
 from dataset_card.statistics import Converted, read_converted
 
 if TYPE_CHECKING:
-    from dataset_card.figures import Read
+    from conversion.placed import Read
 
 REPOSITORY = "org/MMM-RS"  # stands in the examples until the first upload tells the real one
 
@@ -38,7 +38,7 @@ def write(out: str | os.PathLike[str], repo_id: str | None = None, read: Read | 
 
     Raises:
         OutputError: The folder is not a finished conversion, or cannot be written.
-        VerificationError: Its manifest was edited.
+        VerificationError: Its manifest was edited, or an image that the card shows is damaged.
         UsageError: It has a card that cannot be written again without losing a person's text.
     """
     from dataset_card.channels import equal_channels

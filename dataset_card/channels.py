@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from PIL import ImageChops
 
 from conversion import images, layout
-from dataset_card.sheets import Read, reader
+from conversion.placed import Place, Read, read_image, reader
 from dataset_card.statistics import Converted, opened_parquet
 from mmm_rs import open_image
 
@@ -37,7 +37,7 @@ def equal_channels(converted: Converted, read: Read | None = None) -> str | None
 def _counts(converted: Converted, modality: str, read: Read) -> Counter[bool]:
     """Whether the channels are equal -> images."""
     counts: Counter[bool] = Counter()
-    columns = ["shard", f"{modality}_offset", f"{modality}_size"]
+    columns = Place.columns(modality)
     for subset, statistics in converted.statistics.items():
         if modality not in statistics.modalities:
             continue
@@ -45,7 +45,8 @@ def _counts(converted: Converted, modality: str, read: Read) -> Counter[bool]:
         with opened_parquet(converted.out / layout.index_name(subset)) as index:
             for batch in index.iter_batches(columns=columns):
                 rows = batch.filter(pc.is_valid(batch.column(columns[1]))).slice(0, left)
-                counts.update(_has_equal_channels(read(*row.values())) for row in rows.to_pylist())
+                places = (Place.of(row, modality) for row in rows.to_pylist())
+                counts.update(_has_equal_channels(read_image(read, place)) for place in places)
                 left -= rows.num_rows
                 if not left:
                     break

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from conversion import layout
 from conversion.disk import write_file
+from conversion.placed import Read
 from dataset_card.charts import pairs_chart, prompts_chart
-from dataset_card.sheets import Read, choose, contact_sheet, strip
+from dataset_card.sheets import choose, contact_sheet, strip
 from dataset_card.statistics import Converted
 
 

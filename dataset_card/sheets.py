@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from conversion import images, layout
-from conversion.errors import OutputError
+from conversion.placed import Place, Read, read_image, reader
 from dataset_card.drawing import COLOURS, FILL, INK, canvas, cut, font, webp, wrapped
-from mmm_rs import MODALITIES, PROMPT_COLUMNS, SHARD_NAME, open_image
+from mmm_rs import MODALITIES, PROMPT_COLUMNS, open_image
 
 SHEET, GAP = 1140, 14  # pixels: half as much again as a card shows
 ACROSS = {1: 4, 2: 2, 3: 2}  # modalities -> samples side by side
@@ -24,9 +23,6 @@ LOOKED_AT = 2_000  # samples among which those shown are chosen; the order of th
 
 STRIP_TILES, STRIP_ROWS = 7, 2  # images side by side, rows
 STRIP, STRIP_GAP = 1520, 10  # pixels
-
-Read = Callable[[str, int, int], bytes]
-"""Bytes of a shard, by its name, their offset and their number."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,8 @@ def choose(out: Path, subset: str, read: Read | None = None) -> list[Shown]:
     `read`: reads bytes of shards (default: from the folder).
     """
     labels = ["weather", "gsd_level", "category"]
-    places = [f"{modality}_{name}" for modality in MODALITIES for name in ("offset", "size")]
-    columns = ["key", "shard", *labels, *PROMPT_COLUMNS.values(), *places]
+    places = [name for modality in MODALITIES for name in Place.columns(modality)]
+    columns = list(dict.fromkeys(["key", *labels, *PROMPT_COLUMNS.values(), *places]))
     with pq.ParquetFile(out / layout.index_name(subset)) as index:
         batch = next(index.iter_batches(LOOKED_AT, columns=columns), None)
     rows = batch.to_pylist() if batch else []
@@ -63,36 +59,12 @@ def choose(out: Path, subset: str, read: Read | None = None) -> list[Shown]:
     return [_shown(rows[number], modalities, read or reader(out)) for number in chosen]
 
 
-def reader(out: Path) -> Read:
-    """Reads bytes of the shards of a folder."""
-    return functools.partial(_read, out)
-
-
 def _shown(row: dict, modalities: Sequence[str], read: Read) -> Shown:
     encoded: dict[str, bytes | None] = dict.fromkeys(modalities)
     for modality in modalities:
         if row[f"{modality}_size"] is not None:
-            encoded[modality] = read(row["shard"], row[f"{modality}_offset"], row[f"{modality}_size"])
+            encoded[modality] = read_image(read, Place.of(row, modality))
     return Shown(row["key"], encoded, {m: row[PROMPT_COLUMNS[m]] for m in modalities})
-
-
-def _read(out: Path, name: str, offset: int, length: int) -> bytes:
-    """Bytes of a shard. An index can name any file and any place, so neither is believed."""
-    path = out / name
-    if not SHARD_NAME.fullmatch(name) or not path.is_file() or not 0 <= offset <= path.stat().st_size - length:
-        raise OutputError(
-            f"{out}: the index names {length:,} bytes at {offset:,} of {name}, which this folder does not have. Run "
-            "`mmm-rs verify` to see what is wrong"
-        )
-    try:
-        with open(path, "rb") as shard:
-            shard.seek(offset)
-            return shard.read(length)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be read: {error.strerror}. The pictures show images of the shards; "
-            "convert again with --overwrite"
-        ) from None
 
 
 # --- the strip -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ Only what is asked for is read: the row groups of the index that hold the sample
 from __future__ import annotations
 
 import contextlib
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,6 +18,7 @@ import pyarrow as pa
 
 from conversion import prompts
 from conversion.errors import OutputError, UsageError, VerificationError
+from conversion.placed import Place
 from dataset_card.statistics import read_manifest
 from mmm_rs import (
     LABEL_TYPES,
@@ -41,15 +41,11 @@ AT_ONCE = 32 << 20  # bytes of images in memory, at most, unless one alone has m
 
 
 @dataclass(frozen=True)
-class PlacedImage:
+class PlacedImage(Place):
     """One image and where it is."""
 
     modality: str
     source: str  # path within the subset of the release
-    shard: str  # path within the converted folder
-    offset: int  # bytes, from the start of the shard
-    size: int  # bytes
-    crc32: int
     width: int  # pixels
     height: int  # pixels
     prompt: str | None
@@ -166,12 +162,12 @@ def _sample(row: dict[str, Any]) -> Sample:
     annotation = row.get("annotation") or {}
     placed = tuple(
         PlacedImage(
-            modality,
-            row["source"][modality],
             row["shard"],
             row[f"{modality}_offset"],
             row[f"{modality}_size"],
             row[f"{modality}_crc32"],
+            modality,
+            row["source"][modality],
             row[f"{modality}_width"],
             row[f"{modality}_height"],
             row[PROMPT_COLUMNS[modality]],
@@ -236,7 +232,7 @@ def _read(source: ConvertedSource, images: Sequence[PlacedImage]) -> list[bytes]
     except OSError as error:
         raise VerificationError(f"{path}: cannot be read: {error.strerror or error}. {remedy}") from None
     for number, (image, buffer) in enumerate(zip(images, buffers, strict=True)):
-        if number in wrong or zlib.crc32(buffer) != image.crc32:
+        if number in wrong or not image.fits(buffer):
             raise VerificationError(
                 f"{path}: the {image.size:,} bytes at {image.offset:,} are not those of {image.source} that the index "
                 f"names. `mmm-rs verify {source}` finds what else is wrong"
