@@ -25,7 +25,7 @@ from conversion.disk import disk_needed, sync_path, write_json, writing
 from conversion.display import size
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, ended, local
-from conversion.findings import Problem
+from conversion.findings import REASONS, REMEDIES, Problem
 from conversion.memory import release_memory
 from conversion.options import Options
 from conversion.plan import PlanFile, make
@@ -482,7 +482,7 @@ def finish(job: Job) -> Result:
     summary = report.write(out, reports, problems, job.release.unknown)
     if not rows:
         work.clear(out)
-        raise _unpublishable(job, problems)
+        raise _unpublishable(job, problems, summary["total"]["reasons"])
     manifest.write_module(out)
     written = manifest.build(out, rows, job.settings.options, earlier=earlier)
     manifest.write(out, written)
@@ -492,10 +492,18 @@ def finish(job: Job) -> Result:
     return Result(out, written, summary, written=True)
 
 
-def _unpublishable(job: Job, problems: Sequence[Problem]) -> ReleaseError:
-    """Why nothing of a release was published, with the options that may help."""
+def _unpublishable(job: Job, problems: Sequence[Problem], reasons: dict[str, dict[str, int]]) -> ReleaseError:
+    """Why nothing of a release was published, with the options that may help.
+
+    `reasons`: image or record -> code -> how many were left out.
+    """
     first = f"{job.release.path}: none of its images can be published. {job.out / layout.SUMMARY} has the whole report"
     lines = [line for problem in problems[:EXAMPLES] for line in (str(problem), *problem.indented)]
+    options = next((problem.options for problem in problems if problem.options), ())
+    if not options:  # which would explain all
+        for kind, counts in reasons.items():
+            for code, count in sorted(counts.items(), key=lambda item: -item[1])[:EXAMPLES]:
+                lines.append(f"{count:,} {kind}{'s' * (count > 1)}, {code}: {REASONS[code]}. {REMEDIES[code]}")
     error = ReleaseError(first, *lines)
-    error.options = next((problem.options for problem in problems if problem.options), ())
+    error.options = options
     return error

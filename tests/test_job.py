@@ -137,6 +137,19 @@ def test_another_program_does_not_go_on_with_what_one_began(clean_release, refer
     assert tree(out) == tree(reference)
 
 
+def test_where_no_record_fits_an_image_the_error_shows_the_reasons_and_their_remedies(tmp_path):
+    files = {"MMM-RS_GID.json": b'[{"image": "elsewhere.jpg", "prompt": "a field"}]', "a.jpg": releases.picture("a")}
+    path = releases.put(tmp_path / "MMM-RS", {"GID.zip": releases.zipped(files)})
+    with pytest.raises(ReleaseError) as caught:
+        convert(path, tmp_path / "out", workers=1)
+    first, *rest = caught.value.lines
+    assert first.startswith(f"{path}: none of its images can be published")
+    assert [line.partition(". Check that")[0] for line in rest] == [
+        "1 image, no_record: no usable record names it",
+        "1 record, no_image: no image of the release fits its path",
+    ]
+
+
 def test_a_report_that_no_conversion_stands_behind_is_not_carried_on(clean_release, tmp_path):
     releases.put(tmp_path / "bad/HRSC2016", {"HRSC2016_dataset/a.jpg": b"text"})
     with pytest.raises(ReleaseError, match="none of its images can be published"):
