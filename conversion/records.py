@@ -222,7 +222,7 @@ def read_records(
                 continue
             if name in taken:
                 if source.is_copy_of(taken[name]):
-                    detail = f"this annotation file is that of {taken[name].label} once more"
+                    detail = f"this annotation file has the name and the content of {taken[name].label}"
                     problems.append(Problem(source.label, "same_name", detail, "One of the two is enough", files.name))
                     continue
                 name = source.label  # each zip of a modality has its own

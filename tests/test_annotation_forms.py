@@ -58,9 +58,11 @@ def test_ids_may_be_numbers_or_text(listed, said):
 def test_a_caption_without_an_image_says_so_and_the_rest_goes_on():
     images = [*LISTED, (72, "a/3.jpg"), (72, "a/4.jpg"), (73, None), ([1], "a/5.jpg")]
     captions = [*CAPTIONS, (72, "which?"), (73, "none"), (99, "none"), (None, "none"), ([1], "none"), (1.5, "none")]
+    images, captions = [*images, (1, "a/6.jpg"), (True, "a/7.jpg")], [*captions, (True, "none"), ("9" * 9999, "none")]
     records = read(coco(images, captions))[1]
     assert [(record.path, record.prompt) for record in records[:3]] == JOINED
     assert {record.problem for record in records[3:]} == {"no_path"}
+    assert max(len(record.detail or "") for record in records) < 1000
     assert "several images have the id 72" in records[3].detail and "no image has the id 99" in records[5].detail
 
 

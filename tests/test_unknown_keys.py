@@ -87,6 +87,12 @@ def test_images_of_an_aligned_subset_are_matched_by_their_tokens(tmp_path, run):
     assert "ROIs1158_spring_s2_1_p2.jpg -> SEN1-2_RGB/ROIs1158_spring_s2_1_p2.jpg" in printed
 
 
+def test_a_key_called_error_does_not_make_a_record_the_message_of_a_server(tmp_path, run):
+    rows = [{"bild": path, "satz": "a city", "error": None} for path in PATHS]
+    _, _, errors = run("inspect", release(tmp_path / "MMM-RS", json.dumps(rows)))
+    assert suggested(errors)[-4:] == ["--image-key", "bild", "--prompt-key", "satz"]
+
+
 def test_where_no_image_fits_the_guess_says_so(tmp_path, run):
     rows = [{"bild": "elsewhere.jpg", "satz": "a field"}]
     _, printed, _ = run("inspect", release(tmp_path / "MMM-RS", json.dumps(rows)))

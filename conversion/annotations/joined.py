@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from conversion.annotations.keys import IMAGE_KEYS, fold, ranked
-from conversion.annotations.values import is_text
+from conversion.annotations.values import is_text, shortened
 
 ID = "imageid"  # the captions' key, folded
 MOST_IMAGES = 10_000_000  # five times as many as MMM-RS has, and about 2 GB of memory; further ones are not known
@@ -43,7 +43,7 @@ class ImageNames:
         )
         if len(self._paths) == MOST_IMAGES or path is None or len(path) > LONGEST_PATH or not is_text(path):
             return
-        if isinstance(id, int) or (isinstance(id, str) and len(id) <= LONGEST_PATH):
+        if type(id) is int or (type(id) is str and len(id) <= LONGEST_PATH):  # not a boolean, which equals 0 or 1
             self._paths[id] = path if self._paths.get(id, path) == path else None
 
     def of(self, id: Any) -> tuple[str | None, str]:
@@ -51,8 +51,8 @@ class ImageNames:
         the other."""
         for key in _spellings(id):
             if key in self._paths:
-                return self._paths[key], f"several images have the id {id}"
-        return None, f"no image has the id {id!r}"
+                return self._paths[key], f"several images have the id {shortened(repr(id))}"
+        return None, f"no image has the id {shortened(repr(id))}"
 
 
 def _spellings(id: Any) -> Iterator[int | str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from conversion.annotations.shape import is_by_columns
 
+_IMAGE = re.compile(r"\.(?:jpe?g|png|tiff?)$", re.IGNORECASE)
 SERVER_ERRORS = frozenset(("error", "errno", "errorcode", "error_code", "errormsg", "error_msg", "errmsg"))
 
 
@@ -20,6 +22,11 @@ class OtherForm(NamedTuple):
 
 def _has(*names: str) -> Callable[[dict[str, Any]], bool]:
     return lambda row: all(name in row for name in names)
+
+
+def _is_server_error(row: dict[str, Any]) -> bool:
+    images = any(isinstance(value, str) and _IMAGE.search(value) for value in row.values())
+    return bool(SERVER_ERRORS & row.keys()) and not images
 
 
 _AS_RECORDS = 'Write it as one record per image, with pandas `to_json(orient="records")`'
@@ -40,7 +47,7 @@ OTHER_FORMS = (
     OtherForm(
         "the message of a server that did not send the file",
         "Download it again",
-        lambda row: bool(SERVER_ERRORS & row.keys()),
+        _is_server_error,
     ),
 )
 LISTS = OtherForm(
