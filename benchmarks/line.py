@@ -18,16 +18,17 @@ import ssl
 import threading
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 REPO = "org/MMM-RS"
 COMMIT = "0" * 40
+ALLOWED, WINDOW = 3000, 300  # requests to the hub per so many seconds
 CHUNK = 64 << 10  # bytes that are sent between two looks at the clock
 
 
@@ -61,7 +62,8 @@ class Line:
         self._process.join()
 
     def counts(self) -> dict[str, int]:
-        """Requests to the `hub` and to the `web`, and `bytes` sent, since this was last asked."""
+        """Requests to the `hub`, of them `resolve`, `api` and `refused`, to the `web`, and `bytes` sent, since this
+        was last asked."""
         with urllib.request.urlopen(f"{self.hub}/counts") as answer:
             return json.load(answer)
 
@@ -86,6 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
     speed: Speed
     line: _Pace
     counted: Counter[str]
+    asked: deque[float]  # when, of the requests to the hub
+    lock: threading.Lock
+    allowed: int
     web_port: int
     certificate: ssl.SSLContext | None
 
@@ -117,23 +122,47 @@ class _Handler(BaseHTTPRequestHandler):
             self.file(path.removeprefix("/files/"))
             return
         self.counted["hub"] += 1
-        if match := re.fullmatch(rf"/(?:datasets/)?{REPO}/resolve/[^/]+/(.+)", path):
+        self.counted["resolve" if "/resolve/" in path else "api"] += 1
+        if self.is_over_the_limit():
+            self.answer(429, b"", {"Retry-After": str(WINDOW)})
+        elif match := re.fullmatch(rf"/(?:datasets/)?{REPO}/resolve/[^/]+/(.+)", path):
             self.resolve(match[1])
         elif re.fullmatch(rf"/api/datasets/{REPO}(/revision/[^/]+)?", path):
             files = sorted(file for file in Path(self.folder).rglob("*") if file.is_file())
             siblings = [{"rfilename": str(file.relative_to(self.folder))} for file in files]
             self.answer(200, json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings, "tags": []}).encode())
         elif match := re.fullmatch(rf"/api/datasets/{REPO}/tree/[^/]+/?(.*)", path):
-            found = sorted(file for file in Path(self.folder, match[1]).rglob("*") if file.is_file())
-            entries = [
-                {"type": "file", "path": str(f.relative_to(self.folder)), "size": f.stat().st_size, "oid": COMMIT}
-                for f in found
-            ]
-            self.answer(200, json.dumps(entries).encode())
+            folder = Path(self.folder, match[1])
+            recursive = "recursive=true" in urlsplit(self.path).query.lower()
+            entries = sorted(folder.rglob("*") if recursive else folder.glob("*"))
+            self.answer(200 if folder.is_dir() else 404, json.dumps(list(map(self.entry, entries))).encode())
+        elif re.fullmatch(rf"/api/datasets/{REPO}/paths-info/[^/]+", path):
+            form = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+            paths = json.loads(form)["paths"] if form.startswith("{") else parse_qs(form)["paths"]
+            places = [Path(self.folder, name) for name in paths]
+            self.answer(200, json.dumps([self.entry(place) for place in places if place.exists()]).encode())
         else:
             self.answer(404, b"")
 
-    do_HEAD = do_GET
+    do_HEAD = do_POST = do_GET
+
+    def entry(self, place: Path) -> dict[str, Any]:
+        """A file or folder as the hub's API lists it."""
+        name = str(place.relative_to(self.folder))
+        if place.is_dir():
+            return {"type": "directory", "path": name, "size": 0, "oid": COMMIT}
+        return {"type": "file", "path": name, "size": place.stat().st_size, "oid": COMMIT}
+
+    def is_over_the_limit(self) -> bool:
+        """Whether there were as many requests in the last minutes as the hub allows one address or user."""
+        now = time.monotonic()
+        with self.lock:
+            while self.asked and self.asked[0] < now - WINDOW:
+                self.asked.popleft()
+            self.asked.append(now)
+            over = len(self.asked) > self.allowed
+        self.counted["refused"] += over
+        return over
 
     def resolve(self, name: str) -> None:
         path = Path(self.folder, name)
@@ -219,7 +248,8 @@ def _serve(folder: str, speed: Speed, certificate: tuple[str, str] | None, ready
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
-    settings = {"folder": folder, "speed": speed, "line": _Pace(speed.line), "counted": Counter()}
+    settings = {"folder": folder, "speed": speed, "line": _Pace(speed.line), "counted": Counter(), "asked": deque()}
+    settings |= {"lock": threading.Lock(), "allowed": ALLOWED}
     handler = type("Handler", (_Handler,), {**settings, "certificate": context})
     servers = [_Server(("127.0.0.1", 0), handler) for _ in range(2)]
     ports = [server.server_address[1] for server in servers]

@@ -1,0 +1,187 @@
+"""Many processes on one node, and several epochs: what that costs the hub, and how fast it is.
+
+    python benchmarks/cluster.py --images 6400
+
+Makes a synthetic release of small JPEGs, converts it, and serves it on loopback as a hub that answers after 60 ms and,
+as the real one, refuses what comes after 3,000 requests in 5 minutes. For 1, 4, 16 and 64 reader processes, each an
+interpreter of its own that shares nothing with the others but the disk: all import first, open the dataset at the same
+moment, and read their shares of it. Each count of processes begins with empty caches. With `--node-cache` they read a
+second epoch, which a cache on the node then holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from inputs import fmow, pictures, write_zip
+from line import REPO, Line, Speed
+
+SUBSET = "fMoW"
+HUB = f"hf://datasets/{REPO}"
+COLUMNS = ("resolve", "api", "refused", "web")
+
+
+def mmm_rs_rows(number: int, count: int, cache: str | None) -> Callable[[], Iterator[Any]]:
+    import mmm_rs
+
+    rows = mmm_rs.load_dataset(SUBSET, HUB, streaming=True, decode=False, local_cache=cache)
+    return lambda: iter(rows.shard(count, number))
+
+
+def datasets_rows(number: int, count: int, cache: str | None) -> Callable[[], Iterator[Any]]:
+    import datasets.distributed
+
+    rows = datasets.load_dataset(REPO, SUBSET, split="train", streaming=True)
+    share = datasets.distributed.split_dataset_by_node(
+        rows.cast_column("jpg", datasets.Image(decode=False)), number, count
+    )
+    return lambda: iter(share)
+
+
+def webshart_rows(number: int, count: int, cache: str | None) -> Callable[[], Iterator[Any]]:
+    import webshart
+
+    def rows() -> Iterator[Any]:
+        dataset = webshart.discover_dataset(REPO, subfolder=f"data/{SUBSET}")
+        for shard in range(number, dataset.num_shards, count):
+            reader = dataset.open_shard(shard)
+            places = [(shard, place) for place, name in enumerate(reader.filenames()) if name.endswith(".jpg")]
+            for start in range(0, len(places), 64):
+                yield from webshart.read_files_batch(dataset, places[start : start + 64])
+
+    return rows
+
+
+CONTENDERS = {"mmm_rs": mmm_rs_rows, "datasets": datasets_rows}
+
+
+def read(name: str, number: int, count: int, cache: str | None, epochs: int) -> None:
+    """One reader: imports, says so, and reads its share each time it is told to."""
+    import datasets
+
+    import mmm_rs  # noqa: F401
+
+    datasets.disable_progress_bars()
+    share = None
+    for _ in range(epochs):
+        print("ready", flush=True)
+        sys.stdin.readline()
+        share = share or CONTENDERS[name](number, count, cache)
+        print(sum(1 for _ in share()), flush=True)
+    os._exit(0)  # threads of others may still be at work
+
+
+def measure(
+    name: str, count: int, line: Line, cache: str | None, environment: dict[str, str]
+) -> list[dict[str, float]]:
+    """What each epoch took."""
+    epochs = 2 if cache else 1
+    words = [sys.executable, __file__, "--read", name, "--count", str(count), "--epochs", str(epochs)]
+    words += ["--cache", cache] if cache else []
+    readers = [
+        subprocess.Popen(
+            [*words, "--number", str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+        )
+        for number in range(count)
+    ]
+    results = []
+    line.counts()
+    for epoch in range(epochs):
+        for reader in readers:
+            answer(reader)
+        start = time.perf_counter()
+        for reader in readers:
+            reader.stdin.write("go\n")  # type: ignore[union-attr]
+            reader.stdin.flush()  # type: ignore[union-attr]
+        rows = sum(int(answer(reader)) for reader in readers)
+        seconds = time.perf_counter() - start
+        counts = line.counts()
+        results.append({"epoch": epoch + 1, "rows": rows, "rate": rows / seconds, **counts})
+        print(
+            f"  {name}, {count} processes, epoch {epoch + 1}: {rows / seconds:,.0f} rows/s", file=sys.stderr, flush=True
+        )
+    for reader in readers:
+        reader.wait()
+    return results
+
+
+def answer(reader: subprocess.Popen[str]) -> str:
+    line = reader.stdout.readline()  # type: ignore[union-attr]
+    if not line:
+        raise SystemExit(f"a reader ended with {reader.wait()}")
+    return line.strip()
+
+
+def table(results: list[tuple[str, int, dict[str, float]]]) -> str:
+    text = io.StringIO()
+    print("| | processes | epoch | resolve | other API | refused (429) | to the CDN | MB | rows/s |", file=text)
+    print("|---|---|---|---|---|---|---|---|---|", file=text)
+    for name, count, result in results:
+        numbers = " | ".join(f"{result.get(column, 0):,.0f}" for column in COLUMNS)
+        print(
+            f"| {name} | {count} | {result['epoch']} | {numbers} | {result.get('bytes', 0) / 1e6:,.0f} "
+            f"| {result['rate']:,.0f} |",
+            file=text,
+        )
+    return text.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=6400)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--node-cache", action="store_true", help="also with a cache on the node, for two epochs")
+    parser.add_argument("--folder", type=Path, help="where input and output go (default: a temporary folder)")
+    for name in ("--read", "--cache"):  # of a reader
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    for name in ("--number", "--count", "--epochs"):
+        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.read:
+        read(arguments.read, arguments.number, arguments.count, arguments.cache, arguments.epochs)
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        print(table(list(benchmark(Path(folder), arguments))))
+
+
+def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, float]]]:
+    from conversion import convert
+    from dataset_card import card
+
+    source, out = folder / "release" / f"{SUBSET}.zip", folder / "MMM-RS"
+    write_zip(source, fmow(arguments.images), pictures(256, 15_000), f"MMM-RS_{SUBSET}.json", zipfile.ZIP_STORED)
+    convert(source, out, card=card)
+    source.unlink()
+    for name in arguments.contenders:
+        for with_cache in (False, True) if arguments.node_cache and name == "mmm_rs" else (False,):
+            for count in arguments.processes:
+                with tempfile.TemporaryDirectory(dir=folder) as home, Line(out, Speed()) as line:
+                    environment = {
+                        "HF_ENDPOINT": line.hub,
+                        "HF_HOME": home,
+                        "HF_HUB_DISABLE_TELEMETRY": "1",
+                        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+                        "USE_TORCH": "NO",  # which `datasets` imports otherwise, into each process
+                    }
+                    cache = str(Path(home, "shards")) if with_cache else None
+                    for result in measure(name, count, line, cache, environment):
+                        yield f"{name}, cache on the node" if cache else name, count, result
+
+
+if __name__ == "__main__":
+    main()
