@@ -9,12 +9,13 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conversion import archives, layout, manifest, release, verification
+from conversion import archives, layout, manifest, placed, release, verification
 from conversion.errors import OutputError, UsageError, VerificationError
 from mmm_rs import subset_totals
 from mmm_rs_cli import cli
@@ -83,7 +84,8 @@ def admit(out: Path, name: str) -> None:
     edit_manifest(out, change)
     from dataset_card.card import write as write_card
 
-    write_card(out)
+    with mock.patch.object(placed.Place, "fits", return_value=True):  # a card that does not mind damaged images
+        write_card(out)
 
 
 def edit_index(out: Path, change) -> None:
