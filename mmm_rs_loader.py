@@ -342,7 +342,7 @@ def collate(rows: Sequence[Mapping[str, Any]], size: int | None = None) -> dict[
     keys = columns.get("key") or columns.get("__key__") or [f"row {number}" for number in range(len(rows))]
     images = {name: list(map(_image, values)) for name, values in columns.items() if _has_images(name, values)}
     sizes = {name: _first_size(values) for name, values in images.items()}
-    known = next((found for found in sizes.values() if found), (0, 0))  # for a column without any image
+    known = next((size for size in sizes.values() if size), (0, 0))  # for a column without any image
     batch: dict[str, Any] = {}
     for name, values in columns.items():
         if name not in images:
@@ -570,7 +570,7 @@ def _views(column: pa.StructArray) -> list[memoryview | None]:
     bounds = np.frombuffer(offsets, np.int32, len(data) + 1, data.offset * 4).tolist()
     view = memoryview(values or b"").cast("B")  # Arrow's bytes are signed
     present = column.is_valid().to_pylist()
-    return [view[bounds[row] : bounds[row + 1]] if there else None for row, there in enumerate(present)]
+    return [view[bounds[row] : bounds[row + 1]] if is_present else None for row, is_present in enumerate(present)]
 
 
 class _Encoded(NamedTuple):

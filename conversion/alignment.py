@@ -89,16 +89,16 @@ def _aligned(paths: pa.Array, default: str | None) -> tuple[pa.Array, np.ndarray
     """(place, modality index) by the token of the stem, else by a folder's token, else `default`."""
     folders, last = split_folders(paths)
     stems = without_suffix(last)
-    found = pc.extract_regex(stems, _TOKEN)
-    head = pc.utf8_rtrim(pc.struct_field(found, "head"), "_")
-    tail = pc.utf8_ltrim(pc.struct_field(found, "tail"), "_")
+    parts = pc.extract_regex(stems, _TOKEN)
+    head = pc.utf8_rtrim(pc.struct_field(parts, "head"), "_")
+    tail = pc.utf8_ltrim(pc.struct_field(parts, "tail"), "_")
     both = pc.and_(pc.not_equal(head, ""), pc.not_equal(tail, ""))
     place = pc.binary_join_element_wise(head, pc.if_else(both, "_", ""), tail, "")
     # Without a token, and where nothing else is in the stem (`RGB.jpg`), the place is the whole stem.
     place = pc.if_else(pc.fill_null(pc.not_equal(place, ""), False), place, stems)
     order = list(names.MODALITY_TOKENS)
     numbers = np.array([MODALITIES.index(names.MODALITY_TOKENS[token]) for token in order] + [-1], np.int8)
-    token = pc.index_in(pc.utf8_lower(pc.struct_field(found, "token")), pa.array(order))
+    token = pc.index_in(pc.utf8_lower(pc.struct_field(parts, "token")), pa.array(order))
     modality = numbers[pc.fill_null(token, len(order)).to_numpy(zero_copy_only=False)]
     by_folder = [_folder_modality(folder, default) for folder in folders.dictionary.to_pylist()]
     if by_folder:
@@ -138,23 +138,23 @@ class Matches:
 
 
 def match(
-    subset: str, sources: pa.Array, found: Places, paths: pa.Array, hints: list[tuple[int, int, str | None]]
+    subset: str, sources: pa.Array, located: Places, paths: pa.Array, hints: list[tuple[int, int, str | None]]
 ) -> Matches:
     """Which image each record names.
 
-    `sources` and `found`: the images. `paths`: the records' image paths as they stand. `hints`: (start, stop, hint)
+    `sources` and `located`: the images. `paths`: the records' image paths as they stand. `hints`: (start, stop, hint)
     slices of `paths`, one an annotation file, with the modality or weather scene that the file is about.
     """
     paths = normalised(paths)
     image = np.full(len(paths), NO_MATCH, np.int64)
     if is_aligned(subset):
-        return _match_aligned(found, paths, hints, image)
+        return _match_aligned(located, paths, hints, image)
     sources = _nfc(sources)
     scene = _scenes(subset, paths, hints)
     for label in set(scene.tolist()):
         rows = np.flatnonzero(scene == label)
-        mine = np.flatnonzero(found.group == label) if label else np.arange(len(sources))
-        image[rows] = _by_tail(sources, found, paths, rows, mine, skip=1 if label else 0)
+        candidates = np.flatnonzero(located.group == label) if label else np.arange(len(sources))
+        image[rows] = _by_tail(sources, located, paths, rows, candidates, skip=1 if label else 0)
     return Matches(image, pa.nulls(len(paths), pa.string()), np.zeros(len(paths), np.int8))
 
 
@@ -168,24 +168,24 @@ def _scenes(subset: str, paths: pa.Array, hints: list[tuple[int, int, str | None
         for start, stop, hint in hints:
             scene[start:stop] = hint if hint in names.SCENE_FOLDERS.values() else None
         scenes = "|".join(names.SCENE_FOLDERS)
-        found = pc.extract_regex(pc.utf8_lower(paths), f"(?s)^(?:.*/)?(?P<folder>{scenes})/")
-        for row, folder in enumerate(pc.struct_field(found, "folder").to_pylist()):
+        folders = pc.extract_regex(pc.utf8_lower(paths), f"(?s)^(?:.*/)?(?P<folder>{scenes})/")
+        for row, folder in enumerate(pc.struct_field(folders, "folder").to_pylist()):
             scene[row] = names.SCENE_FOLDERS.get(folder, scene[row])
     return scene
 
 
-def _match_aligned(found: Places, paths: pa.Array, hints: list, image: np.ndarray) -> Matches:
+def _match_aligned(located: Places, paths: pa.Array, hints: list, image: np.ndarray) -> Matches:
     pieces = [_aligned(paths.slice(start, stop - start), hint) for start, stop, hint in hints]
     place = pa.concat_arrays([piece for piece, _ in pieces]) if pieces else pa.array([], pa.string())
     modality = np.concatenate([m for _, m in pieces]) if pieces else np.array([], np.int8)
     # Records may differ from files by case; the place is then the files'.
-    known = found.place.unique()
+    known = located.place.unique()
     exact = pc.index_in(place, known)
     folded = pc.index_in(pc.utf8_lower(place), pc.utf8_lower(known))
     where = pc.coalesce(exact, folded)
     place = pc.if_else(pc.is_valid(where), known.take(where), place)
-    rows_place = pc.index_in(found.place, known).to_numpy(zero_copy_only=False).astype(np.int64)
-    images = rows_place * 4 + found.modality
+    rows_place = pc.index_in(located.place, known).to_numpy(zero_copy_only=False).astype(np.int64)
+    images = rows_place * 4 + located.modality
     records = pc.fill_null(where, -1).to_numpy(zero_copy_only=False).astype(np.int64) * 4 + modality
     row = pc.index_in(pa.array(records), pa.array(images))
     hit = pc.fill_null(row, NO_MATCH).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -218,35 +218,35 @@ def _tails(paths: pa.Array, rows: np.ndarray, length: int) -> np.ndarray:
 
 
 def _by_tail(
-    sources: pa.Array, found: Places, paths: pa.Array, rows: np.ndarray, mine: np.ndarray, skip: int
+    sources: pa.Array, located: Places, paths: pa.Array, rows: np.ndarray, candidates: np.ndarray, skip: int
 ) -> np.ndarray:
-    """For the records `rows` the one image among `mine` whose path and theirs end alike, as far as the shorter goes.
+    """For the records `rows` the image among `candidates` whose path and theirs end alike, as far as the shorter goes.
 
     `skip` leading parts of the images' places need not be in the record: the annotation file says them.
     """
     result = np.full(len(rows), NO_MATCH, np.int64)
-    if not len(rows) or not len(mine):
+    if not len(rows) or not len(candidates):
         return result
-    parts, needed, lengths = _parts(sources)[mine], _parts(found.place)[mine] - skip, _parts(paths)[rows]
+    parts, needed, lengths = _parts(sources)[candidates], _parts(located.place)[candidates] - skip, _parts(paths)[rows]
     open_ = np.arange(len(rows))
     for length in range(int(min(parts.max(), lengths.max())), 0, -1):
-        there = np.flatnonzero(parts >= length)
-        tails = _tails(sources, mine[there], length)
+        deep = np.flatnonzero(parts >= length)
+        tails = _tails(sources, candidates[deep], length)
         order = np.argsort(tails, kind="stable")
-        there, tails = there[order], tails[order]
+        deep, tails = deep[order], tails[order]
         asked = open_[lengths[open_] >= length]
         for start in range(0, len(asked), CHUNK):
             some = asked[start : start + CHUNK]
             wanted = _tails(paths, rows[some], length)
             begin, end = np.searchsorted(tails, wanted, "left"), np.searchsorted(tails, wanted, "right")
-            candidate = there[np.minimum(begin, len(there) - 1)]
+            candidate = deep[np.minimum(begin, len(deep) - 1)]
             ok = (begin < end) & ((lengths[some] == length) | (length >= needed[candidate]))
             single = ok & (end - begin == 1)
-            result[some[single]] = mine[candidate[single]]
+            result[some[single]] = candidates[candidate[single]]
             for number in np.flatnonzero(ok & ~single):
                 record = paths[int(rows[some[number]])].as_py()
-                candidates = mine[there[begin[number] : end[number]]].tolist()
-                result[some[number]] = _exact(record, candidates, sources, length)
+                fitting = candidates[deep[begin[number] : end[number]]].tolist()
+                result[some[number]] = _exact(record, fitting, sources, length)
         open_ = open_[result[open_] == NO_MATCH]
         if not len(open_):
             break

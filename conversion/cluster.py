@@ -70,8 +70,8 @@ def connected(address: str) -> Iterator[Executor]:
 
 def _check_installed(client: distributed.Client, address: str) -> None:
     """Without mmm-rs a worker dies of the first task that it is sent, and a scheduler takes none."""
-    found = {"the scheduler": client.run_on_scheduler(find_spec, "conversion"), **client.run(find_spec, "conversion")}
-    lacking = [place for place, spec in found.items() if spec is None]
+    specs = {"the scheduler": client.run_on_scheduler(find_spec, "conversion"), **client.run(find_spec, "conversion")}
+    lacking = [place for place, spec in specs.items() if spec is None]
     if lacking:
         raise OutputError(
             f"{address}: mmm-rs is not installed for {' and '.join(lacking)}. Install the same version "

@@ -232,11 +232,11 @@ def _earlier(out: Path, new: set[str]) -> tuple[dict[str, Any], pa.Table | None]
 def _total(totals: Iterable[dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Counter[str]] = {"images": Counter(), "records": Counter(), "by_modality": Counter()}
     reasons: dict[str, Counter[str]] = {"image": Counter(), "record": Counter()}
-    for one in totals:
+    for counts in totals:
         for name, counter in result.items():
-            counter.update(one[name])
+            counter.update(counts[name])
         for kind, counter in reasons.items():
-            counter.update(one["reasons"][kind])
+            counter.update(counts["reasons"][kind])
     return {name: dict(counter) for name, counter in result.items()} | {
         "reasons": {kind: dict(sorted(counter.items())) for kind, counter in reasons.items()}
     }

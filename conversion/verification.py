@@ -182,8 +182,8 @@ def _check_shards(
     total = sum(shard["bytes"] for shard in contract["shards"])
     faults_of: dict[str, list[str]] = {}
     with threads(workers) as pool, completed(pool, check, shards) as results:
-        for shard, (found, count) in results:
-            faults_of[shard["name"]] = found
+        for shard, (differing, count) in results:
+            faults_of[shard["name"]] = differing
             published, done = published + count, done + shard["bytes"]
             if progress:
                 progress(done, total, shard["subset"])
@@ -286,11 +286,11 @@ def check_shard(
         return [f"{path}: its sha256 is not the manifest's: bytes were changed. {FETCH}"], 0
     try:
         with tarfile.open(path, "r:") as tar:
-            found, published = _check_members(tar, shard, rows, format_version)
+            faults, published = _check_members(tar, shard, rows, format_version)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         check_shortage(path, error)
         return [f"{path}: cannot be read as a tar: {error}. {FETCH}"], 0
-    return [f"{path}: {fault}" for fault in found], published
+    return [f"{path}: {fault}" for fault in faults], published
 
 
 class _Member(NamedTuple):

@@ -78,15 +78,15 @@ def metadata(splits: Sequence[Split], features: datasets.Features, record: dict[
     for name, subsets in configs(splits):
         held = [split for split in splits if split.subset in subsets]
         files = [
-            {"split": split, "path": [f"data/{one.subset}/{split}-*.parquet" for one in held if one.split == split]}
-            for split in dict.fromkeys(one.split for one in held)
+            {"split": split, "path": [f"data/{part.subset}/{split}-*.parquet" for part in held if part.split == split]}
+            for split in dict.fromkeys(part.split for part in held)
         ]
         entry = {"config_name": name, "data_files": files}
         entries.append({**entry, "default": True} if name == ALL else entry)
         totals: dict[str, tuple[int, int]] = {}
-        for one in held:
-            size, samples = totals.get(one.split, (0, 0))
-            totals[one.split] = size + one.bytes, samples + one.samples
+        for part in held:
+            size, samples = totals.get(part.split, (0, 0))
+            totals[part.split] = size + part.bytes, samples + part.samples
         infos.append(info_entry(name, features, totals, f"export sha256:{digest}"))
     return {
         "pretty_name": "MMM-RS, selected samples",

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from conversion import layout, manifest, report
+from conversion import layout, report
+from conversion import manifest as manifest_file
 from conversion.errors import OutputError
 from mmm_rs import MODALITIES, PROMPT_COLUMNS, SUBSETS, index_batches, label_column
 
@@ -76,36 +77,36 @@ def read_converted(out: Path) -> Converted:
     Raises OutputError where the manifest, the report or an index file is missing, or when they contradict each other;
     VerificationError where the manifest was edited.
     """
-    made = read_manifest(out)
-    summary = report.read(out, made["subsets"])
-    held = [name for name in SUBSETS if made["subsets"].get(name, {}).get("samples")]
+    manifest = read_manifest(out)
+    summary = report.read(out, manifest["subsets"])
+    held = [name for name in SUBSETS if manifest["subsets"].get(name, {}).get("samples")]
     statistics = {name: read_statistics(out / layout.index_name(name)) for name in held}
     for name, counted in statistics.items():
-        said = made["subsets"][name]
-        if (counted.samples, counted.pairs) != (said["samples"], said["pairs"]):
+        stated = manifest["subsets"][name]
+        if (counted.samples, counted.pairs) != (stated["samples"], stated["pairs"]):
             raise OutputError(
                 f"{out / layout.index_name(name)}: its {counted.samples} samples and pairs {counted.pairs} are not the "
-                f"manifest's {said['samples']} and {said['pairs']}. Run `mmm-rs verify` to see which of them is wrong"
+                f"manifest's {stated['samples']} and {stated['pairs']}. Run `mmm-rs verify` to see which is wrong"
             )
-    return Converted(out, made, summary, statistics)
+    return Converted(out, manifest, summary, statistics)
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
     """The manifest. Raises UsageError where there is no such folder, OutputError where there is none, VerificationError
     where it was edited."""
-    made = manifest.read(out)
-    if made is None and str(out).startswith("hf:"):
+    manifest = manifest_file.read(out)
+    if manifest is None and str(out).startswith("hf:"):
         raise OutputError(
             f"{out}: only folders on this machine are read here. Of what is on the hub `mmm_rs.get` "
             "gives one sample, and `mmm-rs verify` proves the whole"
         )
-    if made is None:
-        manifest.check_there(out)
+    if manifest is None:
+        manifest_file.check_there(out)
         raise OutputError(
             f"{out}: no {layout.MANIFEST} here. Give the folder that `mmm-rs convert` wrote; an unfinished "
             "conversion goes on with the same command"
         )
-    return made
+    return manifest
 
 
 @contextmanager
@@ -138,8 +139,8 @@ def _count(counted: Statistics, rows: pa.Table) -> None:
         counted.labels[label].update(_counts(rows[label]))
     counted.derived += pc.sum(rows["gsd_level_derived"]).as_py() or 0
     if rows["gsd"].null_count < rows.num_rows:
-        found = pc.min_max(rows["gsd"]).as_py()
-        ends = (found["min"], found["max"], *(counted.gsd or ()))
+        least_and_most = pc.min_max(rows["gsd"]).as_py()
+        ends = (least_and_most["min"], least_and_most["max"], *(counted.gsd or ()))
         counted.gsd = min(ends), max(ends)
     wide = pc.multiply(rows["rgb_width"].cast(pa.int64()), SIDES)
     for both, number in _counts(pc.add(wide, rows["rgb_height"].cast(pa.int64()))).items():
@@ -163,7 +164,7 @@ def _level_column(modality: str) -> str:
 
 def _counts(values: pa.ChunkedArray | pa.Array) -> Counter:
     """value -> how often it occurs."""
-    return Counter({found["values"]: found["counts"] for found in pc.value_counts(values).to_pylist()})
+    return Counter({entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist()})
 
 
 def rows_by_shard(out: Path, subsets: Iterable[str]) -> Counter:

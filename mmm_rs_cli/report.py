@@ -131,8 +131,8 @@ def check_codes(codes: Iterable[str], summary: Mapping[str, Any]) -> None:
 
 
 def _present(summary: Mapping[str, Any]) -> list[str]:
-    found = {code for kind in summary["total"]["reasons"].values() for code in kind}
-    return sorted(found | {source["problem"] for source in summary["sources"]})
+    reasons = {code for kind in summary["total"]["reasons"].values() for code in kind}
+    return sorted(reasons | {source["problem"] for source in summary["sources"]})
 
 
 def dropped(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:

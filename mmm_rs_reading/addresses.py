@@ -107,8 +107,8 @@ class Addresses:
     def redirected(self, address: Address, answer_headers: Mapping[str, str]) -> Address:
         """Where an answer from `address` redirects to."""
         url = urljoin(address.url, answer_headers.get("Location", ""))
-        told, tag = answer_headers.get("X-Linked-Size", ""), content_tag(answer_headers)
-        size, tag = int(told) if told.isdigit() else address.size, tag or address.tag
+        linked_size, tag = answer_headers.get("X-Linked-Size", ""), content_tag(answer_headers)
+        size, tag = int(linked_size) if linked_size.isdigit() else address.size, tag or address.tag
         if _origin(url) == _origin(address.url):
             return Address(url, address.headers, None, size, tag)
         return Address(url, {}, expiry(url, answer_headers.get("Date")), size, tag)

@@ -216,8 +216,8 @@ class HttpTransport:
         if answer.status == 200 and whole:
             data = answer.read()
             return Part(data, self._note(name, len(data)))
-        told = answer.headers.get("Content-Range", "")
-        match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", told.strip())
+        content_range = answer.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", content_range.strip())
         size = self._note(name, int(match[3])) if match and match[3] != "*" else None
         if answer.status == 416:  # the file ends before
             _discard(answer)
@@ -229,7 +229,8 @@ class HttpTransport:
             if stop is None or length <= stop - start:
                 return Part(answer.read() if buffer is None else _read_into(answer, buffer[:length]), size)
         answer.close()
-        asked = f"bytes {start} to {'the end' if stop is None else stop} were asked for and {told or 'no range'} came"
+        end = "the end" if stop is None else stop
+        asked = f"bytes {start} to {end} were asked for and {content_range or 'no range'} came"
         raise ReadError(f"{self}/{name}: {asked}, with status {answer.status}: {NO_RANGES}")
 
     def _note(self, name: str, size: int) -> int:
@@ -243,17 +244,17 @@ class HttpTransport:
     def _error(self, name: str, answer: Any) -> Exception:
         """What an answer with an error's status means."""
         status, code = answer.status, answer.headers.get("X-Error-Code")
-        said = answer.headers.get("X-Error-Message") or answer.reason or ""
+        message = answer.headers.get("X-Error-Message") or answer.reason or ""
         _discard(answer)
         if code == "GatedRepo":
-            return ReadError(f"{self}: is gated ({said}). Accept its terms on its page, log in with `hf auth login`")
+            return ReadError(f"{self}: is gated ({message}). Accept its terms on its page, log in with `hf auth login`")
         if code == "RevisionNotFound":
             return ReadError(f"{self}: there is no such revision")
         if status in (404, 410):
-            return FileNotFoundError(f"{self}/{name}: {status} {said}".strip())
+            return FileNotFoundError(f"{self}/{name}: {status} {message}".strip())
         if retries.is_passing_status(status):
-            return Refused(status, said, answer.headers)
-        return ReadError(f"{self}/{name}: the server refuses it: {status} {said}".strip())
+            return Refused(status, message, answer.headers)
+        return ReadError(f"{self}/{name}: the server refuses it: {status} {message}".strip())
 
 
 def _read_into(answer: Any, buffer: memoryview) -> memoryview:

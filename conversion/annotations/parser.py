@@ -242,9 +242,9 @@ class Parser:
                 self.window.position -= self.window.place - begin
             value = self._broken("it is closed too early")[0]
         self.recovery.learn_beginning(text)
-        found = self.recovery.next_object()
-        self._is_lost = not found
-        if is_decoded or not (found and self.recovery.is_noise(text, self.window.place - begin)):
+        has_next = self.recovery.next_object()
+        self._is_lost = not has_next
+        if is_decoded or not (has_next and self.recovery.is_noise(text, self.window.place - begin)):
             yield [Item(kind, None, text, value)]
 
     def _closes_too_early(self, value: Any) -> bool:
@@ -393,9 +393,9 @@ class Parser:
             else:
                 value = self._broken("it is closed too early")[0]
             window.position -= window.place - begin - len(name[0])  # the next one may have been taken for its value
-        found = self.recovery.next_member()
-        self._is_lost = not found
-        if is_decoded or not (found and self.recovery.is_noise(text, window.place - begin)):
+        has_next = self.recovery.next_member()
+        self._is_lost = not has_next
+        if is_decoded or not (has_next and self.recovery.is_noise(text, window.place - begin)):
             yield [Item("keyed", None, text, value)]
 
     def _is_at_member(self) -> bool:
@@ -509,10 +509,10 @@ class Parser:
         line = text.partition("\n")[0].rstrip("\r")
         is_line = not self._is_pretty and len(line.strip()) > NOISE
         self.recovery.learn_beginning(text)
-        found = self.recovery.next_object(within_line=is_line)
-        if is_decoded or not (found and self.recovery.is_noise(text, window.place - begin)):
+        has_next = self.recovery.next_object(within_line=is_line)
+        if is_decoded or not (has_next and self.recovery.is_noise(text, window.place - begin)):
             yield [Item("lines", None, line if is_line else text, value)]
-        if not found:
+        if not has_next:
             window.skip_line()
 
     def _swallowed_lines(self, value: Any, text: str, length: int) -> bool:

@@ -138,7 +138,7 @@ def export(
         plan = _plan(work, settings, opened, selection, form, say)
         _check_disk(out, work, plan)
         written = _write_parts(opened, plan, form, work, on_error, workers, progress)
-        if not any(one.samples for one in written):
+        if not any(part.samples for part in written):
             raise ReleaseError(f"{opened.address}: all selected samples are damaged, so nothing can be exported")
         say("writing what is made from all parts")
         with writing(out):
@@ -398,8 +398,8 @@ def _read_marker(path: Path) -> Written:
 
 
 def _result(out: Path, to: str, plan: Plan, written: Sequence[Written]) -> Exported:
-    reported = [(part.subset, row) for part, one in zip(plan.parts, written, strict=True) for row in one.reported]
-    samples, images = sum(one.samples for one in written), sum(one.images for one in written)
+    reported = [(part.subset, row) for part, result in zip(plan.parts, written, strict=True) for row in result.reported]
+    samples, images = sum(part.samples for part in written), sum(part.images for part in written)
     return Exported(out, to, samples, images, tuple(reported), True)
 
 

@@ -106,9 +106,11 @@ def choose(source: Source, selection: Selection) -> list[Group]:
     groups = []
     for subset in subsets:
         for split in splits:
-            found = [one for one in candidates if (one.subset, one.shard["split"]) == (subset, split)]
-            if any(one.keep.any() for one in found):
-                groups.append(_group(subset, split, selection.subset_modalities(subset), found))
+            chosen = [
+                candidate for candidate in candidates if (candidate.subset, candidate.shard["split"]) == (subset, split)
+            ]
+            if any(candidate.keep.any() for candidate in chosen):
+                groups.append(_group(subset, split, selection.subset_modalities(subset), chosen))
     if not groups:
         raise UsageError(f"{source.address}: no sample fits this selection. Ask for less in it")
     return groups
@@ -139,7 +141,7 @@ def _check_values(column: str, wanted: Sequence[str], existing: set[str]) -> Non
 
 
 def _check_keys(keys: Sequence[str], candidates: Sequence[_Candidates]) -> None:
-    existing = {key for one in candidates for key in one.rows["key"].to_pylist()}
+    existing = {key for candidate in candidates for key in candidate.rows["key"].to_pylist()}
     if missing := [key for key in keys if key not in existing]:
         shown = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
         raise UsageError(
@@ -152,8 +154,8 @@ def _apply_where(source: Source, where: str, candidates: Sequence[_Candidates]) 
     words = {word.lower() for word in re.findall(r"\w+", where)}  # SQL's names are the same in any case
     columns = [name for name in index_schema().names if name in words] or ["key"]
     tables: list[pa.Table] = []
-    for subset in dict.fromkeys(one.subset for one in candidates):
-        shards = [one.shard["name"] for one in candidates if one.subset == subset]
+    for subset in dict.fromkeys(candidate.subset for candidate in candidates):
+        shards = [candidate.shard["name"] for candidate in candidates if candidate.subset == subset]
         tables += source.index_rows(subset, shards, columns)
     index = pa.concat_tables(tables)
     for column in index_schema():  # for messages that list the columns there are
@@ -161,49 +163,51 @@ def _apply_where(source: Source, where: str, candidates: Sequence[_Candidates]) 
             index = index.append_column(column, pa.nulls(index.num_rows, column.type))
     keep = satisfying(index, where)
     first = 0
-    for one in candidates:
-        one.keep[:] &= keep[first : first + one.rows.num_rows]
-        first += one.rows.num_rows
+    for candidate in candidates:
+        candidate.keep[:] &= keep[first : first + candidate.rows.num_rows]
+        first += candidate.rows.num_rows
 
 
 def _apply_draw(selection: Selection, candidates: Sequence[_Candidates]) -> None:
-    keys = [key for one in candidates for key in one.rows["key"].filter(pa.array(one.keep)).to_pylist()]
-    subsets = [one.subset for one in candidates for _ in range(int(one.keep.sum()))]
+    keys = [
+        key for candidate in candidates for key in candidate.rows["key"].filter(pa.array(candidate.keep)).to_pylist()
+    ]
+    subsets = [candidate.subset for candidate in candidates for _ in range(int(candidate.keep.sum()))]
     keep = drawn(keys, subsets, selection)
     first = 0
-    for one in candidates:
-        selected = np.flatnonzero(one.keep)
-        one.keep[selected] = keep[first : first + len(selected)]
+    for candidate in candidates:
+        selected = np.flatnonzero(candidate.keep)
+        candidate.keep[selected] = keep[first : first + len(selected)]
         first += len(selected)
 
 
 def _group(subset: str, split: str, modalities: tuple[str, ...], candidates: Sequence[_Candidates]) -> Group:
-    rows = [np.flatnonzero(one.keep) for one in candidates]
+    rows = [np.flatnonzero(candidate.keep) for candidate in candidates]
     sizes, texts = [], []
     images = []
     by_modality = dict.fromkeys(modalities, 0)
-    for one, numbers in zip(candidates, rows, strict=True):
+    for candidate, numbers in zip(candidates, rows, strict=True):
         total, count = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
         for modality in modalities:
-            present = has_image(one.rows, modality)[numbers]
+            present = has_image(candidate.rows, modality)[numbers]
             by_modality[modality] += int(present.sum())
             count += present
-            total += one.rows[f"{modality}_size"].fill_null(0).to_numpy()[numbers]
+            total += candidate.rows[f"{modality}_size"].fill_null(0).to_numpy()[numbers]
         sizes.append(total)
         images.append(count)
-        texts.append(np.full(len(numbers), _text_bytes(one)))
+        texts.append(np.full(len(numbers), _text_bytes(candidate)))
     return Group(
         subset,
         split,
         modalities,
-        tuple(one.shard["name"] for one in candidates),
+        tuple(candidate.shard["name"] for candidate in candidates),
         np.repeat(np.arange(len(candidates), dtype=np.int32), [len(numbers) for numbers in rows]),
         np.concatenate(rows).astype(np.int32),
         np.concatenate(sizes),
         np.concatenate(texts),
         np.concatenate(images),
         by_modality,
-        sum(one.rows.num_rows for one in candidates),
+        sum(candidate.rows.num_rows for candidate in candidates),
     )
 
 

@@ -83,9 +83,9 @@ def compare_with_source(
         return _compare_shard(export, original, task)
 
     with threads(workers or cores()) as pool, completed(pool, compare, tasks) as results:
-        for task, (count, found) in results:
+        for task, (count, differing) in results:
             compared, done = compared + count, done + task.bytes
-            faults += found
+            faults += differing
             if progress:
                 progress(done, total, task.subset)
     if faults:

@@ -207,11 +207,11 @@ def satisfying(rows: pa.Table, where: str) -> np.ndarray:
         try:
             # The line break ends a comment in the condition.
             query = f"SELECT __row__ FROM index WHERE ({where}\n)"
-            found = [connection.execute(query).fetchnumpy()["__row__"] for _ in range(2)]
+            answers = [connection.execute(query).fetchnumpy()["__row__"] for _ in range(2)]
         except duckdb.Error as error:
             reason = " ".join(str(error).split("\n\nLINE ")[0].split())  # without the picture of the place
             raise UsageError(f"--where {where}: {reason}") from None
-    keep, again = (np.isin(np.arange(rows.num_rows), numbers) for numbers in found)
+    keep, again = (np.isin(np.arange(rows.num_rows), numbers) for numbers in answers)
     if (keep != again).any():
         raise UsageError(f"--where {where}: gives other rows each time. Leave out random() and the like; see --share")
     return keep

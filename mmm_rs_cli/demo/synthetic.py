@@ -329,8 +329,8 @@ def _fmow(seed: int, scenes: int, size: int) -> _Draft:
         crops = {"center": (quarter // 2, quarter // 2), "left_bottom": (0, quarter), "right_top": (quarter, 0)}
         for crop, (left, top) in crops.items():
             stem = f"{theme.category}_{number}_0_rgb_{crop}"
-            said = f"{theme.category.replace('_', ' ')}, a satellite image of {theme.caption}"
-            prompt = f"Satellite imagery,  {_level(0.4)}, {said}, fMoW"
+            caption = f"{theme.category.replace('_', ' ')}, a satellite image of {theme.caption}"
+            prompt = f"Satellite imagery,  {_level(0.4)}, {caption}, fMoW"
             fields = {"category": theme.category, "spatial_resolution": 0.4, "cloud_cover": number}
             draft.pair(stem, f"fMoW_dataset/{stem}{SUFFIX}", whole.cut(left, top, size).rgb, prompt, fields)
     stem = "lake_or_pond_7_1_rgb_sr"
