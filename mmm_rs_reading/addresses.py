@@ -127,6 +127,7 @@ class Addresses:
         note = self.notes.read(f"branch {self.branch}") if self.notes is not None and self.commit is None else None
         if note is not None and node.is_fresh(note.get("asked"), f"{self._base} {self.branch}"):
             self.pin(str(note.get("commit")))
+            node.note_asked(f"{self._base} {self.branch}")
 
     def note_commit(self, asked: float) -> None:
         """Let the other processes of this node know the commit, for which the hub was asked at this moment."""

@@ -41,12 +41,11 @@ class HubFiles(RemoteFiles):
 
     def read(self, name: str) -> bytes:
         addresses, asked = self.transport.addresses, time.time()
-        with addresses.node_lock("files", WAIT):
-            addresses.recall_commit()
-            path = self._hub_cache.find(addresses.commit, name) if addresses.commit else None
-            if path is not None:
-                with open(path, "rb") as file:
-                    return file.read()
+        if (data := self._kept(name)) is not None:
+            return data
+        with addresses.node_lock("files", WAIT):  # one process fetches, then the others have it
+            if (data := self._kept(name)) is not None:
+                return data
             known = addresses.commit
             data = super().read(name)
             tag = self.transport.tag(name)
@@ -55,6 +54,19 @@ class HubFiles(RemoteFiles):
             if known is None:
                 addresses.note_commit(asked)
         return data
+
+    def _kept(self, name: str) -> bytes | None:
+        """A file that another process of this node, or an earlier one, has fetched."""
+        self.transport.addresses.recall_commit()
+        commit = self.transport.addresses.commit
+        path = self._hub_cache.find(commit, name) if commit else None
+        if path is None:
+            return None
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError:  # somebody clears the cache
+            return None
 
     def size(self, name: str) -> int | None:
         path = self._whole(name)
@@ -86,7 +98,9 @@ class HubFiles(RemoteFiles):
         addresses = self.transport.addresses
         if addresses.commit is None:
             return None
-        with addresses.node_lock("files", WAIT):
+        if path := self._hub_cache.find(addresses.commit, name):
+            return path
+        with addresses.node_lock("files", WAIT):  # one process fetches, then the others have it
             if path := self._hub_cache.find(addresses.commit, name):
                 return path
             size = super().size(name)

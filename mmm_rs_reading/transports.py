@@ -174,7 +174,7 @@ class HttpTransport:
         address, answer = self.addresses.kept(name), None
         if address is None:
             with self.addresses.lock(name):  # one thread asks where it is, then the others know
-                address = self.addresses.kept(name)
+                address = self.addresses.kept(name) or self.addresses.recall(name)
                 if address is None:
                     # One process asks, then the others know.
                     with self.addresses.node_lock(f"address-{zlib.crc32(name.encode()) % ADDRESS_LOCKS}"):

@@ -141,6 +141,20 @@ def test_who_opens_the_dataset_again_sees_an_upload(sen12, tmp_path, on_the_hub)
     assert keys(load(running)) == keys(stored(tmp_path / "MMM-RS", "SEN1-2"))
 
 
+def test_who_was_told_by_another_process_sees_an_upload_when_it_opens_the_dataset_again(
+    sen12, tmp_path, on_the_hub, monkeypatch
+):
+    running = on_the_hub(sen12)
+    list(load(running))
+    monkeypatch.setattr(node, "_asked", {})  # from here on this is a process that has not asked
+    monkeypatch.setattr(node, "_process_start", lambda: 0.0)
+    requests = running.requests.total()
+    assert keys(load(running)) == keys(stored(sen12, "SEN1-2"))
+    assert running.requests.total() == requests
+    on_the_hub(many(tmp_path / "MMM-RS", 30))
+    assert keys(load(running)) == keys(stored(tmp_path / "MMM-RS", "SEN1-2"))
+
+
 @pytest.mark.parametrize(
     "asked, is_fresh", [(-1.0, False), (+1.0, True), (None, False), ("now", False), (float("nan"), False)]
 )
