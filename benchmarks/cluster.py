@@ -6,13 +6,15 @@ Makes a synthetic release of small JPEGs, converts it, and serves it on loopback
 as the real one, refuses what comes after 3,000 requests in 5 minutes. For 1, 4, 16 and 64 reader processes, each an
 interpreter of its own that shares nothing with the others but the disk: all import first, open the dataset at the same
 moment, and read their shares of it. Each count of processes begins with empty caches. With `--node-cache` they read a
-second epoch, which a cache on the node then holds.
+second epoch, which a cache on the node then holds. `webshart` reads from the real hub's address alone, so it goes
+through a proxy that is the hub itself, encrypted.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import subprocess
 import sys
@@ -25,9 +27,11 @@ from typing import Any
 
 from inputs import fmow, pictures, write_zip
 from line import REPO, Line, Speed
+from network import certificate, served
 
 SUBSET = "fMoW"
 HUB = f"hf://datasets/{REPO}"
+SAYS = "reader:"  # what a line of a reader begins with
 COLUMNS = ("resolve", "api", "refused", "web")
 
 
@@ -51,18 +55,25 @@ def datasets_rows(number: int, count: int, cache: str | None) -> Callable[[], It
 def webshart_rows(number: int, count: int, cache: str | None) -> Callable[[], Iterator[Any]]:
     import webshart
 
+    dataset = webshart.discover_dataset(REPO, subfolder=f"data/{SUBSET}")
+    indexes = sorted(Path(os.environ["SERVED"], "data", SUBSET).glob("*.json"))
+    places = [
+        (shard, place)
+        for shard, path in enumerate(indexes)
+        if shard % count == number
+        for place, name in enumerate(json.loads(path.read_text())["files"])
+        if name.endswith(".jpg")
+    ]
+
     def rows() -> Iterator[Any]:
-        dataset = webshart.discover_dataset(REPO, subfolder=f"data/{SUBSET}")
-        for shard in range(number, dataset.num_shards, count):
-            reader = dataset.open_shard(shard)
-            places = [(shard, place) for place, name in enumerate(reader.filenames()) if name.endswith(".jpg")]
-            for start in range(0, len(places), 64):
-                yield from webshart.read_files_batch(dataset, places[start : start + 64])
+        for start in range(0, len(places), 64):
+            images = webshart.read_files_batch(dataset, places[start : start + 64])
+            yield from (image for image in images if image is not None)
 
     return rows
 
 
-CONTENDERS = {"mmm_rs": mmm_rs_rows, "datasets": datasets_rows}
+CONTENDERS = {"mmm_rs": mmm_rs_rows, "datasets": datasets_rows, "webshart": webshart_rows}
 
 
 def read(name: str, number: int, count: int, cache: str | None, epochs: int) -> None:
@@ -74,10 +85,10 @@ def read(name: str, number: int, count: int, cache: str | None, epochs: int) -> 
     datasets.disable_progress_bars()
     share = None
     for _ in range(epochs):
-        print("ready", flush=True)
+        print(SAYS, "ready", flush=True)
         sys.stdin.readline()
         share = share or CONTENDERS[name](number, count, cache)
-        print(sum(1 for _ in share()), flush=True)
+        print(SAYS, sum(1 for _ in share()), flush=True)
     os._exit(0)  # threads of others may still be at work
 
 
@@ -120,10 +131,10 @@ def measure(
 
 
 def answer(reader: subprocess.Popen[str]) -> str:
-    line = reader.stdout.readline()  # type: ignore[union-attr]
-    if not line:
-        raise SystemExit(f"a reader ended with {reader.wait()}")
-    return line.strip()
+    for line in reader.stdout:  # type: ignore[union-attr]
+        if line.startswith(SAYS):  # libraries write there too
+            return line.removeprefix(SAYS).strip()
+    raise SystemExit(f"a reader ended with {reader.wait()}")
 
 
 def table(results: list[tuple[str, int, dict[str, float]]]) -> str:
@@ -167,17 +178,22 @@ def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[str
     write_zip(source, fmow(arguments.images), pictures(256, 15_000), f"MMM-RS_{SUBSET}.json", zipfile.ZIP_STORED)
     convert(source, out, card=card)
     source.unlink()
+    out = served(out, folder / "served")  # with the indexes that webshart wants beside the shards
+    paths = certificate(folder)
     for name in arguments.contenders:
         for with_cache in (False, True) if arguments.node_cache and name == "mmm_rs" else (False,):
             for count in arguments.processes:
-                with tempfile.TemporaryDirectory(dir=folder) as home, Line(out, Speed()) as line:
+                with tempfile.TemporaryDirectory(dir=folder) as home, Line(out, Speed(), paths) as line:
                     environment = {
                         "HF_ENDPOINT": line.hub,
                         "HF_HOME": home,
                         "HF_HUB_DISABLE_TELEMETRY": "1",
+                        "SERVED": str(out),
                         "HF_UPDATE_DOWNLOAD_COUNTS": "0",
                         "USE_TORCH": "NO",  # which `datasets` imports otherwise, into each process
                     }
+                    if name == "webshart":  # which knows the real hub's address only
+                        environment |= {"HTTPS_PROXY": line.proxy, "https_proxy": line.proxy, "SSL_CERT_FILE": paths[0]}
                     cache = str(Path(home, "shards")) if with_cache else None
                     for result in measure(name, count, line, cache, environment):
                         yield f"{name}, cache on the node" if cache else name, count, result
