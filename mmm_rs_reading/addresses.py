@@ -151,10 +151,10 @@ def hub_addresses(url: str, endpoint: str | None, token: bool | str | None) -> A
     if match is None:
         return None
     base = f"{(endpoint or constants.ENDPOINT).rstrip('/')}/datasets/{match['repo']}/resolve/{{revision}}"
-    headers = build_hf_headers(token=token, library_name="mmm-rs")
-    notes = node.Node(hub_cache_folder(match["repo"]), f"{base} {headers.get('authorization')}")
     if match["path"]:
         base += f"/{quote(match['path'])}"
+    headers = build_hf_headers(token=token, library_name="mmm-rs")
+    notes = node.Node(hub_cache_folder(match["repo"]), f"{base} {headers.get('authorization')}")
     return Addresses(base, headers, unquote(match["revision"] or "main"), notes)
 
 

@@ -268,7 +268,6 @@ class _Stream(io.RawIOBase):
                 self._coming.append((start, stop, _requests.submit(partial(self._span, start, stop))))
                 self._begun = stop
             if not self._coming:
-                self._check()
                 return 0
             start, stop, future = self._coming.popleft()
             self._data = memoryview(future.result())
@@ -277,6 +276,8 @@ class _Stream(io.RawIOBase):
                 raise ReadError(f"{self._files}/{self._name}: {reason}: it is cut short. Try again, or upload it again")
             if self._digest is not None:
                 self._digest.update(self._data)
+                if stop == self._size:
+                    self._check(self._digest.hexdigest())
         count = min(len(buffer), len(self._data))
         buffer[:count], self._data = self._data[:count], self._data[count:]
         return count
@@ -288,11 +289,9 @@ class _Stream(io.RawIOBase):
         may_keep = partial(self._files.may_keep, self._name)
         return self._cached.block(start, stop, fetch, may_keep, self._stopped.is_set)
 
-    def _check(self) -> None:
-        """Raises ReadError if what has been read to its end is not what the manifest says, and may be in the cache."""
-        if self._cached is None or self._digest is None:
-            return
-        if self._digest.hexdigest() != self._files.sha256(self._name):
+    def _check(self, sha256: str) -> None:
+        """Raises ReadError if a file that has been read to its end, and is in the cache now, is not the manifest's."""
+        if self._cached is not None and sha256 != self._files.sha256(self._name):
             self._cached.remove()
             raise ReadError(
                 f"{self._files}/{self._name}: its sha256 is not that of the manifest: its bytes are damaged. Try "

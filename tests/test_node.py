@@ -20,7 +20,7 @@ from mmm_rs_reading import hub as reading_hub
 from mmm_rs_reading import node, retries
 from tests import converted, hub
 from tests.test_reading import keys, many, stored
-from tests.test_reading_hub import REPO, contents, load
+from tests.test_reading_hub import ADDRESS, REPO, contents, load
 
 SUBSET = "fMoW"
 SHARDS = 8
@@ -165,6 +165,16 @@ def test_an_answer_counts_if_it_came_after_this_process_began(asked, is_fresh, m
     assert not node.is_fresh(time.time() + 60, "a dataset")
     monkeypatch.setattr(node, "_process_start", lambda: 0.0)
     assert not node.is_fresh(time.time() - node.COMMIT_AGE - 1, "a dataset")
+
+
+def test_folders_of_one_repository_are_kept_apart(sen12, tmp_path, on_the_hub):
+    running = on_the_hub(sen12)
+    other = many(tmp_path / "MMM-RS", 30)
+    both = contents(sen12) | {f"other/{name}": file for name, file in contents(other).items()}
+    running.repositories[REPO].add("main", both, "both")
+    for _ in range(2):
+        assert list(load(running)) == stored(sen12, "SEN1-2")
+        assert list(load(running, address=f"{ADDRESS}/other")) == stored(other, "SEN1-2")
 
 
 # ------------------------------------------------------------------------------------------------- manifest and index
