@@ -913,7 +913,7 @@ def open_source(
             f"{files}: no manifest.json there. Check the address and, if it is private, that you are logged in"
         )
     if not os.path.exists(files.root):
-        raise ReadError(f"{files}: no such file or folder. What is on the hub is given as hf://datasets/org/name")
+        raise ReadError(f"{files}: no such file or folder. Give a dataset on the hub as hf://datasets/org/name")
     if subset := _subset_of_shards(files.root):  # part of a dataset that was downloaded by pattern
         raise ReadError(
             f"{files}: has shards but no manifest.json. Fetch manifest.json and {index_name(subset)} too, and the "
@@ -1929,8 +1929,7 @@ class ConvertedSource:
         rows = rows.take(selection.positions(rows).slice(segment.first, segment.last - segment.first))
         if rows.num_rows != segment.last - segment.first:
             raise ReadError(
-                f"{self.index(subset)}: fewer rows of {shard} match than before: it was changed meanwhile. Open the "
-                "dataset again"
+                f"{self.index(subset)}: fewer rows of {shard} match than before: it has changed. Open the dataset again"
             )
         return rows
 
@@ -2195,7 +2194,7 @@ def column(rows: pa.Table, name: str, feature: Any) -> pa.Array:
             unknown = pc.unique(values.filter(pc.and_(labels.is_null(), values.is_valid()))).to_pylist()
             raise ReadError(
                 f"index, column {name}: {unknown} are none of {feature.names}. It was written by another version: "
-                "convert again, or use the mmm_rs.py that is beside the data"
+                "convert again, or use the mmm_rs.py that comes with the data"
             )
         return labels.cast(pa.int64())
     if isinstance(feature, dict):

@@ -152,7 +152,7 @@ def batches(
 def _at_least(least: int, **numbers: Any) -> None:
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name}={number!r}: give a whole number from {least} on")
+            raise ValueError(f"{name}={number!r}: give a whole number of at least {least}")
 
 
 class Batches:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import distributed
 
 WORKERS_WITHIN = 60  # seconds for the first worker to join and answer: batch systems start them after the scheduler
-AGAIN = "run the same command again: it goes on where it stopped"
+AGAIN = "run the same command again: it continues where it stopped"
 
 
 @contextlib.contextmanager

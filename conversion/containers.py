@@ -88,7 +88,7 @@ def containers(archive: Archive, exclude: Sequence[str] = (), depth: int = DEPTH
     whole = set()
     for name, row in sorted(zips, key=lambda item: PART.search(item[0]) is not None):
         if (joined := PART.sub(".zip", name).lower()) in whole:
-            detail = "it is one part of a zip that lies beside it in one piece, which counts"
+            detail = "it is one part of a zip that is also there in one piece, which counts"
             yield _problem(f"{archive.label}/{name}", "multi_part", detail, "Remove this part")
             continue
         inner = _inner(archive, entries, row, depth)

@@ -74,7 +74,7 @@ def left_by_others(path: str) -> bool:
 def remarks(passed_over: Sequence[str], others: Sequence[str]) -> list[str]:
     """What to tell a person of these two groups of `Contents`."""
     return [
-        *first_of([f"{path}: was left by another tool and is passed over" for path in passed_over]),
+        *first_of([f"{path}: was left by another tool and is ignored" for path in passed_over]),
         *first_of([f"{path}: is not part of the dataset" for path in others]),
     ]
 

@@ -10,7 +10,7 @@ with `exit_code`:
 | 2 | bad usage: correct the command |
 | 3 | complete, but images or records were left out: read the report |
 | 4 | the release cannot be used: download or repair what the message names |
-| 5 | the output (folder, disk or hub) cannot be written: mend it and run the same command again |
+| 5 | the output (folder, disk or hub) cannot be written: fix it, then run the same command again |
 | 6 | verification failed |
 | 130, 143 | interrupted (SIGINT, SIGTERM): run the same command again |
 """
@@ -52,7 +52,7 @@ class ReleaseError(MMMRSError):
 
 
 class OutputError(MMMRSError):
-    """Something cannot be written: make room or mend permissions, then run the same command again."""
+    """Something cannot be written: make room or fix permissions, then run the same command again."""
 
     exit_code = 5
 

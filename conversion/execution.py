@@ -46,11 +46,11 @@ LOOK = 1.0  # seconds between two looks at the file of a run; quick enough for a
 AHEAD = 256  # tasks in the executor's hands: more than a cluster has cores, few enough to be cancelled one by one
 
 HELD = (signal.SIGINT, signal.SIGTERM)  # that wait while something is done that they must not cut in two
-stop = threading.Event()  # set while the threads of this process shall end early; they look at it often
+stop = threading.Event()  # set while the threads of this process should end early; they look at it often
 
 
 class Interrupted(Exception):
-    """Raised in a task that shall end early."""
+    """Raised in a task that should end early."""
 
 
 def check_stop() -> None:
@@ -136,7 +136,7 @@ def ended(pool: Executor) -> Iterator[None]:
     finally:
         with signals_held():
             pool.shutdown(wait=True, cancel_futures=True)
-        stop.clear()  # or a process forked from this one would think that it shall stop
+        stop.clear()  # or a process forked from this one would think that it should stop
 
 
 @contextlib.contextmanager
@@ -170,8 +170,8 @@ def completed(executor: Executor, function: Callable[[T], R], tasks: Sequence[T]
         yield results()
     except BrokenExecutor as error:
         raise OutputError(
-            f"a worker process died: {error} Give it more memory and run the same command again: it goes "
-            "on where it stopped"
+            f"a worker process died: {error} Give it more memory and run the same command again: it "
+            "continues where it stopped"
         ) from None
     finally:
         # A pool of processes is not told: one of its threads may just be giving the exception of a worker that died (of
@@ -268,7 +268,7 @@ def check_place(run: Run, sources: Iterable[str]) -> None:
     for path in sources:
         if not os.path.exists(path):
             raise ReleaseError(
-                f"{path}: is not there for the worker on {host}. Put the release where all workers see "
+                f"{path}: does not exist for the worker on {host}. Put the release where all workers see "
                 "it under the same path"
             )
 

@@ -131,7 +131,7 @@ def _decoded_size(data: bytes | memoryview, upright: bool) -> tuple[int, int]:
             turned = upright and image.getexif().get(ORIENTATION) in QUARTER_TURNS
             return (height, width) if turned else (width, height)
     except UnidentifiedImageError:
-        raise RejectedImage("not_an_image", f"starts with {bytes(data[:8])!r}: no image format that is known") from None
+        raise RejectedImage("not_an_image", f"starts with {bytes(data[:8])!r}: not a known image format") from None
     except Image.DecompressionBombError as error:
         raise RejectedImage("too_many_pixels", str(error)) from None
     except RejectedImage:

@@ -90,7 +90,7 @@ def convert(
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Result:
-    """Convert a release into a folder. Called again after an interruption it goes on.
+    """Convert a release into a folder. Called again after an interruption, it continues.
 
     Args:
         release_path: A folder of zips, `MMM-RS.zip`, or extracted folders.

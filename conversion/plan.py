@@ -242,7 +242,7 @@ def _images(files: SubsetFiles) -> tuple[pa.Table, int, list[Reported], list[Pro
 def _conflict(subset: str, labels: tuple[str, ...], count: int) -> Problem:
     *others, last = labels
     detail = f"{count:,} of its images differ from those of the same names in {' and '.join(others)}: none is published"
-    return Problem(last, "conflicting_images", detail, "Move away the copy that is not wanted", subset)
+    return Problem(last, "conflicting_images", detail, "Move away the copy that you do not want", subset)
 
 
 def _without_duplicates(
@@ -265,7 +265,11 @@ def _without_duplicates(
         for rows in rows_of.values():
             same = images.take(pa.array(rows)).to_pylist()
             if len({row["size"] for row in same}) == 1 and len({_crc(row, readers) for row in same}) == 1:
-                kept, reason, detail = 1, "duplicate_image", "the same name and content stands in the release before"
+                kept, reason, detail = (
+                    1,
+                    "duplicate_image",
+                    "an image of the same name and content comes earlier in the release",
+                )
             else:
                 labels = tuple(dict.fromkeys(archives[row["part"]].label for row in same))
                 conflicts[labels] += 1

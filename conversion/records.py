@@ -270,7 +270,7 @@ def _copy(source: _Source, used: _Source, subset: str) -> Problem:
     detail = (
         f"by its name it is a copy of {used.label}, which is used; their content {'is the same' if same else 'differs'}"
     )
-    remedy = "Remove it" if same else "Remove the one that is not wanted; if both are, rename this one"
+    remedy = "Remove it" if same else "Remove the one that you do not want; to use both, rename this one"
     return Problem(source.label, "annotation_copy", detail, remedy, subset)
 
 

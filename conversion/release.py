@@ -109,9 +109,11 @@ def check_output(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> N
         raise UsageError("the path of the output is empty. Give the folder to write")
     inner, outer = Path(os.path.realpath(path)), Path(os.path.realpath(out))
     if inner == outer:
-        raise UsageError(f"{out}: is the release. Choose another folder to write, which may lie inside it")
+        raise UsageError(f"{out}: is the release. Choose another output folder; it may be inside the release")
     if inner.is_relative_to(outer):
-        raise UsageError(f"{out}: holds the release {path}. Choose another folder to write, which may lie beside it")
+        raise UsageError(
+            f"{out}: holds the release {path}. Choose another output folder; it may be next to the release"
+        )
 
 
 def is_inside(out: str | os.PathLike[str], path: str | os.PathLike[str]) -> bool:
@@ -222,7 +224,7 @@ def _without_images(files: SubsetFiles) -> Iterator[Problem]:
         label, entries = part.archive.label, part.entries
         listed = entries.filter(pc.equal(entries["type"], ANNOTATION))["name"].to_pylist()
         for name in listed:
-            detail = f"none of the images of {files.name}, which this annotation file describes, is here"
+            detail = f"none of the images of {files.name}, which this annotation file describes, are here"
             yield Problem(f"{label}/{name}", "no_images", detail, REMEDIES["no_images"], files.name)
         if part.archive.kind == "zip" and entries.num_rows and not listed:
             detail = f"its {entries.num_rows:,} files are neither images nor annotations"
@@ -288,7 +290,7 @@ def _set_aside(subset: str, parts: list[Part]) -> tuple[list[Part], list[Problem
         if images.num_rows:
             (first,) = images.slice(0, 1).to_pylist()
             folder = first["name"].removesuffix(first["source"]) + first["source"].split("/", 1)[0]
-            detail = f"{images.num_rows} images of {subset} lie extracted beside its zip; the zip counts"
+            detail = f"{images.num_rows} images of {subset} are also extracted next to its zip; the zip counts"
             beside.append((f"{part.archive.label}/{folder}", detail))
         for row in doubled.filter(pc.equal(doubled["type"], ANNOTATION)).to_pylist():
             if {"source": row["source"], "size": row["size"]} not in texts:

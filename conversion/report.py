@@ -133,7 +133,7 @@ def read(out: Path, subsets: Iterable[str]) -> dict[str, Any]:
         for source in summary["sources"]:
             texts = [source[name] for name in ("path", "problem", "detail", "remedy")]
             if not all(isinstance(text, str) for text in texts) or not isinstance(source["subset"], (str, type(None))):
-                raise TypeError("a source is not described by texts")
+                raise TypeError("a source is not described by text")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = getattr(error, "strerror", None) or (f"no {error}" if isinstance(error, KeyError) else error)
         raise OutputError(f"{path}: cannot be read ({why}). Run `mmm-rs convert` again with --overwrite") from None

@@ -96,7 +96,7 @@ def verify(
     if whole is None:
         raise VerificationError(
             f"{out}: no {layout.MANIFEST} here. Give the folder that `mmm-rs convert` wrote; an "
-            "unfinished conversion goes on with the same command"
+            "unfinished conversion continues with the same command"
         )
     contents = survey(out, whole)
     contract = _part(whole, subsets) if subsets else whole

@@ -183,7 +183,7 @@ def earlier_manifest(out: Path, options: Options) -> dict[str, Any] | None:
     if begun and begun.program != program():
         raise UsageError(
             f"{out}: the unfinished conversion here was begun by another version of mmm-rs, or an --overwrite "
-            "was cut short. Use --overwrite, or go on with that version"
+            "was cut short. Use --overwrite, or continue with that version"
         )
     if earlier and earlier["format_version"] != mmm_rs.FORMAT_VERSION:
         raise UsageError(

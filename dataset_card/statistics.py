@@ -97,14 +97,14 @@ def read_manifest(out: Path) -> dict[str, Any]:
     manifest = manifest_file.read(out)
     if manifest is None and str(out).startswith("hf:"):
         raise OutputError(
-            f"{out}: only folders on this machine are read here. Of what is on the hub `mmm_rs.get` "
-            "gives one sample, and `mmm-rs verify` proves the whole"
+            f"{out}: only a local folder can be read here. For a dataset on the hub, `mmm_rs.get` "
+            "reads one sample, and `mmm-rs verify` checks all of it"
         )
     if manifest is None:
         manifest_file.check_there(out)
         raise OutputError(
             f"{out}: no {layout.MANIFEST} here. Give the folder that `mmm-rs convert` wrote; an unfinished "
-            "conversion goes on with the same command"
+            "conversion continues with the same command"
         )
     return manifest
 

@@ -104,7 +104,7 @@ def _inspect(subparsers: Any) -> None:
         subparsers,
         "inspect",
         commands.inspect,
-        "show what a release holds and what would be made of it",
+        "show what a release holds and how it would be converted",
         "mmm-rs inspect ~/Downloads/MMM-RS",
     )
     command.add_argument("release", type=_path, help=RELEASE)
@@ -171,15 +171,17 @@ def _verify(subparsers: Any) -> None:
     command.add_argument("out", type=_address, help=DATASET)
     command.add_argument("--release", type=_path, help="compare every image with this release, byte by byte")
     command.add_argument(
-        "--source", type=_address, help="of an export: compare it with the dataset that it was exported from"
+        "--source", type=_address, help="for an export: compare it with the dataset that it was exported from"
     )
-    command.add_argument("--deep", action="store_true", help="on the hub: download and read every shard too")
+    command.add_argument(
+        "--deep", action="store_true", help="for a copy on the hub: also download and read every shard"
+    )
     command.add_argument(
         "--subset",
         action="append",
         type=_subset,
         metavar="NAME",
-        help="only this subset (repeatable): the folder may hold a part of the dataset",
+        help="only this subset (repeatable); the folder may hold just a part of the dataset",
     )
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
     _add_output_options(command)
@@ -200,11 +202,13 @@ def _export(subparsers: Any) -> None:
         "--to",
         choices=("dataset", "folder", "parquet"),
         default="dataset",
-        help="what to write: shards and an index, images beside .txt files, or Parquet (default: dataset)",
+        help="what to write: shards and an index, images with .txt files, or Parquet (default: dataset)",
     )
     command.add_argument("--shard-size", type=_bytes, metavar="SIZE", help="largest shard or file (default: 512MB)")
     command.add_argument(
-        "--twin-folders", action="store_true", help="with --to folder: a folder for each modality, names equal in all"
+        "--twin-folders",
+        action="store_true",
+        help="with --to folder: one folder for each modality, with the same file names",
     )
     command.add_argument(
         "--on-error",
@@ -215,7 +219,7 @@ def _export(subparsers: Any) -> None:
     command.add_argument("--workers", type=_positive, metavar="N", help="parts at a time (default: one per core)")
     command.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
     _add_output_options(command)
-    selection = command.add_argument_group("which samples (every option narrows the choice)")
+    selection = command.add_argument_group("choice of samples (each option narrows it)")
     config = selection.add_argument("--config", action="append", metavar="NAME", help="only this config (repeatable)")
     _completed(config, _configs)
     selection.add_argument("--split", metavar="NAME", help="only this split (default: all)")
@@ -227,17 +231,22 @@ def _export(subparsers: Any) -> None:
         about = f"only this {name.replace('-', ' ').replace('gsd', 'GSD')} (repeatable)"
         selection.add_argument(f"--{name}", action="append", type=_text, metavar="NAME", default=[], help=about)
     selection.add_argument(
-        "--contains", action="append", type=_text, metavar="TEXT", default=[], help="a text in a prompt (repeatable)"
+        "--contains",
+        action="append",
+        type=_text,
+        metavar="TEXT",
+        default=[],
+        help="only prompts that contain this text (repeatable)",
     )
     selection.add_argument(
-        "--where", type=_text, metavar="SQL", help="a condition over the index's columns; needs mmm-rs[sql]"
+        "--where", type=_text, metavar="SQL", help="a condition on the index's columns; needs mmm-rs[sql]"
     )
     selection.add_argument("--keys", type=_path, metavar="FILE", help="only the samples whose keys this file lists")
     selection.add_argument("--limit", type=_positive, metavar="N", help="at most this many, spread over the scenes")
     selection.add_argument(
         "--share", type=float, metavar="SHARE", help="this share of them, for example 0.05, spread over the scenes"
     )
-    selection.add_argument("--seed", type=int, default=0, help="of the draw of --limit and --share (default: 0)")
+    selection.add_argument("--seed", type=int, default=0, help="seed for drawing with --limit and --share (default: 0)")
 
 
 def _card(subparsers: Any) -> None:
@@ -256,7 +265,7 @@ def _preview(subparsers: Any) -> None:
         subparsers,
         "preview",
         commands.preview,
-        "write one web page to look through a converted folder",
+        "write a web page for looking through a dataset",
         "mmm-rs preview ./MMM-RS-hub --config SEN1-2",
     )
     command.add_argument("out", type=_address, help=DATASET)
@@ -300,7 +309,7 @@ def _upload(subparsers: Any) -> None:
         subparsers,
         "upload",
         commands.upload,
-        "send a converted folder to the hub and prove what is there",
+        "send a converted folder to the hub and prove that it arrived",
         "mmm-rs upload ./MMM-RS-hub org/MMM-RS --private",
         resumes=True,
     )
@@ -328,7 +337,7 @@ def _publish(subparsers: Any) -> None:
         type=_folder,
         required=True,
         metavar="DIR",
-        help="a folder for shards on their way; run again to continue after an interruption",
+        help="folder that holds shards until they are sent; run again to continue after an interruption",
     )
     command.add_argument(
         "--keep",
@@ -342,7 +351,7 @@ def _publish(subparsers: Any) -> None:
         _subsets,
     )
     command.add_argument("--workers", type=_positive, metavar="N", help="shards at a time (default: one per core)")
-    command.add_argument("--overwrite", action="store_true", help="forget what an earlier run did and start again")
+    command.add_argument("--overwrite", action="store_true", help="discard what an earlier run did and start again")
     _add_hub_options(command)
     _add_plan_options(command)
 
@@ -385,7 +394,7 @@ def _completion(subparsers: Any) -> None:
         subparsers,
         "completion",
         commands.completion,
-        "print the lines that make a shell complete the words of mmm-rs",
+        "print the code that lets a shell complete mmm-rs commands",
         """echo 'eval "$(mmm-rs completion bash)"' >> ~/.bashrc""",
     )
     command.add_argument("shell", choices=SHELLS, help="the shell")
@@ -399,8 +408,8 @@ def _add_output_options(command: argparse.ArgumentParser) -> None:
 def _add_hub_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--private", action="store_true", help="create a private repository")
     command.add_argument("--revision", metavar="BRANCH", help="the branch (default: main)")
-    command.add_argument("--tag", metavar="TAG", help="tag the proved commit")
-    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.add_argument("--tag", metavar="TAG", help="tag the commit once its content is proved")
+    command.add_argument("--yes", action="store_true", help="send without asking")
     _add_output_options(command)
 
 
@@ -410,17 +419,23 @@ def _add_plan_options(command: argparse.ArgumentParser) -> None:
         "--annotations",
         type=_path,
         metavar="DIR",
-        help="folder or zip with the annotation files, if they are not beside the images",
+        help="folder or zip with the annotation files, if they are not next to the images",
     )
-    command.add_argument("--seed", type=int, default=0, help="of the order of the samples (default: 0)")
+    command.add_argument("--seed", type=int, default=0, help="seed of the order of the samples (default: 0)")
     command.add_argument(
         "--shard-size", type=_bytes, metavar="SIZE", help="largest size of a shard, for example 256MB (default: 512MB)"
     )
     command.add_argument(
-        "--image-key", type=_text, metavar="KEY", help="the annotations' key of the image path, if not recognised"
+        "--image-key",
+        type=_text,
+        metavar="KEY",
+        help="the annotation key that holds the image path, if it is not recognised",
     )
     command.add_argument(
-        "--prompt-key", type=_text, metavar="KEY", help="the annotations' key of the prompt, if not recognised"
+        "--prompt-key",
+        type=_text,
+        metavar="KEY",
+        help="the annotation key that holds the prompt, if it is not recognised",
     )
     command.add_argument("--keep-unprompted", action="store_true", help="also publish images without a record")
     command.add_argument(

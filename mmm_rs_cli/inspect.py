@@ -25,7 +25,7 @@ def lines(inspection: dict[str, Any]) -> Iterator[str]:
         yield f"Missing: {', '.join(inspection['missing'])}"
     yield from _problems(inspection["problems"])
     if unknown := inspection["unknown"]:
-        yield f"Unknown: {len(unknown)} images or annotations of no subset, e.g. {unknown[0]}"
+        yield f"Unknown: {len(unknown)} images or annotations of no subset, for example {unknown[0]}"
     yield (
         f"Plan: {plan['shards']} shards, at most {size(plan['bytes'])}; "
         f"{size(plan['disk_needed'])} of free disk space needed"

@@ -59,7 +59,7 @@ def lines(converted: Result) -> Iterator[str]:
 def _left_out(converted: Result) -> Iterator[str]:
     if sources := converted.summary["sources"]:
         yield ""
-        yield "Not used, or not as it stands:"
+        yield "Not used, or used only in part:"
         for source in sources[:SOURCES]:
             yield f"  {source['path']}: {source['detail']}. {source['remedy']}"
             for line in source.get("lines", ()):

@@ -84,7 +84,7 @@ def publish(
         What the conversion came to, and what was compared with the hub and found equal.
 
     Raises:
-        UsageError: An option does not fit, or the person does not want to go on.
+        UsageError: An option does not fit, or the person does not want to continue.
         ReleaseError: The release cannot be used.
         OutputError: The token is wrong or may not write, or the folder, the disk, the hub or the network fails.
         VerificationError: A shard or the hub's copy is not what was written.

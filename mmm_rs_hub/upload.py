@@ -148,7 +148,7 @@ def upload(
         What was compared with the hub and found equal.
 
     Raises:
-        UsageError: An option does not fit, or the person does not want to go on.
+        UsageError: An option does not fit, or the person does not want to continue.
         OutputError: The token is wrong or may not write, or the hub or the network refuses or fails.
         VerificationError: The folder is not what its manifest says, or the hub's copy is not the folder.
     """
@@ -235,7 +235,7 @@ def check_visibility(hub: Hub, destination: Destination) -> None:
 
 
 def confirm(destination: Destination, question: str, ask: Callable[[str], bool] | None) -> None:
-    """Raises UsageError if the person, asked by `ask`, does not want to go on."""
+    """Raises UsageError if the person, asked by `ask`, does not want to continue."""
     if not destination.yes and not (ask or _ask)(question):
         raise UsageError("nothing was sent")
 

@@ -127,7 +127,7 @@ class Cache:
             _off.add(self.folder)
         remedy = "Free some space, or set a cache_limit" if error.errno in _FULL_DISK else "Give another folder"
         logger.warning(
-            f"local_cache {self.folder}: cannot be written: {error.strerror or in_one_line(error)}. Reading goes on "
+            f"local_cache {self.folder}: cannot be written: {error.strerror or in_one_line(error)}. Reading continues "
             f"over the network, and what the cache has is still used. {remedy}, then start again"
         )
 

@@ -236,8 +236,7 @@ class HttpTransport:
     def _note(self, name: str, size: int) -> int:
         if self._sizes.setdefault(name, size) != size:
             raise ReadError(
-                f"{self}/{name}: had {self._sizes[name]} bytes and has {size}: it was changed meanwhile. Open the "
-                "dataset again"
+                f"{self}/{name}: had {self._sizes[name]} bytes and has {size}: it has changed. Open the dataset again"
             )
         return size
 

@@ -120,7 +120,7 @@ class Elsewhere(OneByOne):
 
 def test_workers_that_do_not_see_the_release_are_named_before_planning(release, tmp_path):
     path = releases.zips_stored(release.subsets, tmp_path / "release")
-    with pytest.raises(ReleaseError, match=rf"{path}: is not there for the worker on .*same path$"):
+    with pytest.raises(ReleaseError, match=rf"{path}: does not exist for the worker on .*same path$"):
         convert(path, tmp_path / "out", executor=Elsewhere(tmp_path / "release"))
     assert not (tmp_path / "out").exists()
 

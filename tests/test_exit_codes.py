@@ -364,7 +364,7 @@ def test_2_an_output_that_is_or_holds_the_release(run, clean, tmp_path, monkeypa
     assert run("convert", ".", ".") == (
         2,
         "",
-        ["mmm-rs: .: is the release. Choose another folder to write, which may lie inside it"],
+        ["mmm-rs: .: is the release. Choose another output folder; it may be inside the release"],
     )
     assert run("convert", ".", "..")[0] == 2
     assert sorted(tmp_path.rglob("*")) == before

@@ -168,7 +168,7 @@ def test_a_worker_that_dies_is_named_and_leaves_nothing_half_written(conversions
 
     with monkeypatch.context() as patch:
         patch.setattr(images, "measure", die)
-        with pytest.raises(OutputError, match=r"a worker process died: .* goes on where it stopped"):
+        with pytest.raises(OutputError, match=r"a worker process died: .* continues where it stopped"):
             convert(conversion.release, out, workers=2)
     assert not list(out.rglob("*.tmp"))
     assert conversion.run(out).code == REPORTED

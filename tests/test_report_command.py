@@ -199,7 +199,7 @@ def test_a_dropped_archive_is_said_in_the_first_line(run, tmp_path):
     code, printed, _ = run("convert", path, tmp_path / "out", "--quiet")
     first = printed.splitlines()[0]
     assert code == 3 and "incomplete" in first and "GID.zip could not be used" in first
-    assert "Not used, or not as it stands:" in printed
+    assert "Not used, or used only in part:" in printed
     again = run("convert", path, tmp_path / "out", "--quiet")[1].splitlines()
     assert (
         "incomplete" in again[0] and "If you have fixed something since then, convert again with --overwrite." in again

@@ -334,8 +334,8 @@ def test_what_other_tools_leave_is_passed_over_with_a_line(out, hub, api):
     (out / "notes.txt").write_text("x")
     said: list[str] = []
     upload(out, Destination(REPO, yes=True), api=api, say=said.append)
-    assert "not sent: data/Inria/.nv-meta: was left by another tool and is passed over" in said
-    assert "not sent: data/Inria/train-00000-of-00002.tar.idx: was left by another tool and is passed over" in said
+    assert "not sent: data/Inria/.nv-meta: was left by another tool and is ignored" in said
+    assert "not sent: data/Inria/train-00000-of-00002.tar.idx: was left by another tool and is ignored" in said
     assert "not sent: notes.txt: is not part of the dataset" in said
     assert not [path for path in hub.files(REPO) if ".nv-meta" in path or path.endswith((".idx", ".txt"))]
 

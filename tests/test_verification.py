@@ -280,7 +280,7 @@ def test_a_manifest_that_is_none(data, out):
 
 def test_no_manifest(out):
     (out / layout.MANIFEST).unlink()
-    assert "an unfinished conversion goes on with the same command" in faults(out)[0]
+    assert "an unfinished conversion continues with the same command" in faults(out)[0]
 
 
 def edit_card(out: Path, old: str, new: str) -> None:

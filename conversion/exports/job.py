@@ -140,7 +140,7 @@ def export(
         written = _write_parts(opened, plan, form, work, on_error, workers, progress)
         if not any(part.samples for part in written):
             raise ReleaseError(f"{opened.address}: all selected samples are damaged, so nothing can be exported")
-        say("writing what is made from all parts")
+        say("writing the files that describe all parts")
         with writing(out):
             for note in form.finish(plan, written):
                 say(note)
@@ -193,7 +193,7 @@ def _check_place(out: Path, source: Source) -> None:
         return
     target, origin = Path(os.path.realpath(out)), Path(source.address)
     if target == origin or origin in target.parents or target in origin.parents:
-        raise UsageError(f"{out}: is the source, lies in it, or holds it. Choose a folder of its own for the export")
+        raise UsageError(f"{out}: is the source, lies in it, or holds it. Choose another folder for the export")
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> Exported | None:

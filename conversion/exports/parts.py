@@ -112,7 +112,7 @@ def choose(source: Source, selection: Selection) -> list[Group]:
             if any(candidate.keep.any() for candidate in chosen):
                 groups.append(_group(subset, split, selection.subset_modalities(subset), chosen))
     if not groups:
-        raise UsageError(f"{source.address}: no sample fits this selection. Ask for less in it")
+        raise UsageError(f"{source.address}: no sample fits this selection. Use fewer of its options")
     return groups
 
 
