@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from datasets.distributed import split_dataset_by_node
 from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
 
 import mmm_rs
@@ -91,7 +92,7 @@ def read_as_node(running: hub.Hub, ranks: int, workers: int) -> list[str]:
         stream = load(running, SUBSET)
 
         def worker(worker: int) -> list[str]:
-            return keys(stream.shard(ranks * workers, number * workers + worker))
+            return keys(split_dataset_by_node(stream, number * workers + worker, ranks * workers))
 
         return [key for came in in_processes(workers, worker) for key in came]
 
