@@ -727,7 +727,8 @@ def webdataset(
         A `webdataset.DataPipeline` of samples: members by suffix, as the table MEMBERS has them.
 
     Raises:
-        ReadError: The data cannot be read, or, during iteration, a shard ends early.
+        ReadError: The data cannot be read, or, during iteration, a shard is not what the manifest says. Its sha256 is
+            compared at its end, when its samples have been given.
     """
     import webdataset as wds
 
@@ -879,6 +880,9 @@ class Files(Protocol):
 
     def stream(self, name: str) -> BinaryIO:
         """A file to be read from its beginning to its end."""
+
+    def discard(self, name: str) -> None:
+        """What came of a shard is damaged: remove what is kept of it."""
 
     def begin(self, name: str, ranges: ByteRanges) -> Reading:
         """Begin to read byte ranges into their buffers. Raises nothing: that is left to the result."""
@@ -2297,7 +2301,8 @@ def _decimal_size(count: float) -> str:
 
 
 class _ShardSamples:
-    """A stage of a webdataset pipeline: names of shards in, samples out, as many as the manifest says."""
+    """A stage of a webdataset pipeline: names of shards in, samples out. Each shard that is read to its end is compared
+    with what the manifest says of it."""
 
     def __init__(self, source: ConvertedSource) -> None:
         self.source = source
@@ -2306,18 +2311,58 @@ class _ShardSamples:
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         for shard in shards:
-            name, count = shard["url"], 0
+            name, count, problem = shard["url"], 0, None
             self.source.check_size(name)
-            with self.source.files.stream(name) as stream:
-                for sample in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
-                    count += 1
-                    yield sample
-            expected = self.source.shards[name]["samples"]
-            if count != expected:
+            expected = self.source.shards[name]
+            with contextlib.closing(_ShardBytes(self.source.files, name)) as stream:
+                try:
+                    for sample in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
+                        count += 1
+                        yield sample
+                    if count != expected["samples"]:
+                        problem = f"{count} samples came, the manifest says {expected['samples']}"
+                    elif stream.sha256() != expected["sha256"]:
+                        problem = "its sha256 is not that of the manifest: its bytes are damaged"
+                except Exception as error:
+                    if stream.failure is not None:  # webdataset has added objects to the error's arguments
+                        raise ReadError(stream.failure) from None
+                    problem = f"cannot be read as a tar: {in_one_line(error)}"
+            if problem is not None:
+                self.source.files.discard(name)
                 raise ReadError(
-                    f"{self.source}/{name}: {count} samples came, the manifest says {expected}. Fetch the shard again; "
-                    "`mmm-rs verify` finds the shards that are damaged"
+                    f"{self.source}/{name}: {problem}. Fetch the shard again; `mmm-rs verify` finds the shards that "
+                    "are damaged"
                 )
+
+
+class _ShardBytes:
+    """A shard that is read from its beginning to its end, and its digest."""
+
+    def __init__(self, files: Files, name: str) -> None:
+        self._label, self._digest = f"{files}/{name}", hashlib.sha256()
+        self.failure: str | None = None  # why it cannot be read any further
+        self._stream = files.stream(name)
+
+    def read(self, size: int) -> bytes:
+        try:
+            data = self._stream.read(size)
+        except ReadError as error:
+            self.failure = str(error)
+            raise
+        except OSError as error:
+            self.failure = f"{self._label}: cannot be read: {in_one_line(error)}"
+            raise
+        self._digest.update(data)
+        return data
+
+    def sha256(self) -> str:
+        """The digest of the whole shard, also of what readers of tars leave unread at its end."""
+        while self.read(1 << 20):
+            pass
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -2426,6 +2471,9 @@ class LocalFiles:
     def stream(self, name: str) -> BinaryIO:
         return io.open(self.path(name), "rb")  # noqa: UP020
 
+    def discard(self, name: str) -> None:
+        pass
+
     def begin(self, name: str, ranges: ByteRanges) -> Reading:
         return ReadingLater(lambda: self._fill(name, ranges))
 
@@ -2528,6 +2576,9 @@ class FsspecFiles:
 
     def stream(self, name: str) -> BinaryIO:
         return io.BufferedReader(RangesFile(self, name, self._range), BATCH_BYTES)
+
+    def discard(self, name: str) -> None:
+        pass
 
     def begin(self, name: str, ranges: ByteRanges) -> Reading:
         return ReadingLater(lambda: self._fill(name, ranges))

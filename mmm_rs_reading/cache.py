@@ -4,7 +4,9 @@ How it works:
 - One sparse file per shard, named by the shard's sha256: an image stands at its place in the shard, the rest are holes.
 - Whether an image is there, its CRC in the index says. A hole, a torn write and a flipped bit are all the same: the CRC
   is another, and the image is fetched. So nothing else has to be written down, and a killed process does no harm.
-- Shards that are read from their beginning to their end are kept in blocks, whose CRCs stand in a second file.
+- Shards that are read from their beginning to their end are kept in blocks, whose CRCs stand in a second file. Such a
+  CRC says only that a block is what came. What came is proven by the sha256 of the shard, which whoever reads it to its
+  end compares with the manifest, in each epoch; if it is another, all of the shard is removed.
 - Who fetches holds a lock on these bytes of the file, so that two who want the same at once fetch it once.
 - When the limit is near, the shards that were not used for longest are removed.
 - When the disk does not take a write, nothing more is written: training goes on over the network.
@@ -197,9 +199,6 @@ class CachedShard:
                         place = start // BLOCK * _CHECKSUM.size
                         self._write(sums, [(place, memoryview(_CHECKSUM.pack(checksum, checksum ^ 0xFFFFFFFF)))])
             return fetched
-
-    def has_block(self, start: int, stop: int) -> bool:
-        return self._read_block(start, stop) is not None
 
     def remove(self) -> None:
         for path in (self._path, self._sums):

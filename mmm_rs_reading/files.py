@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 import threading
@@ -99,6 +98,10 @@ class RemoteFiles:
     def stream_of(self, name: str, size: int) -> BinaryIO:
         """A file of this size to be read from its beginning to its end."""
         return io.BufferedReader(_Stream(self, name, size), 1 << 16)
+
+    def discard(self, name: str) -> None:
+        if cached := self.cached(name):
+            cached.remove()
 
     def begin(self, name: str, ranges: ByteRanges) -> Spans:
         return Spans(self, name, ranges)
@@ -254,9 +257,6 @@ class _Stream(io.RawIOBase):
         self._coming: deque[tuple[int, int, Future[bytes | memoryview]]] = deque()
         self._data = memoryview(b"")
         self._cached = files.cached(name)
-        # Of what goes into the cache: nothing else proves blocks that come. Those in the cache have a CRC.
-        is_new = self._cached is not None and not self._cached.has_block(0, min(SPAN, size))
-        self._digest = hashlib.sha256() if is_new else None
 
     def readable(self) -> bool:
         return True
@@ -274,10 +274,6 @@ class _Stream(io.RawIOBase):
             if len(self._data) != stop - start:
                 reason = _short(len(self._data), start, stop)
                 raise ReadError(f"{self._files}/{self._name}: {reason}: it is cut short. Try again, or upload it again")
-            if self._digest is not None:
-                self._digest.update(self._data)
-                if stop == self._size:
-                    self._check(self._digest.hexdigest())
         count = min(len(buffer), len(self._data))
         buffer[:count], self._data = self._data[:count], self._data[count:]
         return count
@@ -288,15 +284,6 @@ class _Stream(io.RawIOBase):
             return fetch()
         may_keep = partial(self._files.may_keep, self._name)
         return self._cached.block(start, stop, fetch, may_keep, self._stopped.is_set)
-
-    def _check(self, sha256: str) -> None:
-        """Raises ReadError if a file that has been read to its end, and is in the cache now, is not the manifest's."""
-        if self._cached is not None and sha256 != self._files.sha256(self._name):
-            self._cached.remove()
-            raise ReadError(
-                f"{self._files}/{self._name}: its sha256 is not that of the manifest: its bytes are damaged. Try "
-                "again, or upload it again"
-            )
 
     def close(self) -> None:
         self._stopped.set()

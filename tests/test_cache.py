@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import multiprocessing
@@ -249,17 +250,40 @@ def test_damage_of_blocks_costs_a_fetch(large, running, folder, kind, damage):
     assert samples(running, folder) == expected
 
 
-def test_a_shard_that_comes_wrong_is_not_kept(large, running, folder):
-    """A server that sends other bytes of the same length: nothing but the sha256 can show it."""
+@contextlib.contextmanager
+def damaged(running: hub.Hub, place: int = 2000):
+    """A server that sends other bytes of the same length, and goes on calling them by the sha256 they should have."""
+    name = f"data/{SUBSET}/train-00001-of-00004.tar"
+    file = running.repositories[REPO].commits[running.repositories[REPO].refs["main"]][name]
+    data = bytearray(file.data)
+    object.__setattr__(file, "data", data)  # the signed addresses that are kept lead to the same bytes
+    data[place] ^= 1
+    yield file
+    data[place] ^= 1
+
+
+@pytest.mark.parametrize("place", [100, 2000], ids=["a tar header", "an image"])
+def test_a_shard_that_comes_wrong_is_not_kept(large, running, folder, place):
+    """Nothing but the sha256 can show it."""
+    put(running, large)
+    with damaged(running, place) as file:
+        with pytest.raises(mmm_rs.ReadError, match=r"train-00001-of-00004\.tar: .*`mmm-rs verify` finds"):
+            samples(running, folder)
+        assert not [path for path in files(folder) if path.stem == file.sha256]
+
+
+def test_a_shard_of_which_damaged_blocks_were_kept_is_removed_and_fetched_again(large, running, folder):
+    """By a reader that stopped before the end, where the sha256 would have shown it."""
     put(running, large)
     name = f"data/{SUBSET}/train-00001-of-00004.tar"
-    good = running.repositories[REPO].commits[running.repositories[REPO].refs["main"]][name]
-    data = bytearray(good.data)
-    data[2000] ^= 1
-    object.__setattr__(good, "data", bytes(data))  # the hub goes on calling it by the sha256 that it should have
+    options = {"storage_options": {"endpoint": running.url}, "token": hub.TOKEN, "local_cache": folder}
+    with damaged(running) as file:
+        with contextlib.closing(mmm_rs.open_source(ADDRESS, **options).files.stream(name)) as stream:
+            stream.read(1000)
+        assert [path for path in files(folder) if path.stem == file.sha256]
     with pytest.raises(mmm_rs.ReadError, match=r"train-00001-of-00004\.tar: its sha256 is not that of the manifest"):
         samples(running, folder)
-    assert not [path for path in files(folder) if path.stem == good.sha256]
+    assert samples(running, folder) == {row["key"]: row["rgb"]["bytes"] for row in stored(large, SUBSET)}
 
 
 # ------------------------------------------------------------------------------------------------------------- damage

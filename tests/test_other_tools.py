@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -15,6 +16,7 @@ import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -24,6 +26,7 @@ import pytest
 import mmm_rs
 from tests import releases
 from tests.conversions import convert, verify
+from tests.test_reading_remote import Server
 
 wds = pytest.importorskip("webdataset")
 
@@ -143,6 +146,43 @@ def test_the_ready_pipeline_raises_for_a_shard_cut_between_two_members(out, tmp_
     said = r"2 samples came, the manifest says 3" if padded else r"has \d+ bytes, the manifest says \d+"
     with pytest.raises(mmm_rs.ReadError, match=rf"train-00003-of-00032\.tar: {said}"):
         list(mmm_rs.webdataset("fMoW", str(copy), shuffle=0))
+
+
+@pytest.mark.parametrize("door", ["a folder", "a server"])
+def test_the_ready_pipeline_raises_for_a_byte_that_is_another(out, tmp_path, door):
+    """Which neither the members nor their number show."""
+    copy = Path(shutil.copytree(out, tmp_path / "MMM-RS"))
+    shard = Path(shards(copy, "fMoW")[3])
+    with tarfile.open(shard, "r:") as tar:
+        place = next(member.offset_data + member.size // 2 for member in tar if member.name.endswith(".jpg"))
+    data = bytearray(shard.read_bytes())
+    data[place] ^= 1
+    shard.write_bytes(data)
+    with Server(copy) if door == "a server" else contextlib.nullcontext() as server:
+        pipeline = mmm_rs.webdataset("fMoW", server.url if server else str(copy), shuffle=0, decode=None)
+        with pytest.raises(mmm_rs.ReadError, match=r"train-00003-of-00032\.tar: its sha256 is not that") as error:
+            list(pipeline)
+    assert error.value.args == (str(error.value),)
+
+
+@pytest.mark.parametrize("after", [0, 600, 3000], ids=["first header", "first member", "later"])
+def test_an_error_while_the_ready_pipeline_reads_is_one_line(out, monkeypatch, after):
+    """webdataset adds objects to the arguments of the errors that pass through it."""
+    plain = mmm_rs.LocalFiles.stream
+
+    def stream(files, name):
+        file = plain(files, name)
+        parts = iter([file.read(after)])
+        return SimpleNamespace(read=lambda size: next(parts, b"") or fail(f"{files}/{name}"), close=file.close)
+
+    def fail(place):
+        raise mmm_rs.ReadError(f"{place}: cannot be read, 8 tries: no answer")
+
+    monkeypatch.setattr(mmm_rs.LocalFiles, "stream", stream)
+    with pytest.raises(mmm_rs.ReadError) as error:
+        list(mmm_rs.webdataset("fMoW", str(out), shuffle=0))
+    assert len(error.value.args) == 1
+    assert re.fullmatch(r".*/train-\d{5}-of-00032\.tar: cannot be read, 8 tries: no answer", str(error.value))
 
 
 # --------------------------------------------------------------------------------------- how training scripts read it
