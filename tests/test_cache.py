@@ -157,9 +157,8 @@ def test_streams_of_one_process_fetch_each_image_once(large, running, folder):
 def test_what_a_filter_has_fetched_is_not_fetched_again(large, running, folder):
     put(running, large)
     rows = read(running, folder, filters={"category": "airport"})
-    size = sum(len(row["rgb"]["bytes"]) for row in rows)
     assert len(rows) == 40
-    assert taken(folder) < 3 * size + (64 << 10)  # the disk's blocks are larger than these images
+    assert taken(folder) < 40 * 2 * 4096 + (64 << 10)  # an image, smaller than a block of the disk, may lie in two
     assert read(running, folder) == stored(large, SUBSET)
     assert times_sent(running, rows, large) == {1: 40}
 
