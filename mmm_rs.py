@@ -94,34 +94,6 @@ PROMPT_COLUMNS = {"rgb": "prompt", "nir": "nir_prompt", "sar": "sar_prompt"}
 
 
 @dataclass(frozen=True)
-class Members:
-    """Suffixes of a modality's members of a sample in a shard, without the leading dot."""
-
-    image: str
-    prompt: str
-
-
-MEMBERS = {
-    "rgb": Members("jpg", "txt"),
-    "nir": Members("nir.jpg", "nir.txt"),
-    "sar": Members("sar.jpg", "sar.txt"),
-}
-METADATA_MEMBER = "json"
-
-# What a prompt and its record say of an image, with its type in shards and index.
-LABEL_TYPES = {
-    "caption": "string",
-    "category": "string",
-    "weather": "string",
-    "satellite": "string",
-    "gsd": "float64",
-    "gsd_level": "string",
-    "gsd_level_derived": "bool",
-    "cloud_cover": "float64",
-}
-
-
-@dataclass(frozen=True)
 class Subset:
     """One of the ten parts of the release."""
 
@@ -249,30 +221,6 @@ def features(config: str, modalities: str | Sequence[str] | None = None, decode:
     return datasets.Features(columns)
 
 
-def wds_features(config: str, format_version: str = FORMAT_VERSION) -> datasets.Features:
-    """The columns that the shards have when they are loaded without code: what the card's YAML declares.
-
-    Labels are strings here, as in the shards; those of each modality came with format 1.1. `__key__` and `__url__` are
-    declared because some versions of `datasets` refuse to stream without them.
-    """
-    text = datasets.Value("string")
-    columns: dict[str, object] = {"__key__": text, "__url__": text}
-    for modality in config_modalities(config):
-        columns[MEMBERS[modality].image] = datasets.Image()
-        columns[MEMBERS[modality].prompt] = text
-    labels = {name: datasets.Value(dtype) for name, dtype in LABEL_TYPES.items()}
-    fields = {
-        "subset": text,
-        "source": {modality: text for modality in MODALITIES},
-        **labels,
-        "annotation": {modality: text for modality in MODALITIES},
-    }
-    if format_version != "1.0":
-        fields["labels"] = {modality: dict(labels) for modality in MODALITIES}
-    columns[METADATA_MEMBER] = fields
-    return datasets.Features(columns)
-
-
 # --- the builder -----------------------------------------------------------------------------------------------------
 
 logger = datasets.utils.logging.get_logger(__name__)
@@ -371,19 +319,9 @@ class MMMRS(datasets.ArrowBasedBuilder):
         if self._source.counted and self.config.on_error == "raise":
             self.info.splits = expected  # `datasets` compares it with what it has counted
         if self._source.counted and not expected.total_num_examples:
-            self._warn_of_no_match()
+            options = {name: getattr(self.config, name) for name in ("filters", "contains")}
+            logger.warning(f"{self.config.name}: {no_match(self._source, self._subsets, self._selection, options)}")
         return generators
-
-    def _warn_of_no_match(self) -> None:
-        columns = self._selection.columns[:3]
-        values = [
-            f"{name} is {describe_values(self._source.values(self._subsets, name, self._selection))}"
-            for name in columns
-        ]
-        asked = " and ".join(
-            f"{name}={getattr(self.config, name)!r}" for name in ("filters", "contains") if getattr(self.config, name)
-        )
-        logger.warning(f"{self.config.name}: no sample matches {asked}. {'; '.join(values)}")
 
     def _generate_tables(self, pieces: Sequence[Piece]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         for number, read in enumerate(self.tables(pieces)):
@@ -435,17 +373,7 @@ class MMMRS(datasets.ArrowBasedBuilder):
             raise ValueError(
                 f"split={str(split)!r}: a slice needs to know how many samples there are. Convert the release"
             )
-        segments = {name: self._segments(name) for name in self._source.splits(self._subsets)}
-        try:
-            instruction = (
-                split if isinstance(split, datasets.ReadInstruction) else datasets.ReadInstruction.from_spec(split)
-            )
-            ranges = instruction.to_absolute({name: row_count(rows) for name, rows in segments.items()})
-        except (ValueError, AssertionError) as error:
-            raise ValueError(f"split={str(split)!r}: {error}. The splits are {', '.join(segments)}") from None
-        return [
-            segment for part in ranges for segment in rows_between(segments[part.splitname], part.from_ or 0, part.to)
-        ]
+        return sliced({name: self._segments(name) for name in self._source.splits(self._subsets)}, split)
 
     def tables(self, pieces: Sequence[Piece], piece: int = 0, row: int = 0) -> Generator[RowsRead]:
         """Read pieces as Arrow tables, in order. Over a network, coming tables are fetched while one is worked on.
@@ -467,26 +395,12 @@ class MMMRS(datasets.ArrowBasedBuilder):
         check = config.check
         if check is None:
             check = source.remote or config.decode or skipped is not None
-        begun: dict[int, tuple[int, int]] = {}  # of each segment: its piece, and the rows of the piece before it
 
-        def segments() -> Iterator[Segment]:
-            for number in range(piece, len(pieces)):
-                before, start = 0, row if number == piece else 0
-                for segment in pieces[number]:
-                    rows = segment.last - segment.first
-                    if before + rows > start:
-                        passed = max(start - before, 0)
-                        begun[len(begun)] = number, before + passed
-                        yield segment._replace(first=segment.first + passed)
-                    before += rows
+        def read(segments: Iterator[Segment]) -> Iterator[tuple[int, pa.Table, Sequence[int]]]:
+            return source.tables(segments, self.info.features, self._selection, check, skipped)
 
         try:
-            for number, table, positions in source.tables(
-                segments(), self.info.features, self._selection, check, skipped
-            ):
-                if table.num_rows:
-                    at_piece, before = begun[number]
-                    yield RowsRead(table, at_piece, [before + position + 1 for position in positions])
+            yield from rows_of_pieces(pieces, piece, row, read)
         finally:
             if skipped:
                 self._report(skipped)
@@ -606,17 +520,6 @@ def load_dataset(
     return builder.as_dataset(split=split)
 
 
-def _streaming_builder(make: Callable[..., MMMRS], cache_dir: str | None) -> MMMRS:
-    """A builder that only streams. `datasets` makes a cache folder for it; a read-only home must not prevent that."""
-    try:
-        return make(cache_dir=cache_dir)
-    except OSError:
-        folder = tempfile.mkdtemp(prefix="mmm-rs-")
-        builder = make(cache_dir=folder)
-        weakref.finalize(builder, shutil.rmtree, folder, ignore_errors=True)
-        return builder
-
-
 def get(
     data_dir: str | os.PathLike[str],
     key: str,
@@ -651,9 +554,7 @@ def get(
     source = _open_converted(data_dir, storage_options, token, revision)
     segment = source.find(key)
     if segment is None:
-        similar = source.similar_keys(key)
-        hint = f"Similar: {', '.join(similar)}" if similar else "Keys are `<Subset>/<path>`; the index lists them"
-        raise KeyError(f"{source}: no sample {key!r}. {hint}")
+        raise KeyError(f"{source}: no sample {key!r}. {key_hint(source, key)}")
     columns = features(segment.subset, modalities, decode)
     selection = Selection(modalities=chosen_modalities(segment.subset, modalities))
     _, table, _ = next(source.tables([segment], columns, selection, True, None))
@@ -683,15 +584,7 @@ def info(
         ReadError: The data cannot be read, or are not what the manifest and the index say.
     """
     source = _open_converted(data_dir, storage_options, token, revision)
-    rows = []
-    for subset in source.subsets:
-        levels = source.index(subset).table(["split", "gsd_level"])
-        for split, totals in source.manifest["subsets"][subset]["splits"].items():
-            counted = pc.value_counts(levels.filter(pc.equal(levels["split"], split))["gsd_level"]).to_pylist()
-            by_level = {entry["values"]: entry["counts"] for entry in counted}
-            ordered = {level: by_level[level] for level in GSD_LEVELS if level in by_level}
-            rows.append(InfoRow(subset, split, totals["samples"], totals["bytes"], totals["pairs"], ordered))
-    return Info(str(source), tuple(rows))
+    return Info(str(source), tuple(row for subset in source.subsets for row in info_rows(source, subset)))
 
 
 def webdataset(
@@ -748,8 +641,8 @@ def webdataset(
 
 
 # =====================================================================================================================
-# How it reads. First the contracts, then manifest, index and selection, pieces, rows, what info and webdataset give,
-# files, and last the private parts of `datasets`.
+# How it reads. First the contracts, then what shards hold, manifest, index and selection, pieces, rows, what the
+# functions above give, files, and last the private parts of `datasets`.
 # =====================================================================================================================
 
 
@@ -1053,6 +946,61 @@ if hasattr(os, "register_at_fork"):
 def in_one_line(error: BaseException) -> str:
     """An error's type and message on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+# --- what shards hold ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Members:
+    """Suffixes of a modality's members of a sample in a shard, without the leading dot."""
+
+    image: str
+    prompt: str
+
+
+MEMBERS = {
+    "rgb": Members("jpg", "txt"),
+    "nir": Members("nir.jpg", "nir.txt"),
+    "sar": Members("sar.jpg", "sar.txt"),
+}
+METADATA_MEMBER = "json"
+
+# What a prompt and its record say of an image, with its type in shards and index.
+LABEL_TYPES = {
+    "caption": "string",
+    "category": "string",
+    "weather": "string",
+    "satellite": "string",
+    "gsd": "float64",
+    "gsd_level": "string",
+    "gsd_level_derived": "bool",
+    "cloud_cover": "float64",
+}
+
+
+def wds_features(config: str, format_version: str = FORMAT_VERSION) -> datasets.Features:
+    """The columns that the shards have when they are loaded without code: what the card's YAML declares.
+
+    Labels are strings here, as in the shards; those of each modality came with format 1.1. `__key__` and `__url__` are
+    declared because some versions of `datasets` refuse to stream without them.
+    """
+    text = datasets.Value("string")
+    columns: dict[str, object] = {"__key__": text, "__url__": text}
+    for modality in config_modalities(config):
+        columns[MEMBERS[modality].image] = datasets.Image()
+        columns[MEMBERS[modality].prompt] = text
+    labels = {name: datasets.Value(dtype) for name, dtype in LABEL_TYPES.items()}
+    fields = {
+        "subset": text,
+        "source": {modality: text for modality in MODALITIES},
+        **labels,
+        "annotation": {modality: text for modality in MODALITIES},
+    }
+    if format_version != "1.0":
+        fields["labels"] = {modality: dict(labels) for modality in MODALITIES}
+    columns[METADATA_MEMBER] = fields
+    return datasets.Features(columns)
 
 
 # --- the manifest ----------------------------------------------------------------------------------------------------
@@ -1687,6 +1635,13 @@ def _columns_of(expression: pc.Expression) -> tuple[str, ...]:
     return tuple(name for name in index_schema().names if name in words)
 
 
+def no_match(source: Source, subsets: Sequence[str], selection: Selection, options: Mapping[str, Any]) -> str:
+    """That nothing matches, and what values there are. `options`: what was asked for, as the builder takes it."""
+    asked = " and ".join(f"{name}={value!r}" for name, value in options.items() if value)
+    values = [f"{name} is {describe_values(source.values(subsets, name, selection))}" for name in selection.columns[:3]]
+    return f"no sample matches {asked}. {'; '.join(values)}"
+
+
 def describe_values(values: pa.ChunkedArray) -> str:
     """The values of an index column in a few words."""
     values = values.drop_null()
@@ -1763,6 +1718,44 @@ def rows_between(segments: Iterable[Segment], first: int, last: int | None) -> I
         if start < stop:
             yield segment._replace(first=segment.first + start, last=segment.first + stop)
         before += rows
+
+
+def sliced(segments: Mapping[str, Sequence[Segment]], split: Any) -> list[Segment]:
+    """The rows that a slice of splits selects. `segments`: those of each split."""
+    try:
+        instruction = (
+            split if isinstance(split, datasets.ReadInstruction) else datasets.ReadInstruction.from_spec(split)
+        )
+        ranges = instruction.to_absolute({name: row_count(rows) for name, rows in segments.items()})
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"split={str(split)!r}: {error}. The splits are {', '.join(segments)}") from None
+    return [segment for part in ranges for segment in rows_between(segments[part.splitname], part.from_ or 0, part.to)]
+
+
+def rows_of_pieces(
+    pieces: Sequence[Piece],
+    piece: int,
+    row: int,
+    read: Callable[[Iterator[Segment]], Iterable[tuple[int, pa.Table, Sequence[int]]]],
+) -> Iterator[RowsRead]:
+    """What `read` gives for the segments of pieces, from a row of one of them on. `read`: see Source.tables."""
+    begun: dict[int, tuple[int, int]] = {}  # of each segment: its piece, and the rows of the piece before it
+
+    def segments() -> Iterator[Segment]:
+        for number in range(piece, len(pieces)):
+            before, start = 0, row if number == piece else 0
+            for segment in pieces[number]:
+                rows = segment.last - segment.first
+                if before + rows > start:
+                    passed = max(start - before, 0)
+                    begun[len(begun)] = number, before + passed
+                    yield segment._replace(first=segment.first + passed)
+                before += rows
+
+    for number, table, positions in read(segments()):
+        if table.num_rows:
+            at_piece, before = begun[number]
+            yield RowsRead(table, at_piece, [before + position + 1 for position in positions])
 
 
 def row_count(segments: Iterable[Segment]) -> int:
@@ -2218,7 +2211,24 @@ def _batches(sizes: np.ndarray, limits: Iterator[int]) -> Iterator[tuple[int, in
         yield first, len(sizes)
 
 
-# --- what info and webdataset give -----------------------------------------------------------------------------------
+# --- what load_dataset, get, info and webdataset give ----------------------------------------------------------------
+
+
+def _streaming_builder(make: Callable[..., MMMRS], cache_dir: str | None) -> MMMRS:
+    """A builder that only streams. `datasets` makes a cache folder for it; a read-only home must not prevent that."""
+    try:
+        return make(cache_dir=cache_dir)
+    except OSError:
+        folder = tempfile.mkdtemp(prefix="mmm-rs-")
+        builder = make(cache_dir=folder)
+        weakref.finalize(builder, shutil.rmtree, folder, ignore_errors=True)
+        return builder
+
+
+def key_hint(source: ConvertedSource, key: str) -> str:
+    """What a key that does not exist may have meant."""
+    similar = source.similar_keys(key)
+    return f"Similar: {', '.join(similar)}" if similar else "Keys are `<Subset>/<path>`; the index lists them"
 
 
 class InfoRow(NamedTuple):
@@ -2230,6 +2240,16 @@ class InfoRow(NamedTuple):
     bytes: int  # of its shards
     pairs: Mapping[str, int]  # by modality
     levels: Mapping[str, int]  # samples by GSD level
+
+
+def info_rows(source: ConvertedSource, subset: str) -> Iterator[InfoRow]:
+    """What each split of a subset holds, by the manifest and the index."""
+    levels = source.index(subset).table(["split", "gsd_level"])
+    for split, totals in source.manifest["subsets"][subset]["splits"].items():
+        counted = pc.value_counts(levels.filter(pc.equal(levels["split"], split))["gsd_level"]).to_pylist()
+        by_level = {entry["values"]: entry["counts"] for entry in counted}
+        ordered = {level: by_level[level] for level in GSD_LEVELS if level in by_level}
+        yield InfoRow(subset, split, totals["samples"], totals["bytes"], totals["pairs"], ordered)
 
 
 @dataclass(frozen=True)
