@@ -154,6 +154,17 @@ def samples() -> list[Sample]:
     return made
 
 
+def airports(count: int) -> list[Sample]:
+    """So many samples of fMoW, of which each tenth is an airport."""
+    samples = []
+    for number in range(count):
+        category = "field" if number % 10 else "airport"
+        sample = Sample(f"fMoW/{category}_{number}", {"rgb": "a place"}, "a place", category)
+        sample.images["rgb"] = picture(str(number), number, 128)
+        samples.append(sample)
+    return samples
+
+
 def write(out: Path, made: list[Sample] | None = None, shards: int = 2, version: str = "1.1") -> list[Sample]:
     """Write `made` to `out` as the converter would, in `shards` shards per subset and split; no card.
 

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -101,6 +102,15 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     skip: int = 0
+
+
+def contents(root: Path) -> dict[str, File]:
+    """The files of a folder as a commit has them."""
+    datas = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        name: File(data, hashlib.sha256(data).hexdigest() if name.endswith(LFS_SUFFIXES) else None)
+        for name, data in datas.items()
+    }
 
 
 class Hub:

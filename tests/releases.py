@@ -852,6 +852,24 @@ def zero_block_of_image(path: Path, number: int, length: int = 512) -> str:
     return name
 
 
+def changed(data: bytes, changes: Iterable[tuple[float, int, str]]) -> bytes:
+    """The bytes after changes of any kind: where, as a share of the length, a number, and what is done there."""
+    raw = bytearray(data)
+    for where, value, how in changes:
+        at = min(int(where * len(raw)), max(len(raw) - 1, 0))
+        if how == "cut":
+            del raw[at : at + value]
+        elif how == "copy":
+            raw[at:at] = raw[at : at + value]
+        elif how == "zero":
+            raw[at : at + value] = bytes(len(raw[at : at + value]))
+        elif how == "end":
+            del raw[max(at, 1) :]
+        elif raw:
+            raw[at] = value if how == "set" else raw[at] ^ 1 << value % 8
+    return bytes(raw)
+
+
 def truncate(path: Path, keep: float = 0.6) -> None:
     """Keep the first part of the file, as an interrupted download leaves it; the directory at its end is gone."""
     size = path.stat().st_size

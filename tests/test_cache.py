@@ -22,9 +22,10 @@ import mmm_rs
 from mmm_rs_loader import batches
 from mmm_rs_reading import cache, retries
 from tests import converted, hub
+from tests.hub import contents
 from tests.test_node import in_processes
 from tests.test_reading import keys, many, stored
-from tests.test_reading_hub import ADDRESS, REPO, contents, load
+from tests.test_reading_hub import ADDRESS, REPO, load
 from tests.test_reading_remote import Server, transferred
 
 SUBSET = "fMoW"
@@ -33,13 +34,7 @@ SUBSET = "fMoW"
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Path:
     """400 samples in 4 shards; 40 are airports. Not to be changed by a test."""
-    samples = []
-    for number in range(400):
-        category = "field" if number % 10 else "airport"
-        sample = converted.Sample(f"{SUBSET}/{category}_{number}", {"rgb": "a place"}, "a place", category)
-        sample.images["rgb"] = converted.picture(str(number), number, 128)
-        samples.append(sample)
-    converted.write(out := tmp_path_factory.mktemp("large") / "MMM-RS", samples, 4)
+    converted.write(out := tmp_path_factory.mktemp("large") / "MMM-RS", converted.airports(400), 4)
     return out
 
 

@@ -17,7 +17,8 @@ import mmm_rs
 from dataset_card.card import write as write_card
 from mmm_rs_loader import batches
 from tests import converted, hub
-from tests.test_reading_hub import REPO, contents
+from tests.hub import contents
+from tests.test_reading_hub import REPO
 
 RECIPE = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text().split("## Some of the subsets on disk\n")[1]
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```bash\n(.*?)```", RECIPE.split("\n## ")[0], re.S)]

@@ -33,7 +33,7 @@ from conversion.prompts import PromptParts, split
 from mmm_rs import SUBSETS
 from tests import converted, releases
 from tests.conversions import convert, verify
-from tests.releases import DEFLATED, STORED, RawEntry
+from tests.releases import DEFLATED, STORED, RawEntry, changed
 from tests.test_archives import (
     assert_not_accepted_alone_nor_read_differently,
     on_disk,
@@ -64,23 +64,6 @@ CHANGES = st.lists(
     min_size=1,
     max_size=5,
 )
-
-
-def changed(data: bytes, changes) -> bytes:
-    raw = bytearray(data)
-    for where, value, how in changes:
-        at = min(int(where * len(raw)), max(len(raw) - 1, 0))
-        if how == "cut":
-            del raw[at : at + value]
-        elif how == "copy":
-            raw[at:at] = raw[at : at + value]
-        elif how == "zero":
-            raw[at : at + value] = bytes(len(raw[at : at + value]))
-        elif how == "end":
-            del raw[max(at, 1) :]
-        elif raw:
-            raw[at] = value if how == "set" else raw[at] ^ 1 << value % 8
-    return bytes(raw)
 
 
 # --- zips ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import subprocess
@@ -26,13 +25,8 @@ def served(tmp_path):
     with hub.Hub() as running:
 
         def put(root: Path):
-            names = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-            files = {
-                name: hub.File(data, hashlib.sha256(data).hexdigest() if name.endswith(hub.LFS_SUFFIXES) else None)
-                for name, data in names.items()
-            }
             running.repositories["org/MMM-RS"] = hub.Repository(private=False)
-            running.repositories["org/MMM-RS"].add("main", files, "made")
+            running.repositories["org/MMM-RS"].add("main", hub.contents(root), "made")
 
         def command(*arguments) -> tuple[int, str, list[str], dict[str, int]]:
             running.ranges.clear()

@@ -20,8 +20,9 @@ import mmm_rs
 from mmm_rs_reading import hub as reading_hub
 from mmm_rs_reading import node, retries
 from tests import converted, hub
+from tests.hub import contents
 from tests.test_reading import keys, many, stored
-from tests.test_reading_hub import ADDRESS, REPO, contents, load
+from tests.test_reading_hub import ADDRESS, REPO, load
 
 SUBSET = "fMoW"
 SHARDS = 8

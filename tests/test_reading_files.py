@@ -17,8 +17,8 @@ import pytest
 import mmm_rs
 from mmm_rs import ByteRanges
 from mmm_rs_reading import files, retries
+from tests.hub import contents
 from tests.test_reading import HAVING, converted, keys, load, opened, stored
-from tests.test_reading_hub import contents
 from tests.test_reading_remote import Server, hub
 
 DATA = bytes(np.random.default_rng(0).integers(0, 256, 3 << 20, np.uint8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import pickle
@@ -37,13 +36,7 @@ def sen12(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Path:
     """600 samples in 8 shards; 60 are airports. Not to be changed by a test."""
-    made = []
-    for number in range(600):
-        category = "field" if number % 10 else "airport"
-        sample = converted.Sample(f"fMoW/{category}_{number}", {"rgb": "a place"}, "a place", category)
-        sample.images["rgb"] = converted.picture(str(number), number, 128)
-        made.append(sample)
-    converted.write(out := tmp_path_factory.mktemp("large") / "MMM-RS", made, 8)
+    converted.write(out := tmp_path_factory.mktemp("large") / "MMM-RS", converted.airports(600), 8)
     return out
 
 
@@ -60,21 +53,10 @@ def on_the_hub():
     with hub.Hub(cdn=True) as running:
 
         def put(root: Path, private: bool = False) -> hub.Hub:
-            running.repositories.setdefault(REPO, hub.Repository(private)).add("main", contents(root), "made")
+            running.repositories.setdefault(REPO, hub.Repository(private)).add("main", hub.contents(root), "made")
             return running
 
         yield put
-
-
-def contents(root: Path) -> dict[str, hub.File]:
-    return {
-        str(path.relative_to(root)): hub.File(
-            data := path.read_bytes(),
-            hashlib.sha256(data).hexdigest() if path.suffix in hub.LFS_SUFFIXES else None,
-        )
-        for path in root.rglob("*")
-        if path.is_file()
-    }
 
 
 def load(running: hub.Hub, config: str = "SEN1-2", address: str = ADDRESS, token=hub.TOKEN, **options):
@@ -262,7 +244,7 @@ def test_a_revision(sen12, tmp_path, on_the_hub, revision):
     running = on_the_hub(sen12)
     name = revision.replace("%2F", "/")
     repository = running.repositories[REPO]
-    repository.add(name, contents(many(tmp_path / "MMM-RS", 9)), "another")
+    repository.add(name, hub.contents(many(tmp_path / "MMM-RS", 9)), "another")
     assert list(load(running, address=f"{ADDRESS}@{revision}")) == stored(tmp_path / "MMM-RS", "SEN1-2")
     assert list(load(running)) == stored(sen12, "SEN1-2")
     with pytest.raises(mmm_rs.ReadError, match="there is no such revision"):
@@ -271,7 +253,7 @@ def test_a_revision(sen12, tmp_path, on_the_hub, revision):
 
 def test_every_door_takes_a_revision(sen12, tmp_path, on_the_hub):
     running = on_the_hub(sen12)
-    running.repositories[REPO].add("v1", contents(many(tmp_path / "MMM-RS", 9)), "another")
+    running.repositories[REPO].add("v1", hub.contents(many(tmp_path / "MMM-RS", 9)), "another")
     older = keys(stored(tmp_path / "MMM-RS", "SEN1-2"))
     options = {"revision": "v1", "storage_options": {"endpoint": running.url}, "token": hub.TOKEN}
     assert keys(load(running, revision="v1")) == older
@@ -285,7 +267,7 @@ def test_every_door_takes_a_revision(sen12, tmp_path, on_the_hub):
 
 def test_a_folder_of_a_repository(sen12, on_the_hub):
     running = on_the_hub(sen12)
-    moved = {f"some/folder/{name}": file for name, file in contents(sen12).items()}
+    moved = {f"some/folder/{name}": file for name, file in hub.contents(sen12).items()}
     running.repositories[REPO].add("main", moved, "moved")
     assert list(load(running, address=f"{ADDRESS}/some/folder")) == stored(sen12, "SEN1-2")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -220,13 +219,8 @@ def on_the_hub():
     with hub.Hub() as running:
 
         def put(root: Path):
-            names = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-            files = {
-                name: hub.File(data, hashlib.sha256(data).hexdigest() if name.endswith(hub.LFS_SUFFIXES) else None)
-                for name, data in names.items()
-            }
             running.repositories[REPO] = hub.Repository(private=False)
-            running.repositories[REPO].add("main", files, "made")
+            running.repositories[REPO].add("main", hub.contents(root), "made")
             return running, {"storage_options": {"endpoint": running.url}, "token": hub.TOKEN}
 
         yield put
