@@ -389,6 +389,20 @@ def test_a_full_disk_turns_the_cache_off_with_one_warning(large, running, folder
     assert len(warnings) == 1 and os.strerror(code) in warnings[0] and "\n" not in warnings[0]
 
 
+def test_a_system_that_refuses_a_write_does_no_harm(large, running, folder):
+    """A limit that the kernel itself sets, as a quota does: files of at most 100 kB."""
+    resource = pytest.importorskip("resource")
+    put(running, large)
+
+    def limited(_: int) -> list[dict]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        return read(running, folder)
+
+    assert in_processes(1, limited) == [stored(large, SUBSET)]
+    assert files(folder) and all(path.stat().st_size <= 100_000 for path in files(folder))
+    assert read(running, folder) == stored(large, SUBSET)
+
+
 @pytest.mark.parametrize("place", ["below a file", "a file"])
 def test_a_folder_that_cannot_be_made_is_a_warning(large, running, folder, tmp_path, place):
     (tmp_path / "file").touch()
