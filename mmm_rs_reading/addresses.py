@@ -154,7 +154,7 @@ def hub_addresses(url: str, endpoint: str | None, token: bool | str | None) -> A
     if match["path"]:
         base += f"/{quote(match['path'])}"
     headers = build_hf_headers(token=token, library_name="mmm-rs")
-    notes = node.Node(hub_cache_folder(match["repo"]), f"{base} {headers.get('authorization')}")
+    notes = node.Node(_hub_lock_folder(match["repo"]), f"{base} {headers.get('authorization')}")
     return Addresses(base, headers, unquote(match["revision"] or "main"), notes)
 
 
@@ -164,6 +164,12 @@ def hub_cache_folder(repo: str) -> str:
     from huggingface_hub.file_download import repo_folder_name
 
     return os.path.join(os.path.expanduser(constants.HF_HUB_CACHE), repo_folder_name(repo_id=repo, repo_type="dataset"))
+
+
+def _hub_lock_folder(repo: str) -> str:
+    """Where the hub's client has its locks of a dataset."""
+    folder, name = os.path.split(hub_cache_folder(repo))
+    return os.path.join(folder, ".locks", name)
 
 
 def content_tag(answer_headers: Mapping[str, str]) -> str | None:

@@ -50,7 +50,8 @@ class HubFiles(RemoteFiles):
             data = super().read(name)
             tag = self.transport.tag(name)
             if addresses.commit and tag:
-                self._hub_cache.keep(addresses.commit, addresses.branch, name, [data], tag)
+                branch = addresses.branch if known is None else None
+                self._hub_cache.keep(addresses.commit, name, [data], tag, branch)
             if known is None:
                 addresses.note_commit(asked)
         return data
@@ -107,7 +108,7 @@ class HubFiles(RemoteFiles):
             tag = self.transport.tag(name)
             if size is None or tag is None or (size > WHOLE_INDEX and self.cache is None):
                 return None
-            return self._hub_cache.keep(addresses.commit, addresses.branch, name, self._parts(name, size), tag)
+            return self._hub_cache.keep(addresses.commit, name, self._parts(name, size), tag)
 
     def _parts(self, name: str, size: int) -> Iterator[bytes]:
         """A file from its beginning to its end, fetched by many requests at once."""

@@ -8,16 +8,21 @@ So `hf download` and this package use each other's files, and `hf cache` lists a
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from mmm_rs_reading.addresses import COMMIT
 
 READ_AT_ONCE = 1 << 20  # bytes
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # this file system has no symbolic links
+_NO_PRIVILEGE = 1314  # of Windows: this user must not make symbolic links
 
 
 class HubCache:
@@ -41,42 +46,45 @@ class HubCache:
             pass
         return None
 
-    def keep(self, commit: str, branch: str, name: str, parts: Iterable[bytes | memoryview], tag: str) -> str | None:
+    def keep(
+        self, commit: str, name: str, parts: Iterable[bytes | memoryview], tag: str, branch: str | None = None
+    ) -> str | None:
         """Write a file. Returns its path; None if it cannot be written or is not what the hub says of its content.
 
-        Raises what `parts` raises.
+        `branch`: only if the hub has just said that this one is at the commit. Raises what `parts` raises.
         """
         link = self._path("snapshots", commit, self.path, name)
         blob = os.path.join(self.folder, "blobs", tag)
-        path = f"{blob}.{uuid.uuid4().hex[:8]}.incomplete"
+        path = _temporary(blob)
         if link is None:
             return None
         try:
             for folder in (os.path.dirname(blob), os.path.dirname(link)):
                 os.makedirs(folder, exist_ok=True)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            fd = _new_file(path)
         except OSError:
             return None
-        try:
-            if not _write(fd, parts) or not _is_content(path, tag):
+        with _removed_afterwards(path):
+            try:
+                if not _write(fd, parts) or not _is_content(path, tag):
+                    return None
+                os.replace(path, blob)
+                _replace_link(os.path.relpath(blob, os.path.dirname(link)), link)
+                if branch is not None:
+                    self._note_branch(commit, branch)
+                return link
+            except OSError:
                 return None
-            os.replace(path, blob)
-            _replace_link(os.path.relpath(blob, os.path.dirname(link)), link)
-            self._note_branch(commit, branch)
-            return link
-        except OSError:
-            return None
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
 
     def _note_branch(self, commit: str, branch: str) -> None:
         path = self._path("refs", branch)
         if path is not None and not COMMIT.fullmatch(branch):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(f"{path}.{os.getpid()}", "w") as file:
-                file.write(commit)
-            os.replace(file.name, path)
+            temporary = _temporary(path)
+            with _removed_afterwards(temporary):
+                with open(_new_file(temporary), "w") as file:
+                    file.write(commit)
+                os.replace(temporary, path)
 
     def _path(self, *parts: str) -> str | None:
         """A path below the folder; None if it would lead out of it."""
@@ -106,14 +114,35 @@ def _is_content(path: str, tag: str) -> bool:
     return digest.hexdigest() == tag
 
 
+def _temporary(path: str) -> str:
+    return f"{path}.{uuid.uuid4().hex[:8]}.incomplete"
+
+
+def _new_file(path: str) -> int:
+    """A file to write to that nobody has made before, as a link perhaps to another one."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o666)
+
+
+@contextlib.contextmanager
+def _removed_afterwards(path: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
 def _replace_link(target: str, link: str) -> None:
     """A symbolic link; where the system has none, a copy of the file."""
-    temporary = f"{link}.{os.getpid()}"
-    try:
-        os.symlink(target, temporary)
-    except OSError:
-        source = os.path.join(os.path.dirname(link), target)
-        with open(source, "rb") as file, open(temporary, "wb") as copy:
-            while data := file.read(READ_AT_ONCE):
-                copy.write(data)
-    os.replace(temporary, link)
+    temporary = _temporary(link)
+    with _removed_afterwards(temporary):
+        try:
+            os.symlink(target, temporary)
+        except OSError as error:
+            if error.errno not in _NO_LINKS and getattr(error, "winerror", None) != _NO_PRIVILEGE:
+                raise
+            source = os.path.join(os.path.dirname(link), target)
+            with open(source, "rb") as file, open(_new_file(temporary), "wb") as copy:
+                while data := file.read(READ_AT_ONCE):
+                    copy.write(data)
+        os.replace(temporary, link)

@@ -1,9 +1,10 @@
 """What the processes of a node tell one another about a dataset on the hub, so that the hub is asked once for all.
 
-These are small files in a folder of the hub client's cache, beside the dataset's own: which commit a branch was at, and
-the signed addresses of files. A signed address lets whoever has it read one file for about an hour, so folder and files
-belong to one user, who alone can read them. What is found in them is checked as if a stranger had written it, and no
-token is ever sent to an address from there. Without a folder that can be written to, each process asks for itself.
+These are small files in a folder of the hub client's cache, where that client has its own locks: there, a dataset that
+cannot be reached leaves no folder that looks like a damaged one. They say which commit a branch was at, and the signed
+addresses of files. A signed address lets whoever has it read one file for about an hour, so folder and files belong to
+one user, who alone can read them. What is found in them is checked as if a stranger had written it, and no token is
+ever sent to an address from there. Without a folder that can be written to, each process asks for itself.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Node:
     """Notes about one dataset, as one token sees it. They never raise an error: a note that cannot be read is none."""
 
     def __init__(self, folder: str, identity: str) -> None:
-        """`folder`: of the dataset in the hub client's cache. `identity`: of the hub, the dataset and the token."""
+        """`folder`: of the dataset's locks in the hub client's cache. `identity`: of hub, dataset and token."""
         user = os.getuid() if hasattr(os, "getuid") else "user"
         self._top = os.path.join(folder, f".mmm-rs-{user}")
         self._folder = os.path.join(self._top, hashlib.sha256(identity.encode()).hexdigest()[:32])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -83,7 +84,7 @@ def in_processes(count: int, call) -> list:
 
 
 def notes() -> list[Path]:
-    return sorted(Path(constants.HF_HUB_CACHE).glob("datasets--*/.mmm-rs-*/*/*.json"))
+    return sorted(Path(constants.HF_HUB_CACHE).glob(".locks/datasets--*/.mmm-rs-*/*/*.json"))
 
 
 def read_as_node(running: hub.Hub, ranks: int, workers: int) -> list[str]:
@@ -265,6 +266,29 @@ def test_a_disk_that_takes_nothing_does_no_harm(sen12, on_the_hub, monkeypatch):
     assert not [path for path in Path(constants.HF_HUB_CACHE).rglob("*.incomplete")]
 
 
+def test_a_repository_that_cannot_be_read_leaves_nothing_that_looks_like_one(on_the_hub, sen12, monkeypatch):
+    monkeypatch.setattr("mmm_rs_reading.files.FIRST_CONTACT", 0)
+    with pytest.raises(mmm_rs.ReadError, match=r"no manifest\.json there"):
+        load(on_the_hub(sen12), address="hf://datasets/org/typo")
+    with pytest.raises(mmm_rs.ReadError, match="cannot be reached"):
+        mmm_rs.open_source("hf://datasets/org/down", {"endpoint": "http://127.0.0.1:9"})
+    report = scan_cache_dir(constants.HF_HUB_CACHE)
+    assert not report.warnings and not report.repos
+
+
+def test_a_process_that_reads_an_older_commit_leaves_the_branch_where_a_newer_one_has_put_it(
+    sen12, tmp_path, on_the_hub
+):
+    older = mmm_rs.open_source(ADDRESS, {"endpoint": on_the_hub(sen12).url}, hub.TOKEN)
+    running = on_the_hub(many(tmp_path / "MMM-RS", 30))
+    ref = Path(constants.HF_HUB_CACHE, "datasets--org--MMM-RS", "refs", "main")
+    assert ref.read_text() == older.files.transport.addresses.commit
+    newer = mmm_rs.open_source(ADDRESS, {"endpoint": running.url}, hub.TOKEN)
+    assert ref.read_text() == newer.files.transport.addresses.commit
+    assert older.files.ranges("index/SEN1-2.parquet", [(0, 4)]) == [b"PAR1"]  # fetches it
+    assert ref.read_text() == newer.files.transport.addresses.commit
+
+
 # ------------------------------------------------------------------------------------------------------------ security
 
 
@@ -390,6 +414,35 @@ def test_nothing_is_written_outside_of_the_cache(tmp_path, path):
 
     cache = HubCache(str(tmp_path / "cache"), path)
     tag = hashlib.sha256(b"x").hexdigest()
-    written = cache.keep("0" * 40, "../../main", "index/a.parquet", [b"x"], tag)
+    written = cache.keep("0" * 40, "index/a.parquet", [b"x"], tag, "../../main")
     assert (written is None) == (".." in path)
     assert [entry.name for entry in tmp_path.iterdir()] in ([], ["cache"])
+
+
+@pytest.mark.parametrize("name", ["snapshots/{commit}/report.json", "refs/main"])
+def test_a_link_in_the_place_of_a_temporary_file_is_not_written_through(tmp_path, monkeypatch, name):
+    """A process of the same number may have been killed there."""
+    from mmm_rs_reading.hub_cache import HubCache
+
+    commit, data = "0" * 40, b"x" * 1000
+    tag = hashlib.sha256(data).hexdigest()
+    monkeypatch.setattr("mmm_rs_reading.hub_cache._temporary", lambda path: f"{path}.1.incomplete")
+    link = tmp_path / name.format(commit=commit)
+    link.parent.mkdir(parents=True)
+    (tmp_path / "precious").write_bytes(b"precious")
+    Path(f"{link}.1.incomplete").symlink_to(tmp_path / "precious")
+    assert HubCache(str(tmp_path)).keep(commit, "report.json", [data], tag, "main") is None
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert (tmp_path / "blobs" / tag).read_bytes() == data
+
+
+def test_a_file_system_without_links_gets_a_copy(tmp_path, monkeypatch):
+    from mmm_rs_reading.hub_cache import HubCache
+
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("mmm_rs_reading.hub_cache.os.symlink", refused)
+    path = HubCache(str(tmp_path)).keep("0" * 40, "report.json", [b"x"], hashlib.sha256(b"x").hexdigest(), "main")
+    assert path is not None and not Path(path).is_symlink() and Path(path).read_bytes() == b"x"
+    assert (tmp_path / "refs" / "main").read_text() == "0" * 40
