@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -70,8 +71,10 @@ class HubFiles(RemoteFiles):
             return None
 
     def size(self, name: str) -> int | None:
-        path = self._whole(name)
-        return super().size(name) if path is None else os.path.getsize(path)
+        if path := self._whole(name):
+            with contextlib.suppress(OSError):  # somebody has cleared the cache
+                return os.path.getsize(path)
+        return super().size(name)
 
     def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes | memoryview]:
         path = self._whole(name)
