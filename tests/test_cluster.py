@@ -168,7 +168,7 @@ def test_a_worker_that_never_saw_an_archive_does_not_take_its_images_for_damaged
                 OneByOne.submit(self, function, *arguments) if len(seen) < 5 else super().submit(function, *arguments)
             )
 
-    with pytest.raises(ReleaseError, match=r"\.zip: is not there for the worker"):
+    with pytest.raises(ReleaseError, match=r"\.zip: does not exist for the worker"):
         convert(path, tmp_path / "out", executor=Later(tmp_path / "release"))
     assert len(list((tmp_path / "out").glob(f"{WORK}/*/markers/*.arrow"))) == 3
     convert(path, tmp_path / "out")
