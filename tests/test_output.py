@@ -1,5 +1,5 @@
 """An output that cannot be written is said in one line; nothing half done gets a final name, and once the trouble is
-mended the same command goes on."""
+fixed, the same command continues."""
 
 from __future__ import annotations
 
