@@ -549,7 +549,7 @@ def test_files_that_change_while_they_are_read(sen12, tmp_path, web, monkeypatch
     rows = iter(load(server.url))
     next(rows)
     many(out, 60)
-    with pytest.raises(mmm_rs.ReadError, match=r"the manifest says|was changed meanwhile|its CRC is not"):
+    with pytest.raises(mmm_rs.ReadError, match=r"the manifest says|it has changed|its CRC is not"):
         list(rows)
 
 
