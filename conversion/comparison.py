@@ -30,14 +30,14 @@ def compare(
 
     Returns how many were compared, and the faults. Raises OutputError if zips within zips cannot be inflated to a disk.
     """
-    found = release.find(release_path, exclude=out)
+    content = release.find(release_path, exclude=out)
     compared, faults = 0, []
     for subset in manifest["subsets"]:
-        if subset not in found.subsets:
+        if subset not in content.subsets:
             faults.append(f"{release_path}: {subset} is not in this release, so its images cannot be compared")
             continue
         is_whole = "exported_from" not in manifest  # an export holds a part of the release
-        count, differing = _compare_subset(out, subset, found.subsets[subset], workers, is_whole)
+        count, differing = _compare_subset(out, subset, content.subsets[subset], workers, is_whole)
         compared, faults = compared + count, faults + differing
     return compared, faults
 
