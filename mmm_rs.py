@@ -865,12 +865,17 @@ def _at_revision(place: str, revision: str) -> str:
     parts = re.fullmatch(rf"(hf://datasets/{_NAME}/{_NAME})(@[^/]+)?((?:/.*)?)", address)
     if not parts:
         raise ValueError(
-            f"revision={revision!r}: is for a dataset on the hub, and {place} is not there. Give org/MMM-RS or "
-            "hf://datasets/org/MMM-RS, or omit the revision"
+            f"revision={revision!r}: is for a dataset on the hub, and {without_login(place)} is not there. Give "
+            "org/MMM-RS or hf://datasets/org/MMM-RS, or omit the revision"
         )
     if parts[2]:
         raise ValueError(f"revision={revision!r}: {place} names a revision already. Give one of the two")
     return f"{parts[1]}@{urllib.parse.quote(revision, safe='')}{parts[3]}"
+
+
+def without_login(text: str) -> str:
+    """A URL, or a message with one, without the name and the password of a user."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def did_you_mean(word: Any, known: Iterable[str]) -> str:
@@ -2540,13 +2545,16 @@ class FsspecFiles:
         self.url, self.options = url.rstrip("/"), dict(options)
         if url.startswith("hf://") and token is not None:
             self.options.setdefault("token", token)
-        self._connect()
+        try:
+            self._connect()
+        except OSError as error:
+            raise ReadError(f"{self}: cannot be reached: {in_one_line(error)}. Check the address") from None
 
     def __reduce__(self) -> Any:
         return FsspecFiles, (self.url, self.options)
 
     def __str__(self) -> str:
-        return self.url
+        return without_login(self.url)
 
     def _connect(self) -> None:
         thread = fsspec.asyn.iothread[0]
@@ -2565,7 +2573,7 @@ class FsspecFiles:
         except FileNotFoundError:
             raise
         except Exception as error:  # each file system has its own, and not all are OSError
-            raise ReadError(f"{self}/{name}: cannot be read: {in_one_line(error)}") from error
+            raise ReadError(f"{self}/{name}: cannot be read: {without_login(in_one_line(error))}") from error
         if start is not None and stop is not None and len(data) > stop - start:
             raise ReadError(
                 f"{self}/{name}: bytes {start} to {stop} were asked for and {len(data)} came: this server ignores "

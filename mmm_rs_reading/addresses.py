@@ -105,10 +105,13 @@ class Addresses:
             self.notes.remove(f"{self.commit} {name}")
 
     def redirected(self, address: Address, answer_headers: Mapping[str, str]) -> Address:
-        """Where an answer from `address` redirects to."""
+        """Where an answer from `address` redirects to. What is said of the content counts from the own host alone."""
         url = urljoin(address.url, answer_headers.get("Location", ""))
-        linked_size, tag = answer_headers.get("X-Linked-Size", ""), content_tag(answer_headers)
-        size, tag = int(linked_size) if linked_size.isdigit() else address.size, tag or address.tag
+        size, tag = address.size, address.tag
+        if self.is_own(address):
+            linked_size = answer_headers.get("X-Linked-Size", "")
+            size = int(linked_size) if linked_size.isdigit() else size
+            tag = content_tag(answer_headers) or tag
         if _origin(url) == _origin(address.url):
             return Address(url, address.headers, None, size, tag)
         return Address(url, {}, expiry(url, answer_headers.get("Date")), size, tag)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import urllib3
 
-from mmm_rs import GAP, ByteRanges, ForkSafeLock, Item, ReadError, Result, in_one_line, scatter
+from mmm_rs import GAP, ByteRanges, ForkSafeLock, Item, ReadError, Result, in_one_line, scatter, without_login
 from mmm_rs_reading import retries
 from mmm_rs_reading.ahead import Workers, in_advance
 from mmm_rs_reading.cache import BLOCK, Cache, CachedShard
@@ -307,4 +307,4 @@ def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error.__context__
     if _is_unreachable(error) and isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
-    return in_one_line(error)
+    return without_login(in_one_line(error))

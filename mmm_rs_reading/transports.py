@@ -5,6 +5,7 @@ An answer is believed only if it says that it is the range that was asked for. T
 
 from __future__ import annotations
 
+import ftplib
 import hashlib
 import os
 import re
@@ -17,11 +18,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import fsspec
 import urllib3
 
-from mmm_rs import ReadError
+from mmm_rs import ReadError, in_one_line, without_login
 from mmm_rs_reading import connections, retries
 from mmm_rs_reading.addresses import Address, Addresses, content_tag, hub_addresses
 
-REDIRECTS = 5  # that one request follows
+REDIRECTS = 5  # that one request follows, at the folder's own host and from there on
+REDIRECTING = (301, 302, 303, 307, 308)
 ADDRESS_LOCKS = 64  # processes of a node that ask for different addresses at once, at most
 READ_AT_ONCE = 256 << 10  # bytes
 DRAINED = 4096  # bytes of a body that nobody wants, which are read so that its connection can be used again
@@ -159,15 +161,22 @@ class HttpTransport:
         return self._part(name, answer, start, stop, buffer)
 
     def _open(self, name: str, wanted: str | None) -> tuple[Address, Any]:
-        """Where the file is, and the answer from there."""
+        """Where the file is, and the answer from there. Redirects of other hosts are followed too."""
         address, answer = self._address(name, wanted)
-        if answer is None:
-            try:
-                answer = self._ask(address, wanted)
-            except urllib3.exceptions.NewConnectionError:  # the next try asks where the file is now
-                self.addresses.forget(name, address)
-                raise
-        return address, answer
+        for redirects in range(REDIRECTS):
+            if answer is None:
+                try:
+                    answer = self._ask(address, wanted)
+                except urllib3.exceptions.NewConnectionError:  # the next try asks where the file is now
+                    self.addresses.forget(name, address)
+                    raise
+            if answer.status not in REDIRECTING:
+                if redirects and answer.status < 400:
+                    self.addresses.keep(name, address)
+                return address, answer
+            _discard(answer)
+            address, answer = self.addresses.redirected(address, answer.headers), None
+        raise self._redirected_too_often(name)
 
     def _address(self, name: str, wanted: str | None) -> tuple[Address, Any]:
         """Where the file is; also the answer, if it is at the folder's own host and nobody knew."""
@@ -193,7 +202,7 @@ class HttpTransport:
         for _ in range(REDIRECTS):
             answer = self._ask(address, wanted)
             self.addresses.pin(answer.headers.get("X-Repo-Commit"))
-            if answer.status not in (301, 302, 303, 307, 308):
+            if answer.status not in REDIRECTING:
                 address = replace(address, tag=content_tag(answer.headers) or address.tag)
                 if answer.status < 400:
                     self.addresses.keep(name, address)
@@ -203,7 +212,10 @@ class HttpTransport:
             if not self.addresses.is_own(address):
                 self.addresses.keep(name, address)
                 return address, None
-        raise ReadError(f"{self}/{name}: the server redirects more than {REDIRECTS} times")
+        raise self._redirected_too_often(name)
+
+    def _redirected_too_often(self, name: str) -> ReadError:
+        return ReadError(f"{self}/{name}: the server redirects more than {REDIRECTS} times")
 
     def _ask(self, address: Address, wanted: str | None) -> Any:
         answer = connections.get(address.url, {**address.headers, **({"Range": wanted} if wanted else {})})
@@ -287,13 +299,17 @@ class FsspecTransport:
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.url, self.options = url, dict(options)
         self._process = 0
-        self._connected()
+        try:
+            self._connected()
+        except ftplib.all_errors as error:
+            reason = getattr(error, "strerror", None) or in_one_line(error)
+            raise ReadError(f"{self}: cannot be reached: {reason}. Check the address and the connection") from None
 
     def __reduce__(self) -> Any:
         return FsspecTransport, (self.url, self.options)
 
     def __str__(self) -> str:
-        return self.url
+        return without_login(self.url)
 
     def _connected(self) -> Any:
         if self._process != os.getpid():  # a forked process cannot use the connections of its parent

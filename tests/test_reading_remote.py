@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -26,6 +27,7 @@ import pytest
 
 import mmm_rs
 from mmm_rs_reading import connections, files, retries
+from mmm_rs_reading.addresses import Addresses
 from tests import converted, hub
 from tests.test_reading import FILTERS, keys, many, opened, stored
 
@@ -582,6 +584,80 @@ def test_workers_read_with_connections_of_their_own(sen12, door, method, web, on
 def test_a_download_that_needs_what_is_not_installed_or_known_says_so():
     with pytest.raises(ValueError, match="Protocol not known: nothing"):
         load("nothing://somewhere/MMM-RS")
+
+
+@pytest.mark.parametrize("address", ["ftp://somebody:secret@127.0.0.1:9/x", "http://somebody:secret@127.0.0.1:9/x"])
+@pytest.mark.parametrize("options", [{}, {"timeout": 1}], ids=["plain", "fsspec's own"])
+def test_a_password_is_in_no_message(address, options):
+    with pytest.raises(mmm_rs.ReadError, match=r"://127\.0\.0\.1:9/x.*: cannot be .*Check the ") as raised:
+        load(address, storage_options=options)
+    assert "secret" not in str(raised.value) and "somebody" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["ftp://a:b@host/x", "ftp://a:b@c@host/x", "ftp://a@host/x"])
+def test_a_url_without_its_login(url):
+    assert mmm_rs.without_login(f"{url}: gone") == "ftp://host/x: gone"
+    assert mmm_rs.without_login("hf://datasets/org/name@main/a") == "hf://datasets/org/name@main/a"
+
+
+# ----------------------------------------------------------------------------------------------------------- redirects
+
+
+class _Redirecting(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.seen.append((self.path, self.headers.get("Authorization")))
+        self.send_response(302)
+        self.send_header("Location", f"{self.server.target}{self.path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@contextlib.contextmanager
+def redirecting(target: str):
+    """A server that redirects everything to another one."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Redirecting)
+    server.daemon_threads, server.target, server.seen = True, target, []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_hosts_that_redirect_further_are_followed_without_a_login_and_asked_once(sen12):
+    with (
+        Server(sen12) as last,
+        redirecting(last.url.removesuffix("/MMM-RS")) as second,
+        redirecting(f"http://127.0.0.1:{second.server_port}") as first,
+    ):
+        url = f"http://somebody:secret@127.0.0.1:{first.server_port}/MMM-RS"
+        stream = load(url, decode=False)
+        assert list(stream) == stored(sen12, "SEN1-2")
+        assert all(login for _, login in first.seen) and second.seen and not any(login for _, login in second.seen)
+        requests = len(first.seen) + len(second.seen)
+        assert list(stream) == stored(sen12, "SEN1-2")
+        assert len(first.seen) + len(second.seen) == requests  # the last address is known now
+
+
+def test_redirects_in_a_circle_are_an_error():
+    with redirecting("") as second, redirecting(f"http://127.0.0.1:{second.server_port}") as first:
+        second.target = f"http://localhost:{second.server_port}"
+        with pytest.raises(mmm_rs.ReadError, match=r"manifest\.json: the server redirects more than 5 times"):
+            load(f"http://127.0.0.1:{first.server_port}/MMM-RS")
+
+
+def test_what_a_host_says_of_a_content_counts_from_the_folder_s_own_host_alone():
+    addresses = Addresses("https://hub/datasets", {"Authorization": "secret"})
+    headers = {"Location": "https://cdn/x", "X-Linked-Etag": f'"{"a" * 64}"', "X-Linked-Size": "5"}
+    there = addresses.redirected(addresses.own("x"), headers)
+    assert (there.tag, there.size, dict(there.headers)) == ("a" * 64, 5, {})
+    again = {"Location": "https://other/x", "X-Linked-Etag": f'"{"b" * 64}"', "X-Linked-Size": "6"}
+    further = addresses.redirected(there, again)
+    assert (further.url, further.tag, further.size, dict(further.headers)) == ("https://other/x", "a" * 64, 5, {})
 
 
 def test_offline_mode_is_not_waited_for():
