@@ -136,9 +136,9 @@ FIELDS = {
     "subset": "The subset's name, as in `SUBSETS`.",
     "rgb": "The optical image, the release's bytes unchanged (512 x 512 pixels but for a few).",
     "prompt": "The prompt of the optical image, the release's text unchanged.",
-    "nir": "The near infrared image: one band, as upstream stored it.",
+    "nir": "The near infrared image, as upstream stored it: mostly one band in three equal channels.",
     "nir_prompt": "The prompt of the near infrared image.",
-    "sar": "The radar image: one band, as upstream stored it.",
+    "sar": "The radar image, as upstream stored it: mostly one band in three equal channels.",
     "sar_prompt": "The prompt of the radar image.",
     "caption": "The part of the prompt that a vision-language model wrote; a sentence about the scene.",
     "category": "The scene's class: the record's own, else a part of the prompt.",
@@ -358,6 +358,11 @@ class MMMRS(datasets.ArrowBasedBuilder):
             ValueError: There is no such split or slice.
             ReadError: The data cannot be read.
         """
+        if isinstance(split, list | tuple):
+            raise ValueError(
+                f"split={split!r}: give one text, for example {'+'.join(map(str, split))!r}, or None for a dictionary "
+                "of all splits"
+            )
         if not isinstance(split, datasets.ReadInstruction) and "[" not in str(split):
             return super().as_streaming_dataset(split, base_path)
         name = split.to_spec() if isinstance(split, datasets.ReadInstruction) else str(split)
@@ -630,7 +635,9 @@ def webdataset(
     subsets = subset_names(config)
     names = [name for name, row in source.shards.items() if row["subset"] in subsets and row["split"] == split]
     if not names:
-        raise ReadError(f"{source}: no shards of {config}, split {split}. It has {', '.join(source.subsets)}")
+        if splits := source.splits([subset for subset in source.subsets if subset in subsets]):
+            raise ReadError(f"{source}: {config} has no split {split!r}. It has {', '.join(splits)}")
+        raise ReadError(f"{source}: no shards of {config}. It has {', '.join(source.subsets)}")
     stages = [wds.SimpleShardList(names), wds.split_by_node, wds.split_by_worker, _ShardSamples(source)]
     stages.append(wds.shuffle(shuffle))
     if shuffle:
@@ -1094,10 +1101,32 @@ def parse_manifest(data: bytes) -> dict[str, Any]:
     if not shards or manifest.get("subsets") != subset_totals(shards):
         raise ValueError("its totals are not those of its shards")
     if manifest["format_version"] != "1.0":
-        for name in described_files(manifest["subsets"]):
-            if not _is_described(manifest.get("files"), name):
+        files = manifest.get("files")
+        names = described_files(manifest["subsets"])
+        if not isinstance(files, dict):
+            raise ValueError("does not describe its files")
+        for name in names:
+            if not _is_described(files.get(name)):
                 raise ValueError(f"does not say the size and sha256 of {name}")
+        if strange := sorted(set(files) - set(names)):
+            raise ValueError(f"describes the file {strange[0][:200]!r}, which is not one of the format")
+    if fault := _origin_fault(manifest.get("exported_from")):
+        raise ValueError(f"does not say what it was exported from: {fault}")
     return manifest
+
+
+def _origin_fault(exported_from: Any) -> str | None:
+    """What is wrong with what a manifest says that it was exported from; None if nothing is, or it was not."""
+    if exported_from is None:
+        return None
+    if not isinstance(exported_from, dict) or not isinstance(exported_from.get("digest"), str):
+        return "it has no digest"
+    if not isinstance(exported_from.get("address"), str | None):
+        return "its address is not a text"
+    selection = exported_from.get("selection")
+    if not isinstance(selection, dict) or not all(isinstance(name, str) for name in selection):
+        return "it has no selection"
+    return None
 
 
 def described_files(subsets: Iterable[str]) -> list[str]:
@@ -1105,8 +1134,7 @@ def described_files(subsets: Iterable[str]) -> list[str]:
     return [*map(index_name, subsets), "mmm_rs.py", "report/summary.json", "report/unpublished.parquet"]
 
 
-def _is_described(files: Any, name: str) -> bool:
-    row = files.get(name) if isinstance(files, dict) else None
+def _is_described(row: Any) -> bool:
     if not isinstance(row, dict) or type(row.get("bytes")) is not int or not 0 < row["bytes"] <= LARGEST_SHARD:
         return False
     return isinstance(row.get("sha256"), str) and re.fullmatch(r"[0-9a-f]{64}", row["sha256"]) is not None
@@ -1211,6 +1239,9 @@ def index_schema(format_version: str = FORMAT_VERSION) -> pa.Schema:
     columns += [(label_column("caption", modality), pa.string()) for modality in described]
     columns += [("source", by_modality), ("annotation", by_modality)]
     return pa.schema(columns)
+
+
+IMAGE_FACTS = ("offset", "size", "crc32", "width", "height")  # what the index has of each image, or of none
 
 
 def label_column(label: str, modality: str) -> str:
@@ -1365,7 +1396,25 @@ class Index:
                 f"{self}: rows {start} to {stop} are not the {stop - start} samples that the manifest has in {shard}. "
                 "Fetch index and manifest again"
             )
+        if "key" in columns:
+            self._check_keys(rows["key"])
+        for modality in MODALITIES:
+            facts = [name for fact in IMAGE_FACTS if (name := f"{modality}_{fact}") in columns]
+            if any(rows[name].is_valid() != rows[facts[0]].is_valid() for name in facts[1:]):
+                raise ReadError(
+                    f"{self}: has only a part of {', '.join(facts)} of an image. Fetch index and manifest again"
+                )
         return rows
+
+    def _check_keys(self, keys: pa.ChunkedArray) -> None:
+        """Raises ReadError for a key that no conversion writes: exports and `show --save` make file names of keys."""
+        fits = pc.match_substring_regex(keys, rf"\A{re.escape(key_folder(self._subset))}(/[A-Za-z0-9_-]+)+\z")
+        if not pc.all(fits.fill_null(False)).as_py():
+            key = keys.filter(pc.invert(fits.fill_null(False)))[0].as_py()
+            raise ReadError(
+                f"{self}: {str(key)[:200]!r} is not the key of a sample of {self._subset}. Fetch index and manifest "
+                "again, from somebody whom you trust"
+            )
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """All rows, of the columns that are named."""
@@ -1642,7 +1691,7 @@ def _columns_of(expression: pc.Expression) -> tuple[str, ...]:
 
 def no_match(source: Source, subsets: Sequence[str], selection: Selection, options: Mapping[str, Any]) -> str:
     """That nothing matches, and what values there are. `options`: what was asked for, as the builder takes it."""
-    asked = " and ".join(f"{name}={value!r}" for name, value in options.items() if value)
+    asked = " and ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)
     values = [f"{name} is {describe_values(source.values(subsets, name, selection))}" for name in selection.columns[:3]]
     return f"no sample matches {asked}. {'; '.join(values)}"
 

@@ -170,6 +170,10 @@ class Batches:
         self._start: _Start | None = None  # of the next iteration, if that is not the beginning
         _register()
 
+    def __getitem__(self, number: Any) -> Any:
+        """A stream has no positions. A DataLoader asks for them if torch was imported after this was made."""
+        raise TypeError("batches are a stream without positions. For a DataLoader, import torch before calling batches")
+
     @property
     def skipped(self) -> list[mmm_rs.Skipped]:
         """The samples that `on_error="skip"` left out so far."""
@@ -511,9 +515,18 @@ class _Samples:
         self.features = self._builder.info.features
         self._pieces = self._builder.pieces(split)
         self.rows = list(map(mmm_rs.row_count, self._pieces))
+        if not sum(self.rows):
+            self._warn_of_no_match(source, filters, contains)
 
     def __str__(self) -> str:
         return str(self._builder._source)
+
+    def _warn_of_no_match(self, source: mmm_rs.ConvertedSource, filters: Any, contains: Any) -> None:
+        config = self._builder.config.name
+        subsets = [subset for subset in source.subsets if subset in mmm_rs.subset_names(config)]
+        selection = mmm_rs.select(filters, contains, self.modalities)
+        options = {"filters": filters, "contains": contains}
+        mmm_rs.logger.warning(f"{config}: {mmm_rs.no_match(source, subsets, selection, options)}")
 
     @property
     def skipped(self) -> list[mmm_rs.Skipped]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import msgspec
 
 from conversion.display import size
-from conversion.errors import UsageError
+from conversion.errors import UsageError, VerificationError
 
 SHARD_SIZE = 512_000_000  # bytes at most; streams well, and is cheap to fetch again
 SMALLEST_SHARD = 4_000  # bytes that a small image, its prompt and its labels take in a tar
@@ -32,6 +36,18 @@ class Options:
         check_shard_size(self.shard_size)
         if not -(10**63) < self.seed < 10**64:  # its digits are a key of blake2b
             raise UsageError("--seed: give a number of at most 64 characters")
+
+
+def recorded_options(manifest: Mapping[str, Any]) -> Options:
+    """The options that a manifest records; those of a later version are left out.
+
+    Raises VerificationError if one of them has another type, or a value that cannot be.
+    """
+    recorded = {field.name: manifest["options"].get(field.name, field.default) for field in fields(Options)}
+    try:
+        return msgspec.convert(recorded, Options)
+    except (msgspec.ValidationError, UsageError) as error:
+        raise VerificationError(f"the options in the manifest cannot be used: {error}") from None
 
 
 def check_shard_size(count: int) -> None:

@@ -31,6 +31,7 @@ from conversion.execution import check_stop, completed, threads
 from conversion.samples import fields_of_row
 from mmm_rs import (
     FORMAT_VERSION,
+    IMAGE_FACTS,
     LABEL_TYPES,
     MEMBERS,
     METADATA_MEMBER,
@@ -136,7 +137,7 @@ def _files(out: Path, contents: Contents, contract: Mapping[str, Any], only_data
     faults = [f"{out / name}: is missing. {FETCH}" for name in contents.missing if name in expected]
     faults += [f"{out / name}: is not in the manifest. Remove it" for name in contents.strange]
     for name in described:
-        if name in contents.missing or name not in contract.get("files", ()):
+        if name in contents.missing or name not in contract.get("files", ()) or not (out / name).is_file():
             continue
         if not manifest.is_as_described(out / name, contract["files"][name]):
             faults.append(f"{out / name}: its sha256 is not the manifest's: bytes were changed. {FETCH}")
@@ -371,7 +372,7 @@ def _differences(
                 yield f"{suffix} is not a whole image: {error.detail}"
                 continue
             place = members[suffix].offset, len(data), zlib.crc32(data), width, height
-        stated = tuple(row[f"{modality}_{what}"] for what in ("offset", "size", "crc32", "width", "height"))
+        stated = tuple(row[f"{modality}_{what}"] for what in IMAGE_FACTS)
         if place != stated:
             yield f"{suffix} has offset, size, CRC-32, width, height {place}, the index says {stated}"
         if suffix not in members and modality != MODALITIES[0]:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import mmm_rs
 from conversion import layout
 from conversion.display import size
+from conversion.exports.selection import Selection
 from dataset_card.exported import selection_words, source_words
 from dataset_card.fields import MODALITY_NAMES, place_in_shards, type_name
 from dataset_card.markdown import code, fill, plain, table
@@ -81,6 +82,7 @@ def _export(converted: Converted) -> Values:
     exported_from = converted.manifest.get("exported_from")
     if exported_from is None:
         return {"export_source": None, "export_selection": None, "accounted_for": "of the release"}
+    Selection.of_record(exported_from["selection"])  # raises an error for what cannot be put into words
     return {
         "export_source": source_words(exported_from),
         "export_selection": selection_words(exported_from["selection"]),

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -28,6 +29,9 @@ from huggingface_hub import HfApi
 from PIL import Image, UnidentifiedImageError
 
 import mmm_rs
+from conversion.errors import MMMRSError
+from conversion.exports.job import export
+from conversion.exports.selection import Selection
 from dataset_card import card
 from mmm_rs_cli import cli
 from mmm_rs_hub import upload
@@ -238,6 +242,30 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "sizes of 2**31": with_index(replaced("rgb_size", 1 << 31)),
     "negative offsets": with_index(replaced("rgb_offset", -512)),
     "an index that is not Parquet": lambda out: (out / "index" / f"{SUBSET}.parquet").write_bytes(b"PAR1" * 9),  # type: ignore[dict-item,func-returns-value,return-value]
+    "a key that leads outside": with_index(replaced("key", "SEN1-2/../../escaped")),
+    "a key at an absolute path": with_index(replaced("key", "/tmp/mmm-rs-escaped/x")),
+    "a key of another subset": with_index(replaced("key", "GID/x")),
+    "keys that are null": with_index(replaced("key", None)),
+    "images without a CRC": with_index(replaced("rgb_crc32", None)),
+    "a file outside that the manifest describes": with_manifest(
+        lambda manifest: manifest["files"].update({f"../{SECRET}": {"bytes": 1, "sha256": "0" * 64}})
+    ),
+    "a device that the manifest describes": with_manifest(
+        lambda manifest: manifest["files"].update({"/dev/zero": {"bytes": 1, "sha256": "0" * 64}})
+    ),
+    "a pipe in the place of the module": lambda out: (  # type: ignore[dict-item,func-returns-value,return-value]
+        (out / "mmm_rs.py").unlink(),
+        os.mkfifo(out / "mmm_rs.py"),
+    ),
+    "options of other types": with_manifest(lambda manifest: manifest["options"].update(validation="x", shard_size=[])),
+    "options of a later version": with_manifest(lambda manifest: manifest["options"].update(later=1)),
+    "exported from a text": with_manifest(lambda manifest: manifest.update(exported_from="x")),
+    "exported by an unknown selection": with_manifest(
+        lambda manifest: manifest.update(exported_from={"address": None, "digest": "x", "selection": {"bogus": 1}})
+    ),
+    "exported by a selection of other types": with_manifest(
+        lambda manifest: manifest.update(exported_from={"address": None, "digest": "x", "selection": {"limit": "x"}})
+    ),
     "a key of escapes": with_index(replaced("key", f"SEN1-2/{ESCAPES}")),
     "a prompt of escapes": with_prompt(ESCAPES),
     "an image that is PostScript": with_image(EPS),
@@ -351,6 +379,17 @@ def test_texts_that_expand_without_measure_are_refused(hostile):
     assert (out / "index" / f"{SUBSET}.parquet").stat().st_size < 50_000
     with pytest.raises(mmm_rs.ReadError, match=rf"{SUBSET}\.parquet: row groups .* far larger"):
         next(iter(mmm_rs.load_dataset(SUBSET, str(out), split="train", streaming=True)))
+
+
+@pytest.mark.parametrize("form", ["folder", "dataset", "parquet"])
+@pytest.mark.parametrize("key", ["SEN1-2/../../escaped", "{folder}/escaped", "SEN1-2//x", "SEN1-2/x.y", "SEN1-2/", ""])
+def test_an_export_names_no_file_by_a_strangers_key(key, form, pattern, tmp_path):
+    out = tmp_path / "source" / "out"
+    shutil.copytree(pattern, out)
+    with_index(replaced("key", key.format(folder=tmp_path / "elsewhere")))(out)
+    with pytest.raises(MMMRSError, match="is not the key of a sample"):
+        export(out, tmp_path / "export", Selection(configs=(SUBSET,)), to=form)
+    assert not [path for path in tmp_path.rglob("*escaped*") if "source" not in path.parts]
 
 
 @pytest.mark.parametrize("limit", ["ulimit -n 12", "ulimit -v 500000"])

@@ -370,12 +370,19 @@ def test_all_subsets_together_need_a_choice_of_modalities(tmp_path):
     assert len(keys_of(read("all", tmp_path, modalities=["rgb"]))) == len(converted.samples())
 
 
-def test_filters_choose_samples_and_their_number_is_known(plain, keys):
+def test_filters_choose_samples_and_their_number_is_known(plain, keys, caplog):
     stream = batches("fMoW", plain, 2, filters=[("category", "==", "none of them")])
     assert len(stream) == 0 and list(stream) == []
+    (warning,) = [record.message for record in caplog.records if "no sample matches" in record.message]
+    assert "filters=[('category', '==', 'none of them')]" in warning and "category is " in warning
     stream = batches("fMoW", plain, 2, contains="image of s1", filters=[("rgb_width", "==", 16)])
     expected = [key for key in keys if key.startswith("fMoW/s1")]
     assert keys_of(list(stream)) == expected and len(stream) == -(-len(expected) // 2)
+
+
+def test_a_data_loader_that_cannot_know_the_stream_is_told_what_to_do(plain):
+    with pytest.raises(TypeError, match="import torch before"):
+        batches("fMoW", plain, 2)[0]
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,10 @@ def test_the_ready_pipeline_gives_another_order_each_epoch_and_goes_on(out):
 def test_the_ready_pipeline_knows_all_and_says_what_there_is(out):
     keys = [sample["__key__"] for sample in mmm_rs.webdataset("all", str(out), shuffle=0)]
     assert sorted(keys) == sorted({**stored(out, "fMoW"), **stored(out, "SEN1-2"), **stored(out, "WHU-OPT-SAR")})
-    with pytest.raises(mmm_rs.ReadError, match=r"no shards of Inria, split train\. It has .*fMoW"):
+    with pytest.raises(mmm_rs.ReadError, match=r"no shards of Inria\. It has .*fMoW"):
         mmm_rs.webdataset("Inria", str(out))
+    with pytest.raises(mmm_rs.ReadError, match=r"fMoW has no split 'validation'\. It has train"):
+        mmm_rs.webdataset("fMoW", str(out), split="validation")
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["shorter", "same size"])

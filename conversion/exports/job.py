@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from conversion.exports.parts import Form, Group, Part, Plan, Written, choose, p
 from conversion.exports.selection import Selection
 from conversion.exports.source import Batch, Source, batches, open_converted
 from conversion.findings import Reported
-from conversion.options import SHARD_SIZE, Options, check_shard_size
+from conversion.options import SHARD_SIZE, check_shard_size, recorded_options
 from conversion.work import locked
 from mmm_rs import MODALITIES
 
@@ -180,7 +180,7 @@ def _form(out: Path, work: Path, source: Source, selection: Selection, settings:
     if to == "parquet":
         held = {modality for name in subsets for modality in selection.subset_modalities(name)}
         return ParquetForm(out, tuple(m for m in MODALITIES if m in held), options["shard_size"])
-    shaped = Options(**{**source.manifest["options"], "shard_size": options["shard_size"]})
+    shaped = replace(recorded_options(source.manifest), shard_size=options["shard_size"])
     return DatasetForm(out, work, shaped, {**settings["source"], "selection": settings["selection"]})
 
 

@@ -75,7 +75,7 @@ def compare_with_source(
         if (shard["subset"], shard["split"]) not in selected:
             faults.append(f"{export.address}/{shard['name']}: nothing of this split is selected in the source")
     if faults:
-        raise VerificationError(first_of(faults))
+        raise VerificationError(*first_of(faults))
     compared, done = 0, 0
     total = sum(task.bytes for task in tasks)
 
@@ -89,7 +89,7 @@ def compare_with_source(
             if progress:
                 progress(done, total, task.subset)
     if faults:
-        raise VerificationError(first_of(faults))
+        raise VerificationError(*first_of(faults))
     return compared
 
 

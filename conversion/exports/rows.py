@@ -8,9 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmm_rs import LABEL_TYPES, MODALITIES, PROMPT_COLUMNS, labels_of
-
-PLACE_COLUMNS = ("offset", "size", "crc32", "width", "height")  # of each modality's image
+from mmm_rs import IMAGE_FACTS, LABEL_TYPES, MODALITIES, PROMPT_COLUMNS, labels_of
 
 
 def has_image(rows: pa.Table, modality: str) -> np.ndarray:
@@ -28,7 +26,7 @@ def restricted(rows: pa.Table, modalities: Sequence[str]) -> pa.Table:
     for modality in MODALITIES:
         if modality in modalities:
             continue
-        theirs = [PROMPT_COLUMNS[modality], *(f"{modality}_{name}" for name in (*PLACE_COLUMNS, *LABEL_TYPES))]
+        theirs = [PROMPT_COLUMNS[modality], *(f"{modality}_{name}" for name in (*IMAGE_FACTS, *LABEL_TYPES))]
         for name in theirs:
             if name in columns:
                 columns[name] = pa.nulls(rows.num_rows, columns[name].type)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from conversion import names
-from conversion.errors import UsageError
+from conversion.errors import UsageError, VerificationError
 from conversion.exports.rows import has_image
 from mmm_rs import (
     ALL,
@@ -119,8 +120,19 @@ class Selection:
 
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> Selection:
-        """The selection that `record` describes, without its list of keys."""
-        return cls(**{name: value for name, value in record.items() if name != "keys"})
+        """The selection that `record` describes, without its list of keys.
+
+        Raises VerificationError if it is not what `record` gives.
+        """
+        if unknown := record.keys() - {field.name for field in fields(cls)}:
+            raise VerificationError(f"the selection in the manifest has {min(unknown)!r}, which is not known here")
+        keys = record.get("keys", {"count": 0})
+        if not isinstance(keys, dict) or not isinstance(keys.get("count"), int):
+            raise VerificationError("the selection in the manifest does not say how many keys were listed")
+        try:
+            return msgspec.convert({name: value for name, value in record.items() if name != "keys"}, cls)
+        except (msgspec.ValidationError, UsageError) as error:
+            raise VerificationError(f"the selection in the manifest cannot be used: {error}") from None
 
     def record(self) -> dict[str, Any]:
         """The selection as JSON, for the manifest: only what narrows it. Of a list of keys its length and digest."""
