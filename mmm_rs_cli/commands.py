@@ -172,10 +172,11 @@ def _faults_as_json(arguments: argparse.Namespace) -> Iterator[None]:
 
 
 def _repository(out: str) -> str:
-    """The repository that a folder's card names; before the first upload a placeholder."""
-    from dataset_card.card import REPOSITORY, named_repository
+    """The repository to which a finished folder can be uploaded, or an example of one."""
+    from dataset_card.statistics import read_manifest
+    from mmm_rs_hub.destination import suggested_repository
 
-    return named_repository(Path(out)) or REPOSITORY
+    return suggested_repository(Path(out), read_manifest(Path(out)))
 
 
 def _verify_folder(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
@@ -268,7 +269,9 @@ def export(arguments: argparse.Namespace) -> int:
         result(f"{exported.out}: {done}: {counts}", "yellow" if exported.reported else "green")
         if arguments.to == "dataset" and not arguments.quiet:
             out, source = map(shlex.quote, (str(arguments.out), arguments.source))
-            _print_next(f"mmm-rs verify {out} --source {source}")
+            _print_next(
+                f"mmm-rs verify {out} --source {source}", f"mmm-rs upload {out} {_repository(str(arguments.out))}"
+            )
     if not exported.reported:
         return 0
     images = sum(row.kind == "image" for _, row in exported.reported)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from conversion.errors import UsageError
 from conversion.job import check_not_a_script
+from dataset_card.card import REPOSITORY, named_repository
 
 MAIN = "main"  # the branch of every repository
+LONGEST_NAME = 96  # characters of a repository, with its owner
 
 
 @dataclass(frozen=True)
@@ -49,3 +54,30 @@ def parse_url(url: str) -> tuple[str, str]:
     if not match:
         raise UsageError(f"{url}: not the address of a dataset. Give hf://datasets/org/name or ...@revision")
     return match[1], unquote(match[2] or MAIN)
+
+
+def suggested_repository(out: Path, manifest: Mapping[str, Any]) -> str:
+    """The repository that a folder's card names; before the first upload an example.
+
+    For an export never the repository that it came from: a part would replace the whole there.
+    """
+    named = named_repository(out) or REPOSITORY
+    if "exported_from" not in manifest:
+        return named
+    source = source_repository(manifest)
+    if named not in (REPOSITORY, source):
+        return named
+    source = source or REPOSITORY
+    base = source.split("/")[1]
+    folder = re.sub(r"[^A-Za-z0-9_]+", "-", Path(out).absolute().name).strip("-") or "part"
+    if folder.lower() == base.lower():
+        folder = "part"
+    name = folder if folder.lower().startswith(f"{base.lower()}-") else f"{base}-{folder}"
+    return f"{source.split('/')[0]}/{name}"[:LONGEST_NAME].rstrip("-")
+
+
+def source_repository(manifest: Mapping[str, Any]) -> str | None:
+    """The repository that an export came from; None if it came from elsewhere, or is no export."""
+    address = manifest.get("exported_from", {}).get("address") or ""
+    match = re.match(r"(?:hf:/|https?://[^/]+)/datasets/([\w.-]+/[\w.-]+)", address)
+    return match[1] if match else None

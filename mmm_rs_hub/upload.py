@@ -13,6 +13,7 @@ How it works:
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +30,9 @@ from conversion.manifest import check_there
 from conversion.manifest import read as read_manifest
 from dataset_card import card
 from dataset_card.croissant import hub_base
+from mmm_rs import parse_manifest, subsets_digest
 from mmm_rs_hub.client import Hub, default_api, without_bars
-from mmm_rs_hub.destination import Destination
+from mmm_rs_hub.destination import Destination, source_repository, suggested_repository
 from mmm_rs_hub.files import Listing, LocalFile, holds, local_file, shard_file
 from mmm_rs_hub.proof import Proof, prove, stale_files
 
@@ -116,11 +118,13 @@ def plan_upload(
     with without_bars():
         hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)
         manifest = finished_manifest(out, say)
+        check_not_the_source(out, manifest, hub)
         refusal = hub.refusal()
         check_verified(out, manifest, say, progress)
         files = local_files(out, manifest)
         check_limits(files)
         listing = hub.existing()
+        check_not_the_source(out, manifest, hub, listing)
         return _plan(hub, destination, files, listing, refusal)
 
 
@@ -156,12 +160,14 @@ def upload(
     with without_bars():
         hub = Hub(destination.repo_id, destination.revision, api or default_api(), say)
         manifest = finished_manifest(out, say)
+        check_not_the_source(out, manifest, hub)
         hub.check_may_write()
         check_verified(out, manifest, say, progress)
         card.address(out, destination.repo_id, base(hub, destination))
         files = local_files(out, manifest)
         check_limits(files)
         listing = hub.existing()
+        check_not_the_source(out, manifest, hub, listing)
         plan = _plan(hub, destination, files, listing)
         for line in plan.lines():
             say(line)
@@ -251,6 +257,29 @@ def finished_manifest(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
         raise OutputError(f"{out}: its conversion is not finished. Run the same `mmm-rs convert` again, then upload")
     check_contents(survey(out, manifest), out, say)
     return manifest
+
+
+def check_not_the_source(out: Path, manifest: dict[str, Any], hub: Hub, listing: Listing | None = None) -> None:
+    """Raises UsageError if an export would replace the dataset that it was exported from.
+
+    That one is known by the address in the manifest or, with `listing`, by the shards of the manifest on the hub: an
+    export of a folder has no address.
+    """
+    exported_from = manifest.get("exported_from")
+    if exported_from is None:
+        return
+    source = (source_repository(manifest) or "").lower() == hub.repo_id.lower()
+    if not source and listing and layout.MANIFEST in listing:
+        on_hub = hub.read(layout.MANIFEST, 0, listing[layout.MANIFEST].size)
+        with contextlib.suppress(ValueError):  # a file of this name that is not ours
+            held = parse_manifest(on_hub)
+            digest, own = (subsets_digest(each, list(each["subsets"])) for each in (held, manifest))
+            source = digest == exported_from["digest"] != own  # an export of all may have the shards of its source
+    if source:
+        raise UsageError(
+            f"{out}: was exported from {hub.repo_id}, and would replace the dataset there by a part of it. Nothing was "
+            f"sent. Give another repository, for example {suggested_repository(out, manifest)}"
+        )
 
 
 def check_verified(out: Path, manifest: dict[str, Any], say: Callable[[str], None], progress: Progress | None) -> None:

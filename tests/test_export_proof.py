@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -59,9 +60,12 @@ def test_samples_that_were_left_out_because_of_damage_are_explained_by_the_repor
 
 def test_the_whole_command(source, tmp_path, run):
     out = tmp_path / "MMM-RS"
-    code, printed, errors = run("export", source, out, "--config", "SEN1-2", "--quiet")
-    assert (code, errors) == (0, []) and printed.startswith(f"{out}: complete: ")
-    code, printed, _ = run("verify", out, "--source", source)
+    code, printed, _ = run("export", source, out, "--config", "SEN1-2")
+    assert code == 0 and printed.startswith(f"{out}: complete: ")
+    steps = [f"mmm-rs verify {out} --source {source}", f"mmm-rs upload {out} org/MMM-RS-part"]
+    assert [line.strip() for line in printed.split("\nNext:\n")[1].splitlines()] == steps
+    code, printed, _ = run(*shlex.split(steps[0])[1:])
+    assert printed.split("\nNext:\n")[1].strip() == steps[1]
     images = sum(suffix.endswith("jpg") for sample in stored(out).values() for suffix in sample)
     assert code == 0 and f"the selection is the source's, and {images} images are byte for byte the same" in printed
 

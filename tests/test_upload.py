@@ -16,13 +16,15 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import HfApi, constants
 
+from conversion import Selection, export
 from conversion.errors import MMMRSError, OutputError, UsageError, VerificationError
+from dataset_card import card
 from dataset_card.card import write as write_card
 from dataset_card.card import write_own
 from mmm_rs import index_schema, manifest_digest
 from mmm_rs_hub import client
 from mmm_rs_hub import upload as uploading
-from mmm_rs_hub.destination import Destination
+from mmm_rs_hub.destination import Destination, suggested_repository
 from mmm_rs_hub.proof import verify_hub
 from mmm_rs_hub.upload import plan_upload, upload
 from tests import converted
@@ -325,6 +327,67 @@ def test_a_file_that_nothing_names_is_refused_by_name_before_anything_is_sent(ou
         upload(out, Destination(REPO, yes=True), api=api)
     assert f"{out / place}: does not belong to the dataset" in str(error.value)
     assert not hub.requests
+
+
+def exported(source: Path, out: Path, address: str | None = None) -> Path:
+    """An export of a part of a folder, as from the address."""
+    export(source, out, Selection(configs=("SEN1-2",), limit=2), card=card)
+    if address:
+        contents = json.loads((out / "manifest.json").read_text())
+        contents["exported_from"]["address"] = address
+        converted.write_manifest(out, contents)
+    return out
+
+
+@pytest.mark.parametrize("revision", ["", "@v1"])
+def test_an_export_does_not_replace_the_repository_that_it_came_from(out, hub, api, tmp_path, unread, revision):
+    part = exported(out, tmp_path / "try", f"{URL}{revision}")
+    for send in (upload, plan_upload):
+        with pytest.raises(UsageError, match=f"exported from {REPO}.* Give another repository, for example {REPO}-try"):
+            send(part, Destination(REPO, yes=True), api=api)
+    assert hub.requests.total() == 0
+
+
+def test_an_export_does_not_replace_its_source_on_the_hub_though_it_was_made_from_the_folder(out, hub, api, tmp_path):
+    upload(out, Destination(REPO, yes=True), api=api)
+    part = exported(out, tmp_path / "try")
+    before = hub.files(REPO)
+    for send in (upload, plan_upload):
+        with pytest.raises(UsageError, match=f"exported from {REPO}"):
+            send(part, Destination(REPO, yes=True), api=api)
+    assert hub.files(REPO) == before
+    upload(part, Destination(f"{REPO}-try", yes=True), api=api)
+    assert upload(part, Destination(f"{REPO}-try"), api=api).sent == 0
+
+
+def test_an_export_of_everything_can_be_uploaded_again(out, hub, api, tmp_path):
+    export(out, tmp_path / "copy", card=card)
+    upload(tmp_path / "copy", Destination("org/copy", yes=True), api=api)
+    assert upload(tmp_path / "copy", Destination("org/copy"), api=api).sent == 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "address", "repository"),
+    [
+        ("try", None, "org/MMM-RS-try"),
+        ("try", "hf://datasets/me/sets@v1", "me/sets-try"),
+        ("try", "https://huggingface.co/datasets/me/sets/resolve/main", "me/sets-try"),
+        ("try", "s3://bucket/datasets/me/sets", "org/MMM-RS-try"),
+        ("MMM-RS", None, "org/MMM-RS-part"),
+        ("mmm-rs-fog", None, "org/mmm-rs-fog"),
+        ("fog & snow..1", None, "org/MMM-RS-fog-snow-1"),
+        ("x" * 120, None, "org/MMM-RS-" + "x" * 85),
+    ],
+)
+def test_an_export_is_to_be_uploaded_under_a_name_of_its_own(tmp_path, folder, address, repository):
+    manifest = {"exported_from": {"address": address}}
+    assert suggested_repository(tmp_path / folder, manifest) == Destination(repository).repo_id
+
+
+def test_after_its_upload_an_export_names_its_repository(out, hub, api, tmp_path):
+    part = exported(out, tmp_path / "try", URL)
+    upload(part, Destination("tester/fog", yes=True), api=api)
+    assert suggested_repository(part, json.loads((part / "manifest.json").read_text())) == "tester/fog"
 
 
 def test_what_other_tools_leave_is_passed_over_with_a_line(out, hub, api):
