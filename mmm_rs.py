@@ -488,6 +488,7 @@ def load_dataset(
             a fast line.
         local_cache: A folder on a disk of this node, in which what was fetched over a network is kept for the next
             epoch. The node's processes share it. None for that of the environment variable MMM_RS_CACHE, or none.
+            Folders on a local path are read where they are, without it.
         cache_limit: What it may take up, in bytes or as a text such as "200GB": then the shards that were not used for
             longest are removed. None for MMM_RS_CACHE_LIMIT, or until the disk is full.
 
@@ -906,16 +907,23 @@ def open_files(
     address = dataset_address(data_dir)
     path = os.path.abspath(os.path.expanduser(address))  # the reader may have another working directory
     if "://" not in address and ("::" not in address or os.access(path, os.F_OK)) and _VECTORS:
-        return LocalFiles(path)
+        return _local_files(path, settings)
     if address.startswith("file://") and _VECTORS:
-        return LocalFiles(fsspec.core.url_to_fs(address)[1])
+        return _local_files(fsspec.core.url_to_fs(address)[1], settings)
     for announced in _announced("mmm_rs.files"):
         files = announced(address, dict(options or {}), token, **settings)
         if files is not None:
             return files
-    if settings.get("local_cache"):
-        raise ValueError("local_cache: needs the package mmm-rs, which this file belongs to: pip install mmm-rs")
+    for name in ("local_cache", "cache_limit"):
+        if settings.get(name):
+            raise ValueError(f"{name}: needs the package mmm-rs, which this file belongs to: pip install mmm-rs")
     return FsspecFiles(address, dict(options or {}), token)
+
+
+def _local_files(root: str, settings: Mapping[str, Any]) -> LocalFiles:
+    if settings.get("local_cache") or settings.get("cache_limit"):
+        logger.info(f"{root}: is read where it is, on a disk of this machine, so local_cache is not used")
+    return LocalFiles(root)
 
 
 def _announced(group: str) -> Iterator[Callable[..., Any]]:

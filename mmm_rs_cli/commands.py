@@ -423,9 +423,14 @@ def cache(arguments: argparse.Namespace) -> int:
     try:
         opened = open_cache(arguments.dir, None)
     except ValueError as error:
-        raise UsageError(str(error).replace("cache_limit", "MMM_RS_CACHE_LIMIT")) from None
+        raise UsageError(str(error)) from None
     if opened is None:
         raise UsageError("no cache to show. Give its folder with --dir, or set MMM_RS_CACHE")
+    folder = Path(opened.folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{opened.folder}: is not a folder. Give the one that local_cache names")
+    if arguments.dir is not None and not folder.exists():
+        raise UsageError(f"{opened.folder}: no such folder. Give the one that local_cache names")
     entries = opened.entries()
     freed = opened.remove(entries) if arguments.clear else 0
     left = opened.entries() if arguments.clear else entries
@@ -451,7 +456,7 @@ def _shards(count: int) -> str:
 
 def _entry(entry: Entry) -> dict[str, Any]:
     used = datetime.fromtimestamp(entry.used, timezone.utc).isoformat(timespec="seconds")
-    return {"shard": entry.sha256, "bytes": entry.size, "used": used}
+    return {"key": entry.key, "bytes": entry.size, "used": used}
 
 
 def demo(arguments: argparse.Namespace) -> int:

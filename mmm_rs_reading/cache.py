@@ -1,7 +1,9 @@
 """A cache of shards on a disk of the node, shared by its processes: what was fetched once is read from there.
 
 How it works:
-- One sparse file per shard, named by the shard's sha256: an image stands at its place in the shard, the rest are holes.
+- One sparse file per shard, named by its key: an image stands at its place in the shard, the rest are holes.
+- The key is the shard's sha256 if the hub itself says that the file has it, so that datasets and revisions share it. Of
+  other servers it is a digest of the folder's address and the sha256 that the manifest claims.
 - Whether an image is there, its CRC in the index says. A hole, a torn write and a flipped bit are all the same: the CRC
   is another, and the image is fetched. So nothing else has to be written down, and a killed process does no harm.
 - Shards that are read from their beginning to their end are kept in blocks, whose CRCs stand in a second file. Such a
@@ -58,7 +60,7 @@ logger = datasets.utils.logging.get_logger(__name__)
 class Entry:
     """What the cache holds of one shard."""
 
-    sha256: str
+    key: str  # of the shard, 64 hexadecimal digits
     size: int  # bytes on the disk
     used: float  # when it was last used, in seconds since the epoch
     paths: tuple[str, ...]
@@ -152,12 +154,12 @@ class CachedShard:
         first: int,
         last: int,
         fetch: Callable[[int, int], dict[int, str]],
-        may_keep: Callable[[], bool],
+        place: Callable[[], CachedShard | None],
         is_stopped: Callable[[], bool],
     ) -> dict[int, str]:
         """Read the ranges from `first` to `last` (exclusive) into their buffers. Returns what is wrong with which.
 
-        `fetch`: reads some of them over the network. `may_keep`: whether what it has read is the shard's.
+        `fetch`: reads some of them over the network. `place`: where that is kept; None for nowhere.
         """
         missing = self._read(ranges, list(range(first, last)))
         if not missing:
@@ -169,9 +171,9 @@ class CachedShard:
             wrong: dict[int, str] = {}
             for begin, end in _runs(missing):
                 wrong |= fetch(begin, end)
-            if fd is not None and may_keep():
+            if fd is not None and (kept := place()) is not None:
                 good = [number for number in missing if number not in wrong and _is_right(ranges, number)]
-                self._write(fd, [(ranges.offsets[number], ranges.targets[number]) for number in good])
+                kept._keep(kept._path, [(ranges.offsets[number], ranges.targets[number]) for number in good])
         return wrong
 
     def block(
@@ -179,7 +181,7 @@ class CachedShard:
         start: int,
         stop: int,
         fetch: Callable[[], bytes | memoryview],
-        may_keep: Callable[[], bool],
+        place: Callable[[], CachedShard | None],
         is_stopped: Callable[[], bool],
     ) -> bytes | memoryview:
         """The bytes from `start`, a multiple of BLOCK, to `stop`."""
@@ -191,14 +193,18 @@ class CachedShard:
             if data is not None:
                 return data
             fetched = fetch()
-            if fd is not None and len(fetched) == stop - start and may_keep():
-                self._write(fd, [(start, memoryview(fetched))])
+            if fd is not None and len(fetched) == stop - start and (kept := place()) is not None:
+                kept._keep(kept._path, [(start, memoryview(fetched))])
                 checksum = crc32(fetched)
-                with self._opened(self._sums) as sums:
-                    if sums is not None:
-                        place = start // BLOCK * _CHECKSUM.size
-                        self._write(sums, [(place, memoryview(_CHECKSUM.pack(checksum, checksum ^ 0xFFFFFFFF)))])
+                entry = memoryview(_CHECKSUM.pack(checksum, checksum ^ 0xFFFFFFFF))
+                kept._keep(kept._sums, [(start // BLOCK * _CHECKSUM.size, entry)])
             return fetched
+
+    def exists(self) -> bool:
+        try:
+            return os.stat(self._path, follow_symlinks=False).st_size > 0
+        except OSError:
+            return False
 
     def remove(self) -> None:
         for path in (self._path, self._sums):
@@ -248,12 +254,15 @@ class CachedShard:
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 
-    def _write(self, fd: int, parts: Sequence[tuple[int, memoryview]]) -> None:
-        try:
-            for offset, data in parts:
-                _write_at(fd, offset, data)
-        except OSError as error:
-            self._cache.turn_off(error)
+    def _keep(self, path: str, parts: Sequence[tuple[int, memoryview]]) -> None:
+        with self._opened(path) as fd:
+            if fd is None:
+                return
+            try:
+                for offset, data in parts:
+                    _write_at(fd, offset, data)
+            except OSError as error:
+                self._cache.turn_off(error)
         self._cache.wrote(sum(len(data) for _, data in parts))
 
     @contextlib.contextmanager
@@ -291,23 +300,29 @@ class CachedShard:
                     _unlock(fd, start, stop)
 
 
-def parse_limit(limit: int | str | None) -> int | None:
+def parse_limit(limit: int | str | None, name: str = "cache_limit") -> int | None:
     """A number of bytes, or a text such as "200GB", in bytes. Raises ValueError for anything else."""
     if limit is None or limit == "":
         return None
     match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?) ?([kKMGT]?)(i?)[bB]?", str(limit).strip())
     if isinstance(limit, bool) or match is None:
-        raise ValueError(f'cache_limit={limit!r}: not a size. Give one such as "200GB"')
+        raise ValueError(f'{name}={limit!r}: not a size. Give one such as "200GB"')
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " "))
 
 
 def open_cache(folder: str | os.PathLike[str] | None, limit: int | str | None) -> Cache | None:
-    """The cache in a folder; without one that of the environment (MMM_RS_CACHE, MMM_RS_CACHE_LIMIT), or none."""
+    """The cache in a folder; without one that of the environment (MMM_RS_CACHE, MMM_RS_CACHE_LIMIT), or none.
+
+    Raises ValueError for a limit that is not a size, or without a folder.
+    """
     folder = os.fspath(folder) if folder is not None else os.environ.get("MMM_RS_CACHE")
-    limit = limit if limit is not None else os.environ.get("MMM_RS_CACHE_LIMIT")
-    if not folder:
-        return None
-    return Cache(os.path.abspath(os.path.expanduser(folder)), parse_limit(limit))
+    if limit is None:
+        size = parse_limit(os.environ.get("MMM_RS_CACHE_LIMIT"), "MMM_RS_CACHE_LIMIT")
+    else:
+        size = parse_limit(limit)
+        if not folder:
+            raise ValueError(f"cache_limit={limit!r}: there is no cache to limit. Give its folder as local_cache")
+    return Cache(os.path.abspath(os.path.expanduser(folder)), size) if folder else None
 
 
 def free_space(folder: str) -> int | None:

@@ -100,8 +100,8 @@ class RemoteFiles:
         return io.BufferedReader(_Stream(self, name, size), 1 << 16)
 
     def discard(self, name: str) -> None:
-        if cached := self.cached(name):
-            cached.remove()
+        for place in self._cache_places(name):
+            place.remove()
 
     def begin(self, name: str, ranges: ByteRanges) -> Spans:
         return Spans(self, name, ranges)
@@ -111,13 +111,18 @@ class RemoteFiles:
 
     def cached(self, name: str) -> CachedShard | None:
         """The cache of a shard, if there is one."""
-        if self.cache is None or name not in self._shards:
-            return None
-        return self.cache.shard(self.transport.cache_key(self.sha256(name)))
+        places = self._cache_places(name)
+        return next((place for place in places[1:] if place.exists()), places[0]) if places else None
 
-    def may_keep(self, name: str) -> bool:
-        """Whether bytes that were fetched of a shard may go into the cache."""
-        return self.transport.is_vouched_for(name, self.sha256(name))
+    def cache_of_fetched(self, name: str) -> CachedShard | None:
+        """Where bytes that were fetched of a shard are kept; None if they must not be."""
+        key = self.transport.key_of_fetched(name, self.sha256(name))
+        return self.cache.shard(key) if self.cache is not None and key is not None else None
+
+    def _cache_places(self, name: str) -> list[CachedShard]:
+        if self.cache is None or name not in self._shards:
+            return []
+        return [self.cache.shard(key) for key in self.transport.cache_keys(name, self.sha256(name))]
 
     def sha256(self, name: str) -> str:
         """What the manifest says of a shard."""
@@ -201,8 +206,8 @@ class Spans:
     def _read(self, first: int, last: int) -> dict[int, str]:
         if self._cached is None:
             return self._fetch(first, last)
-        may_keep = partial(self._files.may_keep, self._name)
-        return self._cached.fill(self._ranges, first, last, self._fetch, may_keep, self._stopped.is_set)
+        place = partial(self._files.cache_of_fetched, self._name)
+        return self._cached.fill(self._ranges, first, last, self._fetch, place, self._stopped.is_set)
 
     def _fetch(self, first: int, last: int) -> dict[int, str]:
         self.is_proven = False
@@ -282,8 +287,8 @@ class _Stream(io.RawIOBase):
         fetch = partial(self._files.fetch, self._name, start, stop, self._stopped)
         if self._cached is None:
             return fetch()
-        may_keep = partial(self._files.may_keep, self._name)
-        return self._cached.block(start, stop, fetch, may_keep, self._stopped.is_set)
+        place = partial(self._files.cache_of_fetched, self._name)
+        return self._cached.block(start, stop, fetch, place, self._stopped.is_set)
 
     def close(self) -> None:
         self._stopped.set()

@@ -60,12 +60,14 @@ class Transport(Protocol):
     def known_size(self, name: str) -> int | None:
         """A file's size, if an answer has told it."""
 
-    def cache_key(self, sha256: str) -> str:
-        """What a shard, by its manifest of this sha256, is called in a cache that other datasets use too. A manifest
-        can claim anything, so a sha256 that nobody vouches for is not taken for the same as another dataset's."""
+    def cache_keys(self, name: str, sha256: str) -> tuple[str, ...]:
+        """What a shard, by its manifest of this sha256, may be called in a cache that other datasets use too.
 
-    def is_vouched_for(self, name: str, sha256: str) -> bool:
-        """Whether bytes that were fetched of this file may be kept under that name."""
+        A manifest can claim anything: a sha256 that nobody vouches for is not taken for the same as another dataset's.
+        """
+
+    def key_of_fetched(self, name: str, sha256: str) -> str | None:
+        """Under which of these names bytes that were fetched of it are kept; None: not at all, they are others."""
 
 
 def own_key(address: str, sha256: str) -> str:
@@ -141,15 +143,21 @@ class HttpTransport:
     def known_size(self, name: str) -> int | None:
         return self._sizes.get(name)
 
-    def cache_key(self, sha256: str) -> str:
-        return sha256 if self.addresses.notes is not None else own_key(self.label, sha256)
+    def cache_keys(self, name: str, sha256: str) -> tuple[str, ...]:
+        if self.addresses.notes is not None and self.addresses.kept(name) is None and self.tag(name) is None:
+            return sha256, own_key(self.label, sha256)  # whether the hub vouches for it is not known yet
+        return (self.key_of_fetched(name, sha256) or sha256,)
 
-    def is_vouched_for(self, name: str, sha256: str) -> bool:
-        return self.addresses.notes is None or self.tag(name) == sha256  # the hub computes it of large files
+    def key_of_fetched(self, name: str, sha256: str) -> str | None:
+        tag = self.tag(name)
+        if self.addresses.notes is not None and tag is not None and len(tag) == len(sha256):
+            return sha256 if tag == sha256 else None  # the hub computes it of large files
+        return own_key(self.label, sha256)  # other servers, and mirrors of the hub, may say nothing of the content
 
     def tag(self, name: str) -> str | None:
         """What the hub says of a file's content once it has been asked for: a hash of it."""
-        return self._tags.get(name)
+        address = self.addresses.kept(name)  # another thread may be about to note its tag
+        return self._tags.get(name) or (address.tag if address is not None else None)
 
     def fetch(self, name: str, start: int, stop: int | None, buffer: memoryview | None = None) -> Part:
         wanted = None if start == 0 and stop is None else f"bytes={start}-{'' if stop is None else stop - 1}"
@@ -335,8 +343,8 @@ class FsspecTransport:
     def known_size(self, name: str) -> int | None:
         return None
 
-    def cache_key(self, sha256: str) -> str:
-        return own_key(self.url, sha256)
+    def cache_keys(self, name: str, sha256: str) -> tuple[str, ...]:
+        return (own_key(self.url, sha256),)
 
-    def is_vouched_for(self, name: str, sha256: str) -> bool:
-        return True
+    def key_of_fetched(self, name: str, sha256: str) -> str | None:
+        return own_key(self.url, sha256)

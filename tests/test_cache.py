@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import pytest
 import mmm_rs
 from mmm_rs_loader import batches
 from mmm_rs_reading import cache, retries
+from mmm_rs_reading.addresses import content_tag
 from tests import converted, hub
 from tests.hub import contents
 from tests.test_node import in_processes
@@ -280,6 +282,29 @@ def test_a_shard_of_which_damaged_blocks_were_kept_is_removed_and_fetched_again(
     assert samples(running, folder) == {row["key"]: row["rgb"]["bytes"] for row in stored(large, SUBSET)}
 
 
+# ---------------------------------------------------------------------------------------------------------- mirrors
+
+
+@pytest.mark.parametrize("said", [None, '"d41d8cd98f00b204e9800998ecf8427e-5"', f'"{"a" * 40}"'])
+def test_a_mirror_that_says_nothing_of_the_content_has_a_cache_of_its_own(large, running, folder, monkeypatch, said):
+    put(running, large)
+    monkeypatch.setattr("mmm_rs_reading.addresses.content_tag", lambda headers: content_tag({"ETag": said or ""}))
+    monkeypatch.setattr("mmm_rs_reading.transports.content_tag", lambda headers: content_tag({"ETag": said or ""}))
+    expected = stored(large, SUBSET)
+    assert read(running, folder) == expected
+    running.cdn.ranges.clear()
+    names = {path.stem for path in files(folder) if any(path.read_bytes())}
+    assert len(names) == 4 and not names & {
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in large.rglob("*.tar")
+    }
+    assert read(running, folder) == expected and not images(running)
+    sent = in_processes(2, lambda _: (read(running, folder) == expected, len(images(running))))
+    assert sent == [(True, 0)] * 2
+    assert samples(running, folder) == {row["key"]: row["rgb"]["bytes"] for row in expected}
+    running.cdn.ranges.clear()
+    assert samples(running, folder) and not images(running)
+
+
 # ------------------------------------------------------------------------------------------------------------- damage
 
 
@@ -424,6 +449,20 @@ def test_what_is_not_a_size_is_named(text, folder):
         mmm_rs.load_dataset(SUBSET, "http://127.0.0.1:9", streaming=True, local_cache=folder, cache_limit=text)
 
 
+@pytest.mark.parametrize("limit, reason", [("much", "not a size"), ("5GB", r"there is no cache to limit\. Give its")])
+def test_a_limit_without_a_cache_is_an_error(limit, reason):
+    with pytest.raises(ValueError, match=f"cache_limit='{limit}': {reason}"):
+        mmm_rs.load_dataset(SUBSET, "http://127.0.0.1:9", streaming=True, cache_limit=limit)
+
+
+def test_a_limit_of_the_environment_is_looked_at_even_without_a_cache(monkeypatch):
+    monkeypatch.setenv("MMM_RS_CACHE_LIMIT", "5GB")
+    assert cache.open_cache(None, None) is None
+    monkeypatch.setenv("MMM_RS_CACHE_LIMIT", "much")
+    with pytest.raises(ValueError, match="MMM_RS_CACHE_LIMIT='much': not a size"):
+        cache.open_cache(None, None)
+
+
 # ------------------------------------------------------------------------------------------------------------ security
 
 
@@ -544,7 +583,7 @@ def test_the_command_shows_and_clears_it(large, running, folder, run, monkeypatc
     facts = json.loads(run("cache", "--json")[1])
     assert (facts["shards"], facts["bytes"], facts["limit"]) == (4, taken(folder), 5 * 10**9)
     names = {hub.hashlib.sha256(path.read_bytes()).hexdigest() for path in large.rglob("*.tar")}
-    assert {entry["shard"] for entry in facts["entries"]} == names
+    assert {entry["key"] for entry in facts["entries"]} == names
     (folder / "notes.txt").write_text("somebody else's")
     code, printed, _ = run("cache", "--clear")
     assert code == 0 and "4 shards removed" in printed and "0 shards, 0 B of 5.0 GB" in printed
@@ -555,7 +594,13 @@ def test_the_command_shows_and_clears_it(large, running, folder, run, monkeypatc
 def test_the_command_without_a_cache_says_how_to_name_one(run, tmp_path, monkeypatch):
     code, _, errors = run("cache")
     assert code == 2 and errors == ["mmm-rs: no cache to show. Give its folder with --dir, or set MMM_RS_CACHE"]
-    code, printed, _ = run("cache", "--dir", tmp_path / "nothing")
+    code, _, errors = run("cache", "--dir", tmp_path / "typo")
+    assert code == 2 and errors == [f"mmm-rs: {tmp_path}/typo: no such folder. Give the one that local_cache names"]
+    (tmp_path / "file").touch()
+    code, _, errors = run("cache", "--dir", tmp_path / "file", "--clear")
+    assert code == 2 and errors == [f"mmm-rs: {tmp_path}/file: is not a folder. Give the one that local_cache names"]
+    monkeypatch.setenv("MMM_RS_CACHE", str(tmp_path / "not used yet"))
+    code, printed, _ = run("cache")
     assert code == 0 and "0 shards, 0 B" in printed
     monkeypatch.setenv("MMM_RS_CACHE_LIMIT", "much")
     assert run("cache", "--dir", tmp_path)[2] == [
