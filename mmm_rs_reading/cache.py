@@ -173,7 +173,11 @@ class CachedShard:
                 wrong |= fetch(begin, end)
             if fd is not None and (kept := place()) is not None:
                 good = [number for number in missing if number not in wrong and _is_right(ranges, number)]
-                kept._keep(kept._path, [(ranges.offsets[number], ranges.targets[number]) for number in good])
+                parts = [(ranges.offsets[number], ranges.targets[number]) for number in good]
+                if kept._path == self._path:
+                    self._write(fd, parts)
+                else:
+                    kept._keep(kept._path, parts)
         return wrong
 
     def block(
@@ -194,7 +198,11 @@ class CachedShard:
                 return data
             fetched = fetch()
             if fd is not None and len(fetched) == stop - start and (kept := place()) is not None:
-                kept._keep(kept._path, [(start, memoryview(fetched))])
+                parts = [(start, memoryview(fetched))]
+                if kept._path == self._path:
+                    self._write(fd, parts)
+                else:
+                    kept._keep(kept._path, parts)
                 checksum = crc32(fetched)
                 entry = memoryview(_CHECKSUM.pack(checksum, checksum ^ 0xFFFFFFFF))
                 kept._keep(kept._sums, [(start // BLOCK * _CHECKSUM.size, entry)])
@@ -256,13 +264,15 @@ class CachedShard:
 
     def _keep(self, path: str, parts: Sequence[tuple[int, memoryview]]) -> None:
         with self._opened(path) as fd:
-            if fd is None:
-                return
-            try:
-                for offset, data in parts:
-                    _write_at(fd, offset, data)
-            except OSError as error:
-                self._cache.turn_off(error)
+            if fd is not None:
+                self._write(fd, parts)
+
+    def _write(self, fd: int, parts: Sequence[tuple[int, memoryview]]) -> None:
+        try:
+            for offset, data in parts:
+                _write_at(fd, offset, data)
+        except OSError as error:
+            self._cache.turn_off(error)
         self._cache.wrote(sum(len(data) for _, data in parts))
 
     @contextlib.contextmanager
