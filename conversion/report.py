@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from conversion import layout
 from conversion.disk import replacing, write_json
 from conversion.errors import OutputError
-from conversion.findings import Problem, Reported, count_reasons
+from conversion.findings import DROPPED, Problem, Reported, count_reasons
 from conversion.manifest import markers_total
 from conversion.plan import PlanFile
 from conversion.records import Records
@@ -140,6 +140,18 @@ def read(out: Path, subsets: Iterable[str]) -> dict[str, Any]:
     return summary
 
 
+def incomplete(sources: Sequence[Mapping[str, Any]]) -> str | None:
+    """What to tell of sources of the release of which nothing could be used; None if all could be used.
+
+    `sources`: as the summary has them.
+    """
+    unusable = [source["path"] for source in sources if source["problem"] in DROPPED]
+    if not unusable:
+        return None
+    named = unusable[0] if len(unusable) == 1 else f"{len(unusable):,} sources of the release"
+    return f"incomplete: {named} could not be used"
+
+
 def _check_totals(totals: dict[str, Any]) -> None:
     """Raises KeyError or TypeError for other totals than `reckon` makes."""
     _check_counts(totals["images"], ("released", "published", "reported"))
@@ -165,7 +177,7 @@ def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem
     summary, kept = _earlier(out, new)
     subsets = summary.get("subsets", {}) | {report.subset: report.totals for report in reports}
     sources = [source for source in summary.get("sources", []) if source["subset"] and source["subset"] not in new]
-    sources += [_source(problem) for problem in problems]
+    sources += [source_row(problem) for problem in problems]
     sources = list({json.dumps(source): source for source in sources}.values())
     tables = [*([kept] if kept is not None else []), *(report.rows for report in reports)]
     stray = unknown.filter(pc.equal(unknown["type"], "image"))
@@ -204,7 +216,8 @@ def write(out: Path, reports: Iterable[SubsetReport], problems: Iterable[Problem
     return summary
 
 
-def _source(problem: Problem) -> dict[str, Any]:
+def source_row(problem: Problem) -> dict[str, Any]:
+    """A source as the summary has it."""
     data = asdict(problem)
     return {
         "path": data["path"],

@@ -180,7 +180,7 @@ def _repository(out: str) -> str:
 
 
 def _verify_folder(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
-    from conversion import verify
+    from conversion import report, verify
     from conversion.contents import remarks
     from conversion.exports.proof import compare_with_source, open_both
     from dataset_card import card
@@ -196,6 +196,10 @@ def _verify_folder(arguments: argparse.Namespace) -> tuple[list[str], dict[str, 
             card=card,
             progress=progress,
         )
+    if not arguments.subset:  # a part of the dataset may be there without its report
+        summary = report.read(Path(arguments.out), ())
+        if incomplete := report.incomplete(summary["sources"]):
+            note(f"{arguments.out}: {incomplete}")
     line = f"{arguments.out} is OK: {verified.shards} shards, {verified.samples:,} samples, {verified.images:,} images"
     if arguments.subset:
         line += f" of {', '.join(dict.fromkeys(arguments.subset))}"

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 
 from conversion import report
 from conversion.errors import UsageError
-from conversion.findings import DROPPED, PROBLEMS, REASONS, REMEDIES
+from conversion.findings import PROBLEMS, REASONS, REMEDIES
 from conversion.layout import UNPUBLISHED
 from dataset_card.statistics import opened_parquet, read_manifest
-from mmm_rs import did_you_mean
+from mmm_rs import SUBSETS, did_you_mean
 
 LONGEST_EXAMPLE = 160  # characters
 SOURCE = "source"  # the kind of a whole archive, folder or annotation file that could not be used as it stands
@@ -135,11 +135,6 @@ def _present(summary: Mapping[str, Any]) -> list[str]:
     return sorted(reasons | {source["problem"] for source in summary["sources"]})
 
 
-def dropped(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The sources of which nothing could be used."""
-    return [source for source in summary["sources"] if source["problem"] in DROPPED]
-
-
 # --- as text, CSV and JSON -------------------------------------------------------------------------------------------
 
 
@@ -197,15 +192,14 @@ def headline(out: Path, summary: Mapping[str, Any]) -> str:
         "annotation file": unknown["annotations"],
     }
     parts = [counted(count, noun) for noun, count in counts.items() if count]
-    if unusable := dropped(summary):
-        named = unusable[0]["path"] if len(unusable) == 1 else counted(len(unusable), "source") + " of the release"
-        return f"{out}: incomplete: {named} could not be used" + (
-            f"; also left out: {' and '.join(parts)}" if parts else ""
-        )
+    if incomplete := report.incomplete(summary["sources"]):
+        return f"{out}: {incomplete}" + (f"; also left out: {' and '.join(parts)}" if parts else "")
+    held = sum(totals["images"]["published"] > 0 for totals in summary["subsets"].values())
+    complete = f"{out}: complete" if held == len(SUBSETS) else f"{out}: complete for {held} of {len(SUBSETS)} subsets"
     if parts or summary["sources"]:
         rest = " and ".join(parts) or counted(len(summary["sources"]), "source") + " of the release"
-        return f"{out}: complete except for {rest}"
-    return f"{out}: complete"
+        return f"{complete}{' ' if held == len(SUBSETS) else ', '}except for {rest}"
+    return complete
 
 
 def csv_lines(out: Path, subsets: Collection[str], codes: Collection[str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conversion import layout, verification
+from conversion import layout, report, verification
 from conversion.contents import left_by_others, remarks
 from conversion.display import first_of, size
 from conversion.errors import MMMRSError, VerificationError
@@ -169,6 +169,7 @@ def _verified(hub: Hub, url: str, deep: bool, progress: Progress | None) -> Proo
             faults, manifest = check_copy(copy, listing)
         except MMMRSError as error:
             raise VerificationError(str(error).replace(f"{copy}", url)) from None
+        incomplete = None if faults else report.incomplete(report.read(copy, manifest["subsets"])["sources"])
         if deep and not faults:
             for shard in _counted(manifest["shards"], progress):
                 hub.download(copy, [shard["name"]])
@@ -181,6 +182,8 @@ def _verified(hub: Hub, url: str, deep: bool, progress: Progress | None) -> Proo
         hub.say(line)
     if faults:
         raise VerificationError(f"{url}: is not what its manifest says. Upload it again", *first_of(faults))
+    if incomplete:
+        hub.say(f"{url}: {incomplete}")
     samples = sum(shard["samples"] for shard in manifest["shards"])
     paths = [*small, *(shard["name"] for shard in manifest["shards"])]
     total = sum(listing[path].size for path in paths)

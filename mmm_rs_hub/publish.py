@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conversion import layout
+from conversion import layout, report
 from conversion.contents import survey
 from conversion.display import first_of, size
 from conversion.errors import OutputError, UsageError, VerificationError
@@ -45,6 +45,7 @@ from mmm_rs_hub.upload import (
     creation,
     differences,
     local_files,
+    say_incomplete,
     send,
     will_be_private,
 )
@@ -102,6 +103,7 @@ def publish(
         settings = replace(settings, card=_Card(hub))
         with opened(release_path, staging, settings, shipment.is_done) as job:
             _check_held(shipment, staging, job.earlier)
+            say_incomplete(_sources(job), hub.say, job.out)
             if not job.complete:
                 _convert_and_send(job, shipment, destination, private, keep, progress, ask)
             result = finish(job)
@@ -207,6 +209,14 @@ def _check_held(shipment: Shipment, staging: Path, manifest: dict[str, Any] | No
             f"{staging / layout.MANIFEST} describes, for example {lacking[0]}. Use --overwrite to convert and send "
             "them again"
         )
+
+
+def _sources(job: Job) -> list[dict[str, Any]]:
+    """The sources of the release that could not be used as they stand, as the report's summary has them."""
+    if job.complete:
+        return report.read(job.out, ())["sources"]
+    problems = [*job.release.problems, *(problem for subset in job.planned for problem in subset.problems)]
+    return [report.source_row(problem) for problem in problems]
 
 
 def _shard_files(job: Job) -> list[LocalFile]:

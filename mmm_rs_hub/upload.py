@@ -16,12 +16,12 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conversion import layout
+from conversion import layout, report
 from conversion.contents import Contents, known_files, remarks, survey
 from conversion.display import first_of, size
 from conversion.errors import OutputError, UsageError
@@ -283,11 +283,18 @@ def check_not_the_source(out: Path, manifest: dict[str, Any], hub: Hub, listing:
 
 
 def check_verified(out: Path, manifest: dict[str, Any], say: Callable[[str], None], progress: Progress | None) -> None:
-    """Raises VerificationError if the folder is not what its manifest says."""
+    """Raises VerificationError if the folder is not what its manifest says; says whether something is not in it."""
     from conversion.verification import verify
 
     say(f"{out}: verifying {len(manifest['shards']):,} shards")
     verify(out, card=card, progress=progress)
+    say_incomplete(report.read(out, manifest["subsets"])["sources"], say, out)
+
+
+def say_incomplete(sources: Sequence[Mapping[str, Any]], say: Callable[[str], None], out: Path) -> None:
+    """Say that something of the release could not be used, if so. `sources`: as the report's summary has them."""
+    if incomplete := report.incomplete(sources):
+        say(f"{out}: {incomplete}. The rest is sent")
 
 
 def check_contents(contents: Contents, out: Path, say: Callable[[str], None]) -> None:

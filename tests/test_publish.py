@@ -239,6 +239,20 @@ def test_it_says_what_it_will_do_and_asks(hub, run, tmp_path):
         run(yes=False)
 
 
+def test_an_incomplete_release_is_called_so_before_it_asks_and_each_time(hub, run, tmp_path):
+    path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "incomplete")
+    releases.truncate(path / "GID.zip")
+    said: list[str] = []
+    with pytest.raises(UsageError, match="nothing was sent"):
+        run(path, yes=False, say=said.append, ask=lambda question: bool(said.append(question)))
+    (line,) = (line for line in said[:-1] if "incomplete: " in line)
+    assert line.startswith(f"{tmp_path / 'staging'}: ") and line.endswith("GID.zip could not be used. The rest is sent")
+    for _ in range(2):
+        said.clear()
+        run(path, say=said.append)
+        assert said.count(line) == 1
+
+
 def test_progress_counts_every_shard_once_and_goes_on_where_it_stood(hub, run):
     def counted() -> list[tuple[int, int]]:
         steps: list[tuple[int, int]] = []

@@ -206,6 +206,14 @@ def test_a_dropped_archive_is_said_in_the_first_line(run, tmp_path):
     )
 
 
+def test_subsets_that_are_not_in_the_release_are_said_in_the_first_line(run, tmp_path):
+    path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "release")
+    code, printed, _ = run("convert", path, tmp_path / "out", "--quiet")
+    first = f"{tmp_path / 'out'}: complete for 2 of 10 subsets"
+    assert code == 0 and printed.splitlines()[0] == first
+    assert run("report", tmp_path / "out")[1].splitlines() == [first]
+
+
 def test_a_conversion_ends_with_commands_that_work(release, run, tmp_path):
     out = tmp_path / "my out"
     _, printed, _ = run("convert", release, out)

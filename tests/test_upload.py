@@ -27,7 +27,8 @@ from mmm_rs_hub import upload as uploading
 from mmm_rs_hub.destination import Destination, suggested_repository
 from mmm_rs_hub.proof import verify_hub
 from mmm_rs_hub.upload import plan_upload, upload
-from tests import converted
+from tests import converted, releases
+from tests.conversions import convert
 from tests.hub import TOKEN, Hub
 
 REPO = "org/MMM-RS"
@@ -388,6 +389,28 @@ def test_after_its_upload_an_export_names_its_repository(out, hub, api, tmp_path
     part = exported(out, tmp_path / "try", URL)
     upload(part, Destination("tester/fog", yes=True), api=api)
     assert suggested_repository(part, json.loads((part / "manifest.json").read_text())) == "tester/fog"
+
+
+def test_an_incomplete_release_is_called_so_before_anything_is_sent(hub, api, run, tmp_path):
+    path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "release")
+    releases.truncate(path / "GID.zip")
+    out = tmp_path / "MMM-RS"
+    convert(path, out)
+    reported = json.loads((out / "report" / "summary.json").read_text())["sources"]
+    what = f"incomplete: {reported[0]['path']} could not be used"
+    said: list[str] = []
+    plan_upload(out, Destination(REPO), api=api, say=said.append)
+    assert said.count(f"{out}: {what}. The rest is sent") == 1
+    said.clear()
+    with pytest.raises(UsageError, match="nothing was sent"):
+        upload(out, Destination(REPO), api=api, say=said.append, ask=lambda question: bool(said.append(question)))
+    assert said.index(f"{out}: {what}. The rest is sent") < len(said) - 1 and said[-1].startswith("Send ")
+    upload(out, Destination(REPO, yes=True), api=api, say=said.append)
+    said.clear()
+    verify_hub(URL, api=api, say=said.append)
+    assert said == [f"{URL}: {what}"]
+    code, printed, errors = run("verify", out, "--quiet")
+    assert code == 0 and " is OK: " in printed and errors == [f"{out}: {what}"]
 
 
 def test_what_other_tools_leave_is_passed_over_with_a_line(out, hub, api):
