@@ -39,6 +39,7 @@ import operator
 import os
 import pickle
 import re
+import shlex
 import shutil
 import tempfile
 import threading
@@ -819,6 +820,8 @@ def open_source(
         )
     if not os.path.exists(files.root):
         raise ReadError(f"{files}: no such file or folder. Give a dataset on the hub as hf://datasets/org/name")
+    if export := other_export(files.root):
+        raise ReadError(f"{files}: {export}")
     if subset := _subset_of_shards(files.root):  # part of a dataset that was downloaded by pattern
         raise ReadError(
             f"{files}: has shards but no manifest.json. Fetch manifest.json and {index_name(subset)} too, and the "
@@ -830,6 +833,31 @@ def open_source(
         f"{files}: no manifest.json there. To read a release that is not converted, install the package mmm-rs, which "
         "this file belongs to (pip install mmm-rs; for a checkout, once more after an update)"
     )
+
+
+def other_export(root: str | os.PathLike[str]) -> str | None:
+    """What to tell of a folder that holds an export to Parquet or to a folder of images; None if it holds none."""
+    root = os.fspath(root)
+    if os.path.exists(os.path.join(root, "manifest.json")):
+        return None
+    try:
+        with open(os.path.join(root, "export.json"), "rb") as file:
+            record = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get("to") not in ("folder", "parquet"):
+        return None
+    what = "Parquet" if record["to"] == "parquet" else "a folder of images"
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", os.path.basename(os.path.abspath(root))).strip("-")
+    upload = f"hf upload org/{name or 'NAME'} {shlex.quote(root)} --repo-type dataset"
+    return f"is an export to {what}. Load it with {loading(record['to'], root)}; upload it with `{upload}`"
+
+
+def loading(to: str, root: str) -> str:
+    """The call of `datasets` that loads an export to Parquet or to a folder of images."""
+    if to == "parquet":
+        return f'load_dataset("parquet", data_dir={json.dumps(os.path.join(root, "data"), ensure_ascii=False)})'
+    return f'load_dataset("imagefolder", data_dir={json.dumps(root, ensure_ascii=False)})'
 
 
 def _subset_of_shards(root: str) -> str | None:

@@ -151,9 +151,12 @@ def write(out: Path, manifest: dict[str, Any]) -> None:
 
 
 def check_there(out: str | os.PathLike[str]) -> None:
-    """Raises UsageError where there is no such folder, as of a converted folder that is mistyped."""
+    """Raises UsageError where there is no such folder, as of a converted folder that is mistyped, or where it holds an
+    export in another form."""
     if not os.path.isdir(out):
         raise UsageError(f"{out}: no such folder. Give the folder that `mmm-rs convert` wrote")
+    if export := mmm_rs.other_export(out):
+        raise UsageError(f"{out}: {export}")
 
 
 def read(out: Path) -> dict[str, Any] | None:

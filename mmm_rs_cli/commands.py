@@ -271,7 +271,9 @@ def export(arguments: argparse.Namespace) -> int:
         done = "complete" if exported.written else "complete already, nothing to do"
         counts = f"{exported.samples:,} samples, {exported.images:,} images"
         result(f"{exported.out}: {done}: {counts}", "yellow" if exported.reported else "green")
-        if arguments.to == "dataset" and not arguments.quiet:
+        if arguments.to != "dataset" and not arguments.quiet:
+            _print_loading(arguments.to, exported.out)
+        elif not arguments.quiet:
             out, source = map(shlex.quote, (str(arguments.out), arguments.source))
             _print_next(
                 f"mmm-rs verify {out} --source {source}", f"mmm-rs upload {out} {_repository(str(arguments.out))}"
@@ -281,6 +283,18 @@ def export(arguments: argparse.Namespace) -> int:
     images = sum(row.kind == "image" for _, row in exported.reported)
     note(f"{images:,} images are left out, because their samples are damaged in the source. See {exported.report}")
     return REPORTED
+
+
+def _print_loading(to: str, out: Path) -> None:
+    """How to load and upload an export to Parquet or to a folder of images."""
+    from conversion.layout import EXPORT
+    from mmm_rs import loading
+    from mmm_rs_hub.destination import suggested_repository
+
+    record = json.loads((out / EXPORT).read_bytes())
+    repository = suggested_repository(out, {"exported_from": record["source"]})
+    results(f"\nload it:\n  from datasets import load_dataset\n  {loading(to, str(out))}")
+    _print_next(f"hf upload {repository} {shlex.quote(str(out))} --repo-type dataset")
 
 
 def card(arguments: argparse.Namespace) -> int:

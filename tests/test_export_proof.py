@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import mmm_rs
 from conversion import Selection, export
 from conversion.errors import ReleaseError, UsageError, VerificationError
 from conversion.exports.proof import compare_with_source
@@ -161,3 +165,21 @@ def test_the_card_says_what_was_exported(source, tmp_path):
     assert "Selection: config GID; where `gsd IS NULL`; a share of 0.9, spread over the scenes" in text
     assert "exported from" not in (source / "README.md").read_text()
     assert files(tmp_path / "MMM-RS")["README.md"]
+
+
+@pytest.mark.parametrize("to", ["folder", "parquet"])
+def test_an_export_in_another_form_says_how_it_is_loaded_and_uploaded(source, tmp_path, run, to):
+    out = tmp_path / "my pairs"
+    _, printed, _ = run("export", source, out, "--config", "SEN1-2", "--to", to)
+    upload = f"hf upload org/MMM-RS-my-pairs '{out}' --repo-type dataset"
+    assert printed.split("\nNext:\n")[1].strip() == upload
+    load = printed.split("load it:\n  from datasets import load_dataset\n  ")[1].splitlines()[0]
+    names = {"load_dataset": functools.partial(datasets.load_dataset, cache_dir=str(tmp_path / "cache"))}
+    assert len(eval(load, names)["train"]) >= 1
+    what = "Parquet" if to == "parquet" else "a folder of images"
+    said = f"{out}: is an export to {what}. Load it with {load}; upload it with `hf upload org/my-pairs '{out}'"
+    for words in (["verify", out], ["upload", out, "org/pairs", "--dry-run"], ["report", out], ["card", out]):
+        code, printed, errors = run(*words)
+        assert (code, printed, len(errors)) == (2, "", 1) and said in errors[0]
+    with pytest.raises(mmm_rs.ReadError, match=re.escape(said)):
+        mmm_rs.load_dataset("SEN1-2", str(out))
