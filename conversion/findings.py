@@ -7,7 +7,7 @@ record that is not published. Both carry a code from the tables below, which doc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 IMAGE_REASONS = {
@@ -135,6 +135,7 @@ PROBLEMS = {
     "link": "it is a symbolic link, which is not followed",
     "unreadable_folder": "the folder may not be read",
     "no_images": "the annotations of a subset are there, but none of its images",
+    "no_annotations": "images of a subset are there, but none of its annotation files",
     "conflicting_images": "its images differ from images of the same names in another archive or folder",
     "beside_zip": "files are also extracted next to the zip that holds them; the zip counts",
     "same_name": "the annotation file has the name and the content of another",
@@ -195,6 +196,25 @@ class Reported:
     position: int | None  # of a record in its file, from 0
     reason: str  # of REASONS
     detail: str
+
+
+EXAMPLES = 5  # of what is wrong, in a message
+
+
+def why_nothing_is_published(
+    problems: Sequence[Problem], reasons: Mapping[str, Mapping[str, int]]
+) -> tuple[list[str], Sequence[str]]:
+    """Why none of the images of a release can be used: the lines of the message, and the options that may help.
+
+    `reasons`: image or record -> code -> how many were left out.
+    """
+    lines = [line for problem in problems[:EXAMPLES] for line in (str(problem), *problem.indented)]
+    options = next((problem.options for problem in problems if problem.options), ())
+    if not options:  # which would explain all
+        for kind, counts in reasons.items():
+            for code, count in sorted(counts.items(), key=lambda item: -item[1])[:EXAMPLES]:
+                lines.append(f"{count:,} {kind}{'s' * (count > 1)}, {code}: {REASONS[code]}. {REMEDIES[code]}")
+    return lines, options
 
 
 def count_reasons(rows: Iterable[Reported]) -> Counter[tuple[str, str]]:

@@ -25,12 +25,12 @@ from conversion.disk import disk_needed, sync_path, write_json, writing
 from conversion.display import size
 from conversion.errors import OutputError, ReleaseError, UsageError
 from conversion.execution import Run, announced, check_place, completed, ended, local
-from conversion.findings import REASONS, REMEDIES, Problem
+from conversion.findings import EXAMPLES, Problem, why_nothing_is_published
 from conversion.memory import release_memory
 from conversion.options import Options
 from conversion.plan import PlanFile, make
 from conversion.records import read_records
-from conversion.release import EXAMPLES, IMAGE, Release, SubsetFiles, check_output, check_there, find, is_inside
+from conversion.release import IMAGE, Release, SubsetFiles, check_output, check_there, find, is_inside
 from conversion.shards import Task, finished, read_marker, write_shard
 from conversion.work import State, SubsetWork, work_of
 
@@ -498,12 +498,7 @@ def _unpublishable(job: Job, problems: Sequence[Problem], reasons: dict[str, dic
     `reasons`: image or record -> code -> how many were left out.
     """
     first = f"{job.release.path}: none of its images can be published. {job.out / layout.SUMMARY} has the whole report"
-    lines = [line for problem in problems[:EXAMPLES] for line in (str(problem), *problem.indented)]
-    options = next((problem.options for problem in problems if problem.options), ())
-    if not options:  # which would explain all
-        for kind, counts in reasons.items():
-            for code, count in sorted(counts.items(), key=lambda item: -item[1])[:EXAMPLES]:
-                lines.append(f"{count:,} {kind}{'s' * (count > 1)}, {code}: {REASONS[code]}. {REMEDIES[code]}")
+    lines, options = why_nothing_is_published(problems, reasons)
     error = ReleaseError(first, *lines)
     error.options = options
     return error

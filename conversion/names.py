@@ -78,8 +78,9 @@ FILLER = frozenset(
     )
 )
 
+WEATHER_ANNOTATIONS = ("MMM-RS_fog_cleaned.json", "MMM-RS_night_cleaned.json", "MMM-RS_snowy_cleaned.json")
 UPSTREAM_ANNOTATIONS = frozenset(
-    f"mmm-rs_{name.lower()}" for name in (*SUBSETS, "fog_cleaned", "night_cleaned", "snowy_cleaned")
+    name.lower() for name in (*(f"MMM-RS_{subset}.json" for subset in SUBSETS), *WEATHER_ANNOTATIONS)
 )
 _ANNOTATION_SUFFIX = re.compile(
     rf"(\.(?:{'|'.join(ANNOTATION_SUFFIXES)}))(?:{_NUMBER_TAIL}|{COPY_TAIL})*(?:{_QUERY_TAIL})?$", re.I | re.S
@@ -155,8 +156,12 @@ def original_of(path: str) -> str | None:
 
 def is_upstreams(name: str) -> bool:
     """Whether an annotation file has a name that upstream gives: `MMM-RS_Inria.json`, `MMM-RS_fog_cleaned.json`."""
-    stem, _, suffix = name.rpartition(".")
-    return suffix.lower() == "json" and stem.lower() in UPSTREAM_ANNOTATIONS
+    return name.lower() in UPSTREAM_ANNOTATIONS
+
+
+def upstreams_annotations(subset: str) -> tuple[str, ...]:
+    """The names that upstream gives the annotation files of a subset."""
+    return WEATHER_ANNOTATIONS if subset == "weather" else (f"MMM-RS_{subset}.json",)
 
 
 def subset_of_download(name: str) -> str | None:

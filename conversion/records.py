@@ -211,11 +211,12 @@ def read_records(
     `path`: the file that the records' text is written to, if any.
     """
     problems: list[Problem] = []
+    sources = _sources(files)
     taken: dict[str, _Source] = {}  # that could be read, by what the report calls them
     used: dict[str, _Source] = {}  # with a record that can be used, by the path of the file that each is or stands for
     with open(path, "wb", BUFFER) if path else contextlib.nullcontext() as sink:
         store = RecordStore(sink)
-        for source, original in _in_order(_sources(files)):
+        for source, original in _in_order(sources):
             name = source.path
             if original and original.path in used:
                 problems.append(_copy(source, used[original.path], files.name))
@@ -237,6 +238,11 @@ def read_records(
                 if original:
                     used[original.path] = source
                     problems.append(_stand_in(source, original, files.name))
+    if not sources:
+        upstreams = names.upstreams_annotations(files.name)
+        detail = f"no annotation file was found; upstream calls it {' or '.join(upstreams)}"
+        remedy = "Put it next to the images, or give its folder with --annotations"
+        problems.append(Problem(files.name, "no_annotations", detail, remedy, files.name))
     return store.records(), store.reported, problems
 
 

@@ -22,11 +22,10 @@ from conversion.archives import Archive
 from conversion.columns import split_folders
 from conversion.containers import ANNOTATION, IMAGE, OTHER, Remark, containers
 from conversion.errors import ReleaseError, UsageError
-from conversion.findings import REMEDIES, Problem
+from conversion.findings import EXAMPLES, REMEDIES, Problem
 from conversion.memory import frees_memory
 from mmm_rs import SUBSETS
 
-EXAMPLES = 5  # files named in a message
 INDIFFERENT = ("link", "unreadable_folder")  # problems that any folder can have, whatever it holds
 
 # What is said of an archive of which some or all files cannot be read, by their problem.

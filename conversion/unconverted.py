@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ import pyarrow as pa
 import mmm_rs
 from conversion import release
 from conversion.archives import Archive, content_id, extracted
-from conversion.errors import MMMRSError
-from conversion.findings import Reported
+from conversion.errors import MMMRSError, ReleaseError
+from conversion.findings import Problem, Reported, count_reasons, why_nothing_is_published
 from conversion.options import Options
 from conversion.plan import PlanFile, make, read_batch
 from conversion.samples import Sample, index_row, samples
@@ -63,6 +64,7 @@ class ReleaseSource:
         weakref.finalize(self, _remove, self._folder, os.getpid())
         self._inflated = contextlib.ExitStack()
         self._plans: dict[str, tuple[PlanFile, tuple[Archive, ...]]] = {}
+        self._problems: dict[str, Sequence[Problem]] = {}  # of the plans
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers use the plans; the temporary folder belongs to the process that made it."""
@@ -77,21 +79,53 @@ class ReleaseSource:
         parts = [[content_id(p.archive, p.entries) for p in self._release.subsets[name].parts] for name in subsets]
         return hashlib.sha256(json.dumps([subsets, parts]).encode()).hexdigest()
 
+    @_read_errors()
     def splits(self, subsets: Sequence[str]) -> list[str]:
+        """Makes the plans of the subsets. Raises `mmm_rs.ReadError` if none of their images can be used."""
+        plans = [self._plan(subset) for subset in subsets]
+        if not any(plan.shards for plan in plans):
+            reasons: dict[str, Counter[str]] = {}
+            for (kind, code), count in count_reasons(row for plan in plans for row in plan.reported).items():
+                reasons.setdefault(kind, Counter())[code] += count
+            problems = [problem for subset in subsets for problem in self._problems[subset]]
+            lines, _ = why_nothing_is_published(problems, reasons)
+            what = f"the images of {subsets[0]}" if len(subsets) == 1 else "its images"
+            raise ReleaseError(f"{self.path}: none of {what} can be published", *lines)
         return ["train"]
 
     @_read_errors()
     def segments(self, subset: str, split: str, selection: mmm_rs.Selection) -> list[mmm_rs.Segment]:
-        """The planned samples of a subset, whether they match or not. Makes the plan."""
+        """The planned samples of a subset, whether they match or not."""
+        plan = self._plan(subset)
+        return [mmm_rs.Segment(subset, shard.name, 0, shard.stop - shard.start) for shard in plan.shards]
+
+    def _plan(self, subset: str) -> PlanFile:
+        """The plan of a subset, made when it is first asked for. Warns of what is left out of it."""
         if subset not in self._plans:
             assert self._release is not None and self._inflated is not None
             files, work = self._release.subsets[subset], Path(self._folder, subset)
             work.mkdir(exist_ok=True)
-            make(files, Options(), work / "records.bin").write(work / "plan.arrow")
+            plan = make(files, Options(), work / "records.bin")
+            plan.write(work / "plan.arrow")
             archives = tuple(self._inflated.enter_context(extracted(part.archive, work)) for part in files.parts)
+            self._problems[subset] = plan.problems
             self._plans[subset] = PlanFile.open(work / "plan.arrow"), archives
-        plan, _ = self._plans[subset]
-        return [mmm_rs.Segment(subset, shard.name, 0, shard.stop - shard.start) for shard in plan.shards]
+            for problem in plan.problems:
+                logger.warning("%s", problem)
+            self._warn_of(subset, plan.reported)
+        return self._plans[subset][0]
+
+    def _warn_of(self, subset: str, reported: Sequence[Reported]) -> None:
+        if reported:
+            first = reported[0]
+            logger.warning(
+                "%s: %d images and records of %s are left out, for example %s: %s",
+                self.path,
+                len(reported),
+                subset,
+                first.path,
+                first.detail,
+            )
 
     def values(self, subsets: Sequence[str], column: str, selection: mmm_rs.Selection) -> pa.ChunkedArray:
         raise NotImplementedError  # they are known when the images have been read
@@ -132,16 +166,7 @@ class ReleaseSource:
                     rows, size = [], 0
         if rows:
             yield _table(rows, features, selection, position_of)
-        if reported:
-            first = reported[0]
-            logger.warning(
-                "%s: %d images and records of %s are left out, for example %s: %s",
-                self.path,
-                len(reported),
-                segment.subset,
-                first.path,
-                first.detail,
-            )
+        self._warn_of(segment.subset, reported)
 
 
 def _remove(folder: str, process: int) -> None:

@@ -16,7 +16,9 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 def lines(inspection: dict[str, Any]) -> Iterator[str]:
     """The inspection of a release, one subset after the other, then what concerns the whole."""
     subsets, plan = inspection["subsets"], inspection["plan"]
-    yield f"{inspection['release']}: {len(subsets)} of {len(SUBSETS)} subsets"
+    usable = sum(subset["samples"] > 0 for subset in subsets.values())
+    unusable = f" ({len(subsets) - usable} more cannot be used)" if usable < len(subsets) else ""
+    yield f"{inspection['release']}: {usable} of {len(SUBSETS)} subsets{unusable}"
     for name, subset in subsets.items():
         yield ""
         yield from _subset(name, subset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -146,3 +147,22 @@ def test_inspect_and_the_report_name_both_files(tmp_path, run):
         code, printed, _ = run(*words)
         assert "MMM-RS_Inria.json.bak: by its name it is a copy of in/Inria.zip/MMM-RS_Inria.json" in printed
         assert code == (3 if words[0] == "convert" else 0)
+
+
+# ------------------------------------------------------------------------------------------------------- none at all
+
+
+@pytest.mark.parametrize(
+    ("subset", "upstreams"),
+    [
+        ("NaSC-TG2", "MMM-RS_NaSC-TG2.json"),
+        ("weather", "MMM-RS_fog_cleaned.json or MMM-RS_night_cleaned.json or MMM-RS_snowy_cleaned.json"),
+    ],
+)
+@pytest.mark.parametrize("form", [releases.single_zip, releases.single_folder])
+def test_a_missing_annotation_file_is_named_as_upstream_calls_it(subset, upstreams, form, release, tmp_path, run):
+    files = replace(release[subset], files=release[subset].images)
+    code, printed, _ = run("inspect", form(files, tmp_path / "release"))
+    assert code == 4
+    assert f"Problem: {subset}: no annotation file was found; upstream calls it {upstreams}. " in printed
+    assert printed.splitlines()[0].endswith(": 0 of 10 subsets (1 more cannot be used)")

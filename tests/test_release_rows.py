@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pytest
 
 import mmm_rs
+from conversion.errors import ReleaseError
 from tests import releases
 from tests.conversions import convert
 from tests.test_reading import keys, opened, stored, take
@@ -161,6 +162,34 @@ def test_what_is_wrong_with_the_release_is_warned_of_by_name(release, shards, tm
     assert rows == left
     with pytest.raises(mmm_rs.ReadError, match=r"holds no GID\. It has weather"):
         load(path, "GID")
+
+
+@pytest.fixture
+def without_annotations(release, tmp_path) -> Path:
+    """A release of GID as it should be and of NaSC-TG2 without its annotation file."""
+    images = {f"NaSC-TG2/{path}": data for path, data in release["NaSC-TG2"].images.items()}
+    return releases.put(tmp_path / "release", images | {"GID.zip": releases.zipped(release["GID"].files)})
+
+
+@pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "whole"])
+def test_a_subset_without_annotations_is_an_error_that_says_what_its_conversion_says(
+    without_annotations, streaming, tmp_path
+):
+    with pytest.raises(ReleaseError) as conversion:
+        convert(without_annotations, tmp_path / "out", subsets=["NaSC-TG2"])
+    with pytest.raises(mmm_rs.ReadError, match="none of the images of NaSC-TG2 can be published") as error:
+        load(without_annotations, "NaSC-TG2", streaming, split="train")
+    reasons = str(error.value).splitlines()[1:]
+    assert reasons == conversion.value.lines[1:]
+    assert "upstream calls it MMM-RS_NaSC-TG2.json" in reasons[0] and "no_record" in reasons[1]
+
+
+def test_subsets_with_annotations_are_read_and_the_one_without_is_warned_of(without_annotations, shards, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert by_key(load(without_annotations)).keys() == expected_rows(shards, "GID").keys()
+    warned = [record.getMessage() for record in caplog.records if record.name == "conversion.unconverted"]
+    assert any("NaSC-TG2: no annotation file was found" in line for line in warned)
+    assert any("images and records of NaSC-TG2 are left out" in line for line in warned)
 
 
 @pytest.mark.parametrize("damage", [releases.flip_bit_of_image, releases.zero_block_of_image])
