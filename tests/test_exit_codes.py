@@ -321,12 +321,14 @@ def test_a_command_leaves_the_signals_of_its_process_as_they_were(run, clean):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_demo_does_not_write_over_what_is_not_its_own(run, clean, tmp_path):
-    (tmp_path / "MMM-RS").mkdir()
-    (tmp_path / "MMM-RS/GID.zip").write_bytes(b"mine")
-    code, _, errors = run("demo", str(tmp_path))
-    assert code == 2 and len(errors) == 1 and "which the demo did not make" in errors[0]
-    assert [path.name for path in tmp_path.rglob("*")] == ["MMM-RS", "GID.zip"]
+@pytest.mark.parametrize("name", ["GID.zip", "MMM-RS/GID.zip", "MMM-RS-hub/manifest.json", "notes.txt"])
+def test_the_demo_does_not_write_into_a_folder_with_files_of_another(run, name, tmp_path):
+    path = tmp_path / "folder" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    code, _, errors = run("demo", tmp_path / "folder")
+    assert code == 2 and len(errors) == 1 and "files that the demo did not make" in errors[0]
+    assert [file for file in (tmp_path / "folder").rglob("*") if file.is_file()] == [path]
 
 
 def test_nobody_reads_what_a_conversion_prints(clean, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from conversion import convert
-from conversion.disk import write_file
+from conversion.disk import write_file, writing
 from conversion.errors import UsageError
 from conversion.job import Result
 from conversion.release import check_system
@@ -53,16 +53,18 @@ def run(folder: Path, say: Callable[[str], None] = lambda line: None) -> Demo:
         say: Is called with a line about each step.
 
     Raises:
-        UsageError: There is a release or a conversion that is not the demo's, or this system cannot convert.
+        UsageError: The folder holds files that are not an earlier demo's, or this system cannot convert.
         OutputError: The folder cannot be written.
         AssertionError: A door gives other counts than the manifest.
     """
     check_system()
     out, mark = folder / "MMM-RS-hub", folder / MARK
-    if not mark.exists() and ((folder / "MMM-RS").exists() or out.exists()):
+    with writing(folder):
+        is_foreign = folder.is_dir() and any(folder.iterdir()) and not mark.exists()
+    if is_foreign:
         raise UsageError(
-            f"{folder}: holds MMM-RS or MMM-RS-hub, which the demo did not make and would overwrite. "
-            "Give another folder"
+            f"{folder}: holds files that the demo did not make, and its synthetic scenes would be mixed with them. "
+            "Give a new or empty folder"
         )
     write_file(mark, b"Everything here was made by `mmm-rs demo`, which overwrites it when it is run again.\n")
     say("drawing a synthetic release in upstream's layout")
