@@ -62,6 +62,7 @@ def plot(row: Mapping[str, Any], figure: Figure | None = None) -> Figure:
             self.savefig(buffer, format="png", dpi=100)
             return buffer.getvalue()
 
+    _check_is_one_row(row)
     shown = read_row(row)
     figure = RowFigure() if figure is None else figure
     width = max(1, len(shown.views)) * (IMAGE + MARGIN) + MARGIN
@@ -105,6 +106,17 @@ def plot(row: Mapping[str, Any], figure: Figure | None = None) -> Figure:
         for text, colour, left in line:
             write(text, MARGIN + left, HEAD + TITLE + IMAGE + MARGIN + (number + 0.7) * LINE, colour)
     return figure
+
+
+def _check_is_one_row(value: Any) -> None:
+    """Raises ValueError for a dataset or several rows. Only the type is named: the text of one can have megabytes."""
+    if isinstance(value, Mapping) and isinstance(value.get("key", value.get("__key__", "")), str):
+        return
+    kind = type(value).__name__
+    if isinstance(value, Mapping) and ("key" in value or "__key__" in value):
+        raise ValueError("plot takes one row; you gave a batch of rows: plot(dataset[0]) or plot(next(iter(dataset)))")
+    article = "an" if kind[0] in "AEIOUaeiou" else "a"
+    raise ValueError(f"plot takes one row; you gave {article} {kind}: plot(next(iter(data)))")
 
 
 def _lines(name: str, prompt: str, width: float, renderer: Any) -> Iterator[list[Word]]:

@@ -113,6 +113,22 @@ def test_what_is_not_a_row_is_refused(row):
         plot(row)
 
 
+def test_of_what_is_not_one_row_only_the_type_is_named(out):
+    rows = mmm_rs.load_dataset("GID", out, split="train", streaming=True)
+    row = next(iter(rows))
+    batch = {name: [value, value] for name, value in row.items()}
+    plain = {"__key__": ["a", "b"], "jpg": [row["rgb"], row["rgb"]]}
+    for value, named in (
+        (rows, "you gave an IterableDataset: plot(next(iter(data)))"),
+        ([row, row], "you gave a list: plot(next(iter(data)))"),
+        (batch, "you gave a batch of rows: "),
+        (plain, "you gave a batch of rows: "),
+    ):
+        with pytest.raises(ValueError, match="plot takes one row; ") as error:
+            plot(value)
+        assert named in str(error.value) and len(str(error.value)) < 120
+
+
 def test_without_matplotlib_the_remedy_is_named(out, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'mmm-rs\[plot\]'"):
