@@ -312,7 +312,11 @@ def preview(arguments: argparse.Namespace) -> int:
     written = write_preview(_place(arguments.out), arguments.config, arguments.output, arguments.pages)
     subsets = f"{written.subsets} subset{'s' * (written.subsets != 1)}"
     pages = f" on {len(written.paths)} pages" if len(written.paths) > 1 else ""
-    total = f"{written.samples:,} samples of {subsets}{pages}, {size(written.size)}"
+    shown, part = f"{written.samples:,} samples", ""
+    if written.shards_read:
+        shown = f"{written.samples:,} of {written.available:,} samples"
+        part = f" ({written.shards_read} shards of each subset were read)"
+    total = f"{shown} of {subsets}{pages}{part}, {size(written.size)}"
     result(f"{written.paths[0]}: {total}. Open it in a browser")
     if written.more:
         place = shlex.quote(arguments.out)

@@ -15,7 +15,7 @@ from conversion.errors import UsageError
 from dataset_card import card
 from mmm_rs import ALL, SUBSETS, ConvertedSource, subset_names
 from mmm_rs_cli.page import GENERATOR, Page, render, thumbnail
-from mmm_rs_cli.samples import PlacedImage, is_remote, open_dataset, read_images, spread
+from mmm_rs_cli.samples import PlacedImage, is_remote, open_dataset, read_images, shards_read, spread
 from mmm_rs_cli.show import check_outside
 
 # Keeps a page below 10 MB: 300 images of 22 kB are 8.8 MB in base64, and their texts hardly 1 MB.
@@ -28,6 +28,8 @@ class Preview:
 
     paths: tuple[Path, ...]  # the pages, in order
     samples: int
+    available: int  # samples of these subsets in the dataset
+    shards_read: int | None  # of each subset, if not all were and so less is shown than the pages hold
     subsets: int
     size: int  # bytes
     more: bool  # whether further pages would show further samples
@@ -81,8 +83,17 @@ def write_preview(
         html = render(page).encode()
         write_file(path, html)
         size += len(html)
-    samples_shown = sum(map(len, chosen.values()))
-    return Preview(tuple(paths), samples_shown, len(chosen), size, most > per_page * len(paths))
+    counts = {name: source.manifest["subsets"][name]["samples"] for name in subsets}
+    is_cut = any(len(chosen[name]) < min(count, per_page * len(paths)) for name, count in counts.items())
+    return Preview(
+        tuple(paths),
+        sum(map(len, chosen.values())),
+        sum(counts.values()),
+        shards_read(source) if is_cut else None,
+        len(chosen),
+        size,
+        most > per_page * len(paths),
+    )
 
 
 def _title(place: str | Path) -> str:

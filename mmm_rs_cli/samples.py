@@ -123,6 +123,11 @@ def find(source: ConvertedSource, key: str) -> Sample:
     raise UsageError(f"{source}: no sample {key!r}. Keys here begin with {folders}")
 
 
+def shards_read(source: ConvertedSource) -> int:
+    """How many shards of a subset `spread` takes samples from, at most."""
+    return REMOTE_SHARDS_READ if source.remote else SHARDS_READ
+
+
 def spread(source: ConvertedSource, subset: str, most: int) -> list[Sample]:
     """Samples of a subset, taken evenly from the index. They are a fair sample, because the order of shards is random.
     Their annotations are left out.
@@ -137,7 +142,7 @@ def spread(source: ConvertedSource, subset: str, most: int) -> list[Sample]:
     """
     columns = [name for name in _columns(source) if name != "annotation"]
     shards = [shard for shard in source.shards.values() if shard["subset"] == subset]
-    most_shards = REMOTE_SHARDS_READ if source.remote else SHARDS_READ
+    most_shards = shards_read(source)
     if len(shards) > most_shards:
         shards = [shards[number * len(shards) // most_shards] for number in range(most_shards)]
     ends = np.cumsum([shard["samples"] for shard in shards])

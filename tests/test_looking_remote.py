@@ -88,6 +88,17 @@ def test_preview_reads_the_images_that_it_shows(served, tmp_path):
     assert not [name for name in read if "index" in name and "SEN1-2" not in name]
 
 
+def test_preview_says_how_many_samples_it_leaves_out_to_read_less(served, tmp_path):
+    put, command = served
+    converted.write(tmp_path / "out", large(20), shards=5)
+    put(tmp_path / "out")
+    code, printed, errors, read = command("preview", URL)
+    assert code == 0, errors
+    shown = (tmp_path / "MMM-RS-preview.html").read_text("utf-8").count("<article")
+    assert 0 < shown < 20 and len([name for name in read if name.endswith(".tar")]) == 4
+    assert f": {shown} of 20 samples of 1 subset (4 shards of each subset were read), " in printed
+
+
 def test_a_wrong_key_suggests_keys_of_its_subset(served, tmp_path):
     put, command = served
     converted.write(tmp_path / "out")
