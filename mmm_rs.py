@@ -158,10 +158,22 @@ def subset_names(config: str | None) -> tuple[str, ...]:
     """The subsets of a config: itself, or all ten for `all`. Raises ValueError for an unknown name."""
     if config == ALL:
         return tuple(SUBSETS)
+    if isinstance(config, (list, tuple, set, dict)):
+        raise ValueError(
+            f"{config!r}: give one config at a time. To read several, mix their datasets with "
+            'datasets.interleave_datasets, or give "all" with filters={"subset": [...]}'
+        )
     if config is None or config not in SUBSETS:
         hint = did_you_mean(config, [*SUBSETS, ALL])
         raise ValueError(f"{config!r}: no such subset.{hint} The configs are {', '.join([*SUBSETS, ALL])}")
     return (config,)
+
+
+def check_order(call: str, config: Any, data_dir: Any) -> None:
+    """Raises ValueError if config and folder were given to a function in the wrong order."""
+    names = (*SUBSETS, ALL)
+    if isinstance(data_dir, str) and data_dir in names and config not in names:
+        raise ValueError(f"the config comes first: {call}({data_dir!r}, {config!r})")
 
 
 def config_modalities(config: str) -> tuple[str, ...]:
@@ -500,8 +512,7 @@ def load_dataset(
         ValueError: An argument does not fit.
         ReadError: The data cannot be read, or are not what the manifest and the index say.
     """
-    if config not in (*SUBSETS, ALL) and data_dir in (*SUBSETS, ALL):
-        raise ValueError(f"the config comes first: load_dataset({data_dir!r}, {config!r})")
+    check_order("load_dataset", config, data_dir)
     if revision is not None:
         data_dir = dataset_address(data_dir, revision)
     make = functools.partial(
@@ -627,14 +638,16 @@ def webdataset(
         A `webdataset.DataPipeline` of samples: members by suffix, as the table MEMBERS has them.
 
     Raises:
+        ValueError: `config` does not exist, or the arguments are in the wrong order.
         ReadError: The data cannot be read, or, during iteration, a shard is not what the manifest says. Its sha256 is
             compared at its end, when its samples have been given.
     """
     import webdataset as wds
 
+    check_order("webdataset", config, data_dir)
+    subsets = subset_names(config)
     settings = {"local_cache": local_cache, "cache_limit": cache_limit}
     source = _open_converted(data_dir, storage_options, token, revision, **settings)
-    subsets = subset_names(config)
     names = [name for name, row in source.shards.items() if row["subset"] in subsets and row["split"] == split]
     if not names:
         if splits := source.splits([subset for subset in source.subsets if subset in subsets]):
@@ -822,6 +835,8 @@ def open_source(
         raise ReadError(f"{files}: no such file or folder. Give a dataset on the hub as hf://datasets/org/name")
     if export := other_export(files.root):
         raise ReadError(f"{files}: {export}")
+    if above := _converted_above(files.root):
+        raise ReadError(f"{files}: is a part of a converted folder. Give the folder above: {above}")
     if subset := _subset_of_shards(files.root):  # part of a dataset that was downloaded by pattern
         raise ReadError(
             f"{files}: has shards but no manifest.json. Fetch manifest.json and {index_name(subset)} too, and the "
@@ -858,6 +873,14 @@ def loading(to: str, root: str) -> str:
     if to == "parquet":
         return f'load_dataset("parquet", data_dir={json.dumps(os.path.join(root, "data"), ensure_ascii=False)})'
     return f'load_dataset("imagefolder", data_dir={json.dumps(root, ensure_ascii=False)})'
+
+
+def _converted_above(root: str) -> str | None:
+    """The converted folder of which `root` is the folder of the shards, of one subset's shards or of the index."""
+    parent, name = os.path.split(root)
+    if os.path.basename(parent) == "data" and name in SUBSETS:
+        parent, name = os.path.split(parent)
+    return parent if name in ("data", "index") and os.path.isfile(os.path.join(parent, "manifest.json")) else None
 
 
 def _subset_of_shards(root: str) -> str | None:
@@ -1728,8 +1751,9 @@ def _columns_of(expression: pc.Expression) -> tuple[str, ...]:
 def no_match(source: Source, subsets: Sequence[str], selection: Selection, options: Mapping[str, Any]) -> str:
     """That nothing matches, and what values there are. `options`: what was asked for, as the builder takes it."""
     asked = " and ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)
-    values = [f"{name} is {describe_values(source.values(subsets, name, selection))}" for name in selection.columns[:3]]
-    return f"no sample matches {asked}. {'; '.join(values)}"
+    columns = [name for name in selection.columns if name not in (*PROMPT_COLUMNS.values(), "caption")]  # sentences
+    values = [f"{name} is {describe_values(source.values(subsets, name, selection))}" for name in columns[:3]]
+    return f"no sample matches {asked}" + (f". {'; '.join(values)}" if values else "")
 
 
 def describe_values(values: pa.ChunkedArray) -> str:

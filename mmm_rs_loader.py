@@ -122,6 +122,7 @@ def batches(
         ValueError: For an argument that does not fit.
         mmm_rs.ReadError: For data that cannot be read or decoded; also while iterating.
     """
+    mmm_rs.check_order("batches", config, data_dir)
     _at_least(1, batch_size=batch_size, world_size=world_size)
     _at_least(0, shuffle=shuffle, seed=seed, rank=rank)
     if size is not None:

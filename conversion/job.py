@@ -206,7 +206,7 @@ def opened(
         # Before anything is removed: the release may be mistyped.
         if is_inside(out, release_path):
             settings.say(f"{out}: lies in the release and is not part of it")
-        release = find(release_path, settings.annotations, exclude=out)
+        release = _found(release_path, settings, out)
         wanted = _wanted(release, settings.subsets, release_path)
         if not work.is_known(out):
             work.check_foreign(out)
@@ -234,6 +234,18 @@ def opened(
         release = replace(release, subsets={})  # what their archives list is in the plans, and takes memory here
         release_memory()
         yield Job(out, settings, release, planned, imageless, earlier, False, is_done, pool)
+
+
+def _found(path: str | os.PathLike[str], settings: ConversionSettings, out: Path) -> Release:
+    try:
+        return find(path, settings.annotations, exclude=out)
+    except ReleaseError:
+        if all(os.path.exists(os.path.join(path, name)) for name in layout.SIGNS):
+            raise UsageError(
+                f"{path}: this is a converted folder. Is the order swapped? The release comes first: "
+                "mmm-rs convert RELEASE OUT"
+            ) from None
+        raise
 
 
 def _check(out: Path, subsets: Sequence[str] | None) -> None:

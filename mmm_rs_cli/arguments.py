@@ -36,7 +36,9 @@ class Parser(argparse.ArgumentParser):
             message += self._hint(match[1], re.split(r"'?, '?", match[2].strip("'")))
         elif match := re.search(r"unrecognized arguments: (--[\w-]+)", message):
             helps = "".join(command.format_help() for command in self.commands.values())
-            message += self._hint(match[1], re.findall(r"--[\w-]+", helps))
+            options = re.findall(r"--[\w-]+", helps)
+            if match[1] not in options:  # those of another command are spelled right
+                message += self._hint(match[1], options)
         super().error(message)
 
     def _hint(self, word: str, known: Iterable[str]) -> str:

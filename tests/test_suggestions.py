@@ -75,9 +75,41 @@ def test_swapped_arguments_are_recognised(out):
     for place in (out, str(out), PAGE):
         with pytest.raises(ValueError, match=re.escape(f"the config comes first: load_dataset('SEN1-2', {place!r})")):
             mmm_rs.load_dataset(place, "SEN1-2")
+    with pytest.raises(ValueError, match=re.escape(f"the config comes first: batches('SEN1-2', {str(out)!r})")):
+        mmm_rs_loader.batches(str(out), "SEN1-2", 4)
+    with pytest.raises(ValueError, match=re.escape(f"the config comes first: webdataset('SEN1-2', {str(out)!r})")):
+        mmm_rs.webdataset(str(out), "SEN1-2")
     key = "SEN1-2/ROIs1158_spring_1_p1"
     with pytest.raises(ValueError, match=re.escape(f"the dataset comes first: get({str(out)!r}, {key!r})")):
         mmm_rs.get(key, str(out))
+
+
+def test_swapped_folders_of_a_conversion_are_recognised(out, run, tmp_path):
+    code, _, errors = run("convert", out, tmp_path / "release")
+    assert code == 2 and len(errors) == 1
+    assert f"{out}: this is a converted folder. Is the order swapped?" in errors[0]
+    assert not (tmp_path / "release/manifest.json").exists()
+
+
+@pytest.mark.parametrize("config", [["SEN1-2", "Inria"], ("SEN1-2",), {"SEN1-2"}])
+def test_several_configs_at_once_are_refused_with_the_ways_to_read_them(out, config):
+    for read in (mmm_rs.load_dataset, mmm_rs_loader.batches, mmm_rs.webdataset):
+        with pytest.raises(ValueError, match=r"give one config at a time.*datasets\.interleave_datasets"):
+            read(config, out)
+
+
+@pytest.mark.parametrize("part", ["data", "data/", "data/SEN1-2", "index"])
+def test_for_a_part_of_a_converted_folder_the_whole_is_suggested(out, part):
+    with pytest.raises(mmm_rs.ReadError) as error:
+        mmm_rs.load_dataset("SEN1-2", f"{out}/{part}", streaming=True)
+    assert str(error.value).endswith(f"is a part of a converted folder. Give the folder above: {out}")
+
+
+def test_an_option_of_another_command_is_not_suggested_as_what_it_is(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", "release", "--subset", "GID"])
+    error = capsys.readouterr().err
+    assert "unrecognized arguments: --subset GID" in error and "Did you mean" not in error
 
 
 # --- where a dataset is ----------------------------------------------------------------------------------------------
