@@ -252,12 +252,12 @@ def test_slices_of_a_split(sen12, small_pieces, split, streaming):
     assert str(rows.split) == split
 
 
-@either_way
 def test_a_list_of_splits_is_answered_with_the_text_to_give(sen12):
     with pytest.raises(ValueError, match=r"give one text, for example 'train\+validation'"):
         load(sen12, split=["train", "validation"])
 
 
+@either_way
 def test_a_read_instruction_and_several_slices(sen12, streaming):
     instruction = datasets.ReadInstruction("train", from_=10, to=30, unit="%")
     assert list(load(sen12, streaming=streaming, split=instruction, decode=False)) == stored(sen12, "SEN1-2")[4:12]
