@@ -87,7 +87,8 @@ def batches(
         batch_size: Samples per batch.
         split: The split to read.
         size: Width and height of the images that come, in pixels. Other sizes are scaled to it while they are decoded,
-            without regard to their aspect ratio. None keeps the size; the images of a batch must then be equal in it.
+            without regard to their aspect ratio. None keeps the size; the images of a batch must then all have
+            the same size.
         modalities: The images to read, of rgb, nir and sar. None for all that the config has.
         filters: Rows to read, as for `mmm_rs.load_dataset`.
         contains: Texts that the prompts must contain, as for `mmm_rs.load_dataset`.
@@ -98,8 +99,8 @@ def batches(
             shards.
         seed: Of the shuffling. `set_epoch` gives each epoch another order.
         rank: Number of this process among those that train together, from 0.
-        world_size: How many they are. Each of them gets equally many batches. A sample occurs in one of them; only
-            where ranks would differ by a batch, up to `world_size - 1` samples occur in two.
+        world_size: The number of processes. Each of them gets the same number of batches. A sample occurs in one of
+            them; only where ranks would differ by a batch, up to `world_size - 1` samples occur in two.
         drop_last: Leave out the last batch if it is smaller than the others.
         to: "numpy" or "torch".
         pin_memory: For torch: decode into page-locked memory, which is copied to a GPU faster and asynchronously.
@@ -333,7 +334,7 @@ def collate(rows: Sequence[Mapping[str, Any]], size: int | None = None) -> dict[
     Args:
         rows: The rows, dictionaries with the same columns.
         size: Width and height of the images that come, as in `functools.partial(collate, size=256)`. None keeps the
-            size, which must then be equal.
+            size: all must then have the same.
 
     Returns:
         The same columns, in the form of `batches(..., to="torch")`. An image that is missing is zeros;

@@ -178,7 +178,7 @@ def _among(unknown: pa.Table, problems: list[Problem]) -> str:
     """What is there instead of a release."""
     count = unknown.num_rows + len(problems)
     if not count:
-        return ": it holds no files outside of hidden folders and waste bins"
+        return ": it holds no files outside of hidden folders and recycle bins"
     examples = [*unknown["path"].slice(0, EXAMPLES).to_pylist(), *(problem.path for problem in problems)][:EXAMPLES]
     return f" among {count:,} file{'s' * (count > 1)}, such as {', '.join(examples)}"
 

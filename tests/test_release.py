@@ -547,7 +547,7 @@ def test_a_folder_without_anything_of_mmm_rs_is_said_to_be_that_with_examples(tm
 
 def test_a_folder_of_hidden_files_alone_is_said_to_be_that(tmp_path, clean_release):
     releases.put(tmp_path / "x/.Trash-1000", clean_release["Inria"].files)
-    with pytest.raises(ReleaseError, match="it holds no files outside of hidden folders and waste bins"):
+    with pytest.raises(ReleaseError, match="it holds no files outside of hidden folders and recycle bins"):
         release.find(tmp_path / "x")
 
 
