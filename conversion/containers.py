@@ -38,7 +38,7 @@ class Remark:
 
 
 REMARKS = {
-    "other_archive": Remark("it is an archive of a kind that is not read", "Unpack it"),
+    "other_archive": Remark("this kind of archive is not supported", "Unpack it"),
     "link": Remark(
         "it is a symbolic link, which is not followed", "Move here what it points to, or give that as the release"
     ),
@@ -47,7 +47,7 @@ REMARKS = {
     ),
     "half_download": Remark("the download of this file is not finished", "Let it finish or download it again"),
     "multi_part": Remark(
-        "it is one part of an archive of a kind that is not read", "Get all parts, unpack them and give the folder"
+        "it is one part of a kind of archive that is not supported", "Get all parts, unpack them and give the folder"
     ),
 }
 UNZIP_OUTER = "Unzip the outer archive first"

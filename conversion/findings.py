@@ -129,7 +129,7 @@ PROBLEMS = {
     "empty_archive": "the archive holds no files",
     "nothing_known": "the archive holds neither images nor annotations",
     "nested_too_deep": "the archive is nested in too many others",
-    "other_archive": "it is an archive of a kind that is not read",
+    "other_archive": "this kind of archive is not supported",
     "half_download": "the download is not finished",
     "multi_part": "it is one part of a split archive",
     "link": "it is a symbolic link, which is not followed",

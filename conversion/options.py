@@ -22,9 +22,9 @@ class Options:
     Raises UsageError for a value that cannot be used.
     """
 
-    seed: int = 0  # of the order of the samples
+    seed: int = 0  # for the sample order
     shard_size: int = SHARD_SIZE  # bytes at most
-    image_key: str | None = None  # the annotations' key of the image path; None: recognised
+    image_key: str | None = None  # the annotation key that holds the image path; None: recognised
     prompt_key: str | None = None  # the annotations' key of the prompt; None: recognised
     keep_unprompted: bool = False  # publish images without a record too
     validation: float = 0.0  # share of the scenes that is held out

@@ -248,7 +248,9 @@ def _export(subparsers: Any) -> None:
     selection.add_argument(
         "--share", type=float, metavar="SHARE", help="this share of them, for example 0.05, spread over the scenes"
     )
-    selection.add_argument("--seed", type=int, default=0, help="seed for drawing with --limit and --share (default: 0)")
+    selection.add_argument(
+        "--seed", type=int, default=0, help="seed for choosing the samples of --limit and --share (default: 0)"
+    )
 
 
 def _card(subparsers: Any) -> None:
@@ -311,7 +313,7 @@ def _upload(subparsers: Any) -> None:
         subparsers,
         "upload",
         commands.upload,
-        "send a converted folder to the hub and prove that it arrived",
+        "upload a converted folder to the hub and verify what arrived",
         "mmm-rs upload ./MMM-RS-hub org/MMM-RS --private",
         resumes=True,
     )
@@ -410,7 +412,7 @@ def _add_output_options(command: argparse.ArgumentParser) -> None:
 def _add_hub_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--private", action="store_true", help="create a private repository")
     command.add_argument("--revision", metavar="BRANCH", help="the branch (default: main)")
-    command.add_argument("--tag", metavar="TAG", help="tag the commit once its content is proved")
+    command.add_argument("--tag", metavar="TAG", help="tag the verified commit")
     command.add_argument("--yes", action="store_true", help="send without asking")
     _add_output_options(command)
 
@@ -423,7 +425,7 @@ def _add_plan_options(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder or zip with the annotation files, if they are not next to the images",
     )
-    command.add_argument("--seed", type=int, default=0, help="seed of the order of the samples (default: 0)")
+    command.add_argument("--seed", type=int, default=0, help="seed for the sample order (default: 0)")
     command.add_argument(
         "--shard-size", type=_bytes, metavar="SIZE", help="largest size of a shard, for example 256MB (default: 512MB)"
     )

@@ -41,7 +41,7 @@ def inspect(arguments: argparse.Namespace) -> int:
             result(line)
     options = _options_that_help(inspection["problems"])
     if not inspection["plan"]["shards"]:
-        error = ReleaseError(f"{arguments.release}: nothing of it can be converted as it is")
+        error = ReleaseError(f"{arguments.release}: nothing in it can be converted")
         error.options = options
         raise error
     if options and not arguments.json:
@@ -410,6 +410,7 @@ def _published(proof: Proof, destination: Destination) -> dict[str, Any]:
 
 def _print_published(proof: Proof, destination: Destination, quiet: bool) -> None:
     """What was proved, where to look at it, and how to load it."""
+    from mmm_rs_cli.report import counted
     from mmm_rs_hub.client import default_api, page
     from mmm_rs_hub.destination import MAIN
 
@@ -417,7 +418,7 @@ def _print_published(proof: Proof, destination: Destination, quiet: bool) -> Non
     result(f"{url} is what was converted", "green")
     for line in lines:
         result(line)
-    result(f"{proof.sent:,} files were sent" if proof.sent else "nothing had to be sent")
+    result(f"{counted(proof.sent, 'file')} sent" if proof.sent else "nothing had to be sent")
     result()
     result(page(destination, default_api()), "cyan")
     if quiet:

@@ -27,7 +27,7 @@ class Destination:
     repo_id: str
     private: bool = False  # it must be private: one that does not exist is created so
     revision: str = MAIN  # the branch, created if it does not exist
-    tag: str | None = None  # for the commit that was proved
+    tag: str | None = None  # for the verified commit
     yes: bool = False  # send without asking
 
     def __post_init__(self) -> None:

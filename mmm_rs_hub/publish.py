@@ -159,7 +159,7 @@ def _send_rest(
     _check_held(shipment, staging, result.manifest)
     missing, stale = differences(files, shipment.listing)
     if job.complete and (missing or stale):
-        confirm(destination, f"Send {len(missing):,} files to {hub.where}?", ask)
+        confirm(destination, f"Send {len(missing):,} file{'s' * (len(missing) != 1)} to {hub.where}?", ask)
     check_visibility(hub, destination)
     send(hub, staging, missing, stale)
     proof = prove(hub, result.manifest, files, shipment.sent + len(missing))

@@ -1,4 +1,4 @@
-"""Send a converted folder to the hub, and prove that what is there is what was converted.
+"""Upload a converted folder to the hub, and verify that what is there is what was converted.
 
 How it works:
 
@@ -71,7 +71,8 @@ class UploadPlan:
     def question(self) -> str:
         new = "" if self.exists else f", which will be created ({'private' if self.private else 'public'})"
         removed = f", and remove {len(self.stale):,} there" if self.stale else ""
-        return f"Send {self.to_send:,} files, {size(self.bytes_to_send)}, to {self.where}{new}{removed}?"
+        files = f"{self.to_send:,} file{'s' * (self.to_send != 1)}"
+        return f"Send {files}, {size(self.bytes_to_send)}, to {self.where}{new}{removed}?"
 
     def lines(self) -> Iterator[str]:
         """The plan, for a person."""
@@ -137,7 +138,7 @@ def upload(
     ask: Callable[[str], bool] | None = None,
     api: HfApi | None = None,
 ) -> Proof:
-    """Send a converted folder to the hub and prove that it arrived.
+    """Upload a converted folder to the hub and verify what arrived.
 
     Args:
         out: The converted folder.

@@ -224,7 +224,7 @@ def test_4_a_release_that_cannot_be_used(damage, command, run, tmp_path):
     releases.BROKEN_ARCHIVES[damage](path / "GID.zip")
     code, out, errors = run(command, path, *([tmp_path / "out"] if command == "convert" else []))
     if command == "inspect":  # which shows what is wrong
-        assert (code, errors) == (4, [f"mmm-rs: {path}: nothing of it can be converted as it is"])
+        assert (code, errors) == (4, [f"mmm-rs: {path}: nothing in it can be converted"])
         assert "Problem: " in out and "GID.z" in out
     else:
         assert (code, out) == (4, "")

@@ -500,7 +500,7 @@ def test_an_unfinished_export_is_not_continued_with_another_selection(damaged, t
         ({"categories": ("airprt",)}, r"--category airprt: no sample .* has it\. Did you mean airport\?"),
         ({"satellites": ("GF2", "Landsat")}, "--satellite Landsat: no sample"),
         ({"split": "test"}, "has no split test. It has train"),
-        ({"configs": ("GID",), "weathers": ("fog",)}, "no sample fits"),
+        ({"configs": ("GID",), "weathers": ("fog",)}, "no sample matches"),
     ],
 )
 def test_a_selection_that_finds_nothing_is_an_error_and_leaves_no_folder(source, tmp_path, selection, words):

@@ -104,7 +104,7 @@ def test_without_a_guess_the_options_are_named(tmp_path, run):
     assert (
         code == 4 and "Name the keys with --image-key and --prompt-key" in printed and '{"a": 1, "b": [2]}' in printed
     )
-    assert errors == [f"mmm-rs: {tmp_path / 'MMM-RS'}: nothing of it can be converted as it is"]
+    assert errors == [f"mmm-rs: {tmp_path / 'MMM-RS'}: nothing in it can be converted"]
 
 
 @pytest.mark.parametrize("command", ["inspect", "convert"])

@@ -739,6 +739,13 @@ def test_after_an_upload_its_page_and_a_line_that_loads_it_are_shown(out, hub, c
         assert command("verify", url)[0] == 0
 
 
+def test_one_file_is_one_file(out, hub, command):
+    assert "\n29 files sent\n" in command("upload", str(out), REPO, "--yes")[1]
+    hub.damage(REPO, "index/Inria.parquet", None)
+    assert "\n1 file sent\n" in command("upload", str(out), REPO, "--yes")[1]
+    assert "\nnothing had to be sent\n" in command("upload", str(out), REPO, "--yes")[1]
+
+
 def test_quiet_leaves_the_result_and_json_is_for_programs(out, hub, command):
     code, printed, said = command("upload", str(out), REPO, "--yes", "--quiet", "--tag", "v1")
     assert (code, said) == (0, "") and f"{hub.url}/datasets/{REPO}" in printed

@@ -140,7 +140,7 @@ def export(
         written = _write_parts(opened, plan, form, work, on_error, workers, progress)
         if not any(part.samples for part in written):
             raise ReleaseError(f"{opened.address}: all selected samples are damaged, so nothing can be exported")
-        say("writing the files that describe all parts")
+        say(f"writing {'the index, manifest and card' if to == 'dataset' else 'the files that describe all parts'}")
         with writing(out):
             for note in form.finish(plan, written):
                 say(note)

@@ -112,7 +112,7 @@ def choose(source: Source, selection: Selection) -> list[Group]:
             if any(candidate.keep.any() for candidate in chosen):
                 groups.append(_group(subset, split, selection.subset_modalities(subset), chosen))
     if not groups:
-        raise UsageError(f"{source.address}: no sample fits this selection. Use fewer of its options")
+        raise UsageError(f"{source.address}: no sample matches. Remove or loosen a filter")
     return groups
 
 
@@ -242,7 +242,7 @@ class Form(Protocol):
         """Write one part. Returns its samples and images."""
 
     def finish(self, plan: Plan, written: Sequence[Written]) -> list[str]:
-        """Write what is made from all parts, when they are written. May be called again after an interruption.
+        """Write the files that describe all parts, once these are written. May be called again after an interruption.
 
         Returns what a user should know about the output, a line each.
         """

@@ -58,7 +58,7 @@ class Selection:
     keys: tuple[str, ...] | None = None
     limit: int | None = None  # samples at most, drawn evenly from the scenes
     share: float | None = None  # of the samples that are selected otherwise, drawn evenly from the scenes
-    seed: int = 0  # of the draw
+    seed: int = 0  # for choosing the samples of `limit` and `share`
 
     def __post_init__(self) -> None:
         for field in fields(self):
