@@ -62,10 +62,10 @@ def test_the_version_is_that_of_the_package(run):
 
 
 def test_0_complete(run, clean, tmp_path):
-    for words in ("complete", "complete. It was converted before: nothing to do"):
+    for words in ("", ". It was converted before: nothing to do"):
         code, out, errors = run("convert", clean, tmp_path / "out", "--quiet")
         assert (code, errors) == (0, [])
-        assert out.splitlines()[0] == f"{tmp_path / 'out'}: {words}"
+        assert out.splitlines()[0] == f"{tmp_path / 'out'}: complete for 1 of 10 subsets{words}"
     assert run("verify", tmp_path / "out", "--release", clean)[0] == 0
     assert run("inspect", clean)[0] == 0
     assert run("convert", clean, tmp_path / "out", "--quiet", "--strict")[0] == 0
