@@ -238,7 +238,7 @@ def read_records(
                 if original:
                     used[original.path] = source
                     problems.append(_stand_in(source, original, files.name))
-    if not sources:
+    if not sources and not options.keep_unprompted:  # which says that there may be none
         upstreams = names.upstreams_annotations(files.name)
         detail = f"no annotation file was found; upstream calls it {' or '.join(upstreams)}"
         remedy = "Put it next to the images, or give its folder with --annotations"
