@@ -56,11 +56,13 @@ class Addresses:
         self.notes = notes
         self.branch = revision or ""  # or tag, or commit, that was asked for
         self._kept: dict[str, Address] = {}
+        self._refused: set[str] = set()  # addresses that no longer work, which a note may still have
         self._locks: dict[str, ForkSafeLock] = {}
         self._lock = ForkSafeLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": dict(self._kept), "_locks": {}}  # copies, as threads may add to them
+        # Copies, as threads may add to them.
+        return {**self.__dict__, "_kept": dict(self._kept), "_refused": set(self._refused), "_locks": {}}
 
     def own(self, name: str) -> Address:
         """The file at the folder's own host."""
@@ -70,7 +72,7 @@ class Addresses:
     def kept(self, name: str) -> Address | None:
         """The address that is known of a file, if it is still valid."""
         address = self._kept.get(name)
-        return address if address is not None and address.is_valid else None
+        return address if address is not None and address.is_valid and address.url not in self._refused else None
 
     def lock(self, name: str) -> ForkSafeLock:
         """Held by the one thread that asks for a file's address."""
@@ -82,6 +84,8 @@ class Addresses:
         return nullcontext() if self.notes is None else self.notes.lock(name, wait)
 
     def keep(self, name: str, address: Address) -> None:
+        """Keep an address that the folder's own host has just given."""
+        self._refused.discard(address.url)
         self._kept[name] = address
         if self.notes is not None and self.commit and address.expires is not None and not self.is_own(address):
             known = {"url": address.url, "expires": address.expires, "size": address.size, "tag": address.tag}
@@ -93,11 +97,15 @@ class Addresses:
         address = None if note is None else _noted_address(note)
         if address is None or not _is_as_safe(address.url, self._base) or self.is_own(address):
             return None
+        if address.url in self._refused:
+            return None
         self._kept[name] = address
         return address
 
     def forget(self, name: str, address: Address) -> None:
         """The address was refused. Another thread or process may have put a new one in its place already."""
+        if not self.is_own(address):
+            self._refused.add(address.url)
         if self._kept.get(name) == address:
             self._kept.pop(name, None)
         note = self.notes.read(f"{self.commit} {name}") if self.notes is not None else None
