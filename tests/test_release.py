@@ -203,7 +203,7 @@ def test_converted_folders_within_the_release_are_no_part_of_it(clean_release, t
 
 def test_a_converted_folder_is_no_release(clean_release, tmp_path):
     convert(releases.zips_stored([clean_release["Inria"]], tmp_path), tmp_path / "out")
-    with pytest.raises(ReleaseError, match="nothing of MMM-RS was found here"):
+    with pytest.raises(UsageError, match=r"this is a converted folder\. Is the order swapped\?"):
         convert(tmp_path / "out", tmp_path / "other")
 
 
