@@ -1292,7 +1292,7 @@ def index_schema(format_version: str = FORMAT_VERSION) -> pa.Schema:
             if name != "caption"
         ]
     for modality in MODALITIES:
-        columns += [(f"{modality}_{name}", pa.int64()) for name in ("offset", "size", "crc32")]
+        columns += [(f"{modality}_{name}", pa.int64()) for name in IMAGE_PLACE]
         columns += [(f"{modality}_{name}", pa.int32()) for name in ("width", "height")]
     columns += [(PROMPT_COLUMNS[modality], pa.string()) for modality in MODALITIES]
     columns += [(label_column("caption", modality), pa.string()) for modality in described]
@@ -1300,7 +1300,8 @@ def index_schema(format_version: str = FORMAT_VERSION) -> pa.Schema:
     return pa.schema(columns)
 
 
-IMAGE_FACTS = ("offset", "size", "crc32", "width", "height")  # what the index has of each image, or of none
+IMAGE_PLACE = ("offset", "size", "crc32")  # where an image is and what it must be, by columns of the index
+IMAGE_FACTS = (*IMAGE_PLACE, "width", "height")  # what the index has of each image, or of none
 
 
 def label_column(label: str, modality: str) -> str:
@@ -1987,7 +1988,7 @@ class ConvertedSource:
         """Tables of about BATCH_BYTES whose images have begun to be read."""
         modalities = [modality for modality in MODALITIES if modality in features]
         others = [name for name in features if name not in modalities]
-        places = [f"{modality}_{name}" for modality in modalities for name in ("offset", "size", "crc32")]
+        places = [f"{modality}_{name}" for modality in modalities for name in IMAGE_PLACE]
 
         def index_rows(segment: Segment) -> tuple[Segment, pa.Table, dict[str, pa.Array]]:
             rows = self._rows(segment, selection, [*others, *places])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion.errors import OutputError, VerificationError
-from mmm_rs import SHARD_NAME, crc32
+from mmm_rs import IMAGE_PLACE, SHARD_NAME, crc32
 
 Read = Callable[[str, int, int], bytes]
 """Bytes of a shard, by its name, their offset and their number."""
@@ -32,7 +32,7 @@ class Place:
     @staticmethod
     def columns(modality: str) -> list[str]:
         """The columns of the index that `of` needs."""
-        return ["shard", *(f"{modality}_{name}" for name in ("offset", "size", "crc32"))]
+        return ["shard", *(f"{modality}_{name}" for name in IMAGE_PLACE)]
 
     @classmethod
     def of(cls, row: Mapping[str, Any], modality: str) -> Place:

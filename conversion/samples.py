@@ -130,7 +130,7 @@ def fields(subset: str, published: list[SampleImage]) -> dict[str, Any]:
     labels: dict[str, dict[str, Any] | None] = dict.fromkeys(MODALITIES)
     for image in published:
         source[image.modality] = image.source
-        labels[image.modality] = labels_of(subset, image)
+        labels[image.modality] = image_labels(subset, image)
         if image.record:
             annotation[image.modality] = image.record.text
     first = labels[published[0].modality]
@@ -151,7 +151,7 @@ def fields_of_row(row: Mapping[str, Any], format_version: str = FORMAT_VERSION) 
     return fields
 
 
-def labels_of(subset: str, image: SampleImage) -> dict[str, Any]:
+def image_labels(subset: str, image: SampleImage) -> dict[str, Any]:
     """What an image's prompt, its record and its name say of it, by LABEL_TYPES; None where unknown."""
     record = image.record
     parts = prompts.split(record.prompt) if record else prompts.PromptParts()

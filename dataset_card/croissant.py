@@ -17,17 +17,15 @@ https://docs.mlcommons.org/croissant/docs/croissant-geo-spec.html
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
 
 import mmm_rs
-from conversion import layout
+from conversion import layout, manifest
 from conversion.disk import write_file
 from dataset_card import rai
 from dataset_card.fields import MODALITY_NAMES, column_meaning
@@ -128,7 +126,7 @@ def describe(converted: Converted, base: str = "") -> Node:
     """The whole description as JSON-LD."""
     shards = converted.manifest["shards"]
     files = [_file(base, shard["name"], shard["bytes"], shard["sha256"], TAR) for shard in shards]
-    files += [_index_file(base, converted.out, name) for name in converted.subsets]
+    files += [_index_file(base, converted, name) for name in converted.subsets]
     configs = [(name, [name], {"fileObject": {"@id": layout.index_name(name)}}) for name in converted.subsets]
     if not base:
         files.append(_index_files())
@@ -175,13 +173,12 @@ def _file(base: str, name: str, size: int, sha256: str, encoding: str) -> Node:
     }
 
 
-def _index_file(base: str, out: Path, subset: str) -> Node:
+def _index_file(base: str, converted: Converted, subset: str) -> Node:
     name = layout.index_name(subset)
-    sha256 = hashlib.sha256()
-    with open(out / name, "rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return _file(base, name, (out / name).stat().st_size, sha256.hexdigest(), PARQUET)
+    described = converted.manifest.get("files", {}).get(name)  # not in format 1.0
+    if described is None:
+        described = manifest.describe(converted.out / name)
+    return _file(base, name, described["bytes"], described["sha256"], PARQUET)
 
 
 def _index_files() -> Node:

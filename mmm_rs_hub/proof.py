@@ -217,11 +217,11 @@ def check_copy(copy: Path, listing: Listing) -> tuple[list[str], dict[str, Any]]
         name = path.relative_to(copy).as_posix()
         if path.is_file() and name in listing and not listing[name].equals(local_file(copy, path)):
             faults.append(f"{name}: the downloaded file is not the one that the hub lists")
-    faults += _file_faults(copy)
+    manifest = read_manifest(copy)
+    faults += _file_faults(copy, manifest)
     if faults:
-        return faults, read_manifest(copy)  # nothing is read of a file that is not the manifest's
+        return faults, manifest  # nothing is read of a file that is not the manifest's
     converted = read_converted(copy)
-    manifest = converted.manifest
     names = {shard["name"] for shard in manifest["shards"]} | set(map(layout.index_name, manifest["subsets"]))
     names |= {layout.SUMMARY, layout.UNPUBLISHED, *manifest.get("files", ())}
     faults += shard_faults(manifest, listing)
@@ -246,9 +246,9 @@ def check_copy(copy: Path, listing: Listing) -> tuple[list[str], dict[str, Any]]
     return faults, manifest
 
 
-def _file_faults(copy: Path) -> Iterator[str]:
+def _file_faults(copy: Path, manifest: dict[str, Any]) -> Iterator[str]:
     """Files that were downloaded and are not those that the manifest describes."""
-    for name, described in read_manifest(copy).get("files", {}).items():
+    for name, described in manifest.get("files", {}).items():
         if (copy / name).is_file() and not is_as_described(copy / name, described):
             yield f"{name}: its sha256 is not the manifest's: bytes were changed"
 

@@ -130,7 +130,7 @@ class Addresses:
 
     @property
     def commit(self) -> str | None:
-        """The commit that is read; None if it is not known yet, or there is none."""
+        """The commit that is read; None for other servers than the hub, or if it is not known yet."""
         return self._revision if self._revision is not None and COMMIT.fullmatch(self._revision) else None
 
     def recall_commit(self) -> None:

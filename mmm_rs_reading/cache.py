@@ -7,8 +7,8 @@ How it works:
 - Whether an image is there, its CRC in the index says. A hole, a torn write and a flipped bit are all the same: the CRC
   is another, and the image is fetched. So nothing else has to be written down, and a killed process does no harm.
 - Shards that are read from their beginning to their end are kept in blocks, whose CRCs stand in a second file. Such a
-  CRC says only that a block is what came. What came is proven by the sha256 of the shard, which whoever reads it to its
-  end compares with the manifest, in each epoch; if it is another, all of the shard is removed.
+  CRC says only that a block is what came. What came is proven by the sha256 of the shard: a reader that comes to its
+  end compares it with the manifest, in each epoch, and removes the whole shard if it is another.
 - Who fetches holds a lock on these bytes of the file, so that two who want the same at once fetch it once.
 - When the limit is near, the shards that were not used for longest are removed.
 - When the disk does not take a write, nothing more is written: training goes on over the network.

@@ -11,13 +11,12 @@ from typing import Any
 from mmm_rs import ForkSafeLock
 from mmm_rs_reading.cache import Cache
 from mmm_rs_reading.files import RemoteFiles
-from mmm_rs_reading.hub_cache import HubCache
+from mmm_rs_reading.hub_cache import READ_AT_ONCE, HubCache
 from mmm_rs_reading.transports import HttpTransport
 
 # Bytes of an index that is fetched whole. All but the two largest are smaller. Of a larger one a process reads what it
 # needs, so that the first row does not wait for the rest; with a cache of shards, that one is fetched whole too.
 WHOLE_INDEX = 32 << 20
-READ_AT_ONCE = 1 << 20  # bytes
 WAIT = 300.0  # seconds that a process waits for another one of the node to fetch a file
 
 

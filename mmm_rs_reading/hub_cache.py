@@ -1,4 +1,4 @@
-"""Small files of a dataset in the hub client's own cache, by commit: whoever reads the commit again has them.
+"""Small files of a dataset in the hub client's own cache, by commit: they are fetched once for each.
 
 The layout is the client's (https://huggingface.co/docs/huggingface_hub/guides/manage-cache): `blobs/` holds each
 content under the name that the hub gives it, `snapshots/<commit>/` links by path, `refs/` the commit of each branch.
@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 
@@ -143,6 +144,5 @@ def _replace_link(target: str, link: str) -> None:
                 raise
             source = os.path.join(os.path.dirname(link), target)
             with open(source, "rb") as file, open(_new_file(temporary), "wb") as copy:
-                while data := file.read(READ_AT_ONCE):
-                    copy.write(data)
+                shutil.copyfileobj(file, copy, READ_AT_ONCE)
         os.replace(temporary, link)

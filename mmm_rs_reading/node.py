@@ -2,7 +2,7 @@
 
 These are small files in a folder of the hub client's cache, where that client has its own locks: there, a dataset that
 cannot be reached leaves no folder that looks like a damaged one. They say which commit a branch was at, and the signed
-addresses of files. A signed address lets whoever has it read one file for about an hour, so folder and files belong to
+addresses of files. Anyone who has a signed address can read its file for about an hour, so folder and files belong to
 one user, who alone can read them. What is found in them is checked as if a stranger had written it, and no token is
 ever sent to an address from there. Without a folder that can be written to, each process asks for itself.
 """
@@ -30,7 +30,7 @@ LONGEST = 64 << 10  # bytes of a file that is read
 
 
 class Node:
-    """Notes about one dataset, as one token sees it. They never raise an error: a note that cannot be read is none."""
+    """Notes about one dataset, as one token sees it. They never raise an error: one that cannot be read is ignored."""
 
     def __init__(self, folder: str, identity: str) -> None:
         """`folder`: of the dataset's locks in the hub client's cache. `identity`: of hub, dataset and token."""
@@ -121,8 +121,8 @@ _asked: dict[str, float] = {}  # when this process was last given the commit, by
 
 def is_fresh(asked: Any, key: str) -> bool:
     """Whether another process's answer is as good as asking now: it came after this process had begun, and after this
-    process last wanted to know. So processes that start together share one answer, and whoever starts after an upload,
-    or opens the dataset once more, sees the upload."""
+    process last wanted to know. So processes that start together share one answer, and a process that starts after an
+    upload, or opens the dataset once more, sees the upload."""
     now = time.time()
     if not isinstance(asked, int | float) or not now - COMMIT_AGE < asked <= now:
         return False

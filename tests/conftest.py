@@ -30,7 +30,8 @@ import pytest  # noqa: E402
 
 from conversion.job import Result  # noqa: E402
 from mmm_rs_cli import cli  # noqa: E402
-from tests import releases  # noqa: E402
+from mmm_rs_reading import retries  # noqa: E402
+from tests import hub, releases  # noqa: E402
 from tests.conversions import convert  # noqa: E402
 
 
@@ -120,3 +121,23 @@ def run(capsys):
         return code, printed.out, printed.err.splitlines()
 
     return command
+
+
+@pytest.fixture
+def short_waits(monkeypatch):
+    """What is tried again over a network is tried again at once."""
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.01)
+
+
+@pytest.fixture
+def on_the_hub():
+    """Puts a folder on a hub with a second host; the hub."""
+    with hub.Hub(cdn=True) as running:
+
+        def put(root: Path, private: bool = False) -> hub.Hub:
+            repository = running.repositories.setdefault("org/MMM-RS", hub.Repository(private))
+            repository.add("main", hub.contents(root), "upload")
+            return running
+
+        yield put

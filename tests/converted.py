@@ -58,7 +58,7 @@ class Sample:
         return fields if version == "1.0" else {**fields, "labels": {m: self.labels(m) for m in MODALITIES}}
 
     def labels(self, modality: str) -> dict | None:
-        """What is known of one image, None if there is none."""
+        """What is known of one image; None if the sample has no such image."""
         if modality not in self.prompts:
             return None
         labels = {

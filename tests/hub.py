@@ -198,7 +198,7 @@ class Hub:
 
 @dataclass
 class Signed:
-    """A file that the second host gives to whoever has its signature."""
+    """A file that the second host gives to anyone with its signature."""
 
     path: str
     data: bytes

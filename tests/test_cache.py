@@ -21,7 +21,7 @@ import pytest
 
 import mmm_rs
 from mmm_rs_loader import batches
-from mmm_rs_reading import cache, retries
+from mmm_rs_reading import cache
 from mmm_rs_reading.addresses import content_tag
 from tests import converted, hub
 from tests.hub import contents
@@ -32,18 +32,14 @@ from tests.test_reading_remote import Server, transferred
 
 SUBSET = "fMoW"
 
+pytestmark = pytest.mark.usefixtures("short_waits")
+
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Path:
     """400 samples in 4 shards; 40 are airports. Not to be changed by a test."""
     converted.write(out := tmp_path_factory.mktemp("large") / "MMM-RS", converted.airports(400), 4)
     return out
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
-    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.01)
 
 
 @pytest.fixture

@@ -156,8 +156,8 @@ def test_a_report_that_no_conversion_stands_behind_is_not_carried_on(clean_relea
         convert(tmp_path / "bad", tmp_path / "out")
     inria = releases.single_zip(clean_release["Inria"], tmp_path / "zip")
     convert(inria, tmp_path / "out")
-    convert(inria, tmp_path / "anew")
-    assert tree(tmp_path / "out") == tree(tmp_path / "anew")
+    convert(inria, tmp_path / "again")
+    assert tree(tmp_path / "out") == tree(tmp_path / "again")
 
 
 def test_the_disk_needed_counts_all_inner_zips_of_a_subset(clean_release, tmp_path):

@@ -49,22 +49,8 @@ def sen12(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
-    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.01)
+def shorter_still(monkeypatch, short_waits):
     monkeypatch.setattr(retries, "LONGEST_ASKED_WAIT", 0.01)
-
-
-@pytest.fixture
-def on_the_hub():
-    """Puts a folder on a hub with a second host; the hub."""
-    with hub.Hub(cdn=True) as running:
-
-        def put(root: Path, private: bool = False) -> hub.Hub:
-            running.repositories.setdefault(REPO, hub.Repository(private)).add("main", contents(root), "upload")
-            return running
-
-        yield put
 
 
 def in_processes(count: int, call) -> list:

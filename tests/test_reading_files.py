@@ -16,7 +16,7 @@ import pytest
 
 import mmm_rs
 from mmm_rs import ByteRanges
-from mmm_rs_reading import files, retries
+from mmm_rs_reading import files
 from tests.hub import contents
 from tests.test_reading import HAVING, converted, keys, load, opened, stored
 from tests.test_reading_remote import Server, hub
@@ -24,6 +24,8 @@ from tests.test_reading_remote import Server, hub
 DATA = bytes(np.random.default_rng(0).integers(0, 256, 3 << 20, np.uint8))
 NAME = "data/SEN1-2/train-00000-of-00001.tar"
 REPO = "org/MMM-RS"
+
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +36,6 @@ def folder(tmp_path_factory) -> Path:
     (root / NAME).write_bytes(DATA)
     (root / "manifest.json").write_bytes(b'{"one": 1}')
     return root
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
-    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.01)
 
 
 class FilesContract:

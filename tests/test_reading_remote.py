@@ -192,9 +192,7 @@ def sen12(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
-    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.01)
+def shorter_still(monkeypatch, short_waits):
     monkeypatch.setattr(connections, "SILENCE", 0.2)
 
 

@@ -47,8 +47,8 @@ class ImageNames:
             self._paths[id] = path if self._paths.get(id, path) == path else None
 
     def of(self, id: Any) -> tuple[str | None, str]:
-        """(path of the image with this id, or None; why there is none). An id may be a number in one list and text in
-        the other."""
+        """The path of the image with this id, or None, and then the reason. An id may be a number in one list and text
+        in the other."""
         for key in _spellings(id):
             if key in self._paths:
                 return self._paths[key], f"several images have the id {shortened(repr(id))}"

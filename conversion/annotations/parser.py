@@ -330,7 +330,7 @@ class Parser:
                 return
 
     def _is_behind(self, depth: int) -> bool:
-        """Whether the brace before the position closed the object: what follows is none of its members."""
+        """Whether the brace before the position closed the object, so that what follows does not belong to it."""
         following = self.window.peek()
         return not following or following in ('"}]' if depth else "{[]}\x00\x1a")
 

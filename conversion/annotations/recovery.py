@@ -133,11 +133,11 @@ class Recovery:
     # -- the next record
 
     def next_object(self, within_line: bool = False) -> bool:
-        """Move to the next object that is, or was, a record. False if there is none: at the end of file or line."""
+        """Move to the next object that is, or was, a record. False at the end of the file or line."""
         return self._seek(OBJECT, lambda match: self._is_record(), within_line)
 
     def next_member(self) -> bool:
-        """Move to the next member of a table. False if there is none: at the end of the file."""
+        """Move to the next member of a table. False at the end of the file."""
         return self._seek(NAME, self._is_member)
 
     def next_container(self) -> bool:

@@ -6,7 +6,6 @@ Everything read is checked: the manifest by its digest, each image by the CRC-32
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from mmm_rs import (
     dataset_address,
     index_schema,
     open_source,
+    without_login,
 )
 
 BATCH = 8 << 20  # bytes of images that are handed on together
@@ -96,7 +96,7 @@ def open_converted(
         )
     if isinstance(reader.files, LocalFiles):
         return Source(reader, os.path.realpath(reader.files.root))
-    return Source(reader, re.sub(r"(?<=://)[^/@]*@", "", dataset_address(address)).rstrip("/"))
+    return Source(reader, without_login(dataset_address(address)).rstrip("/"))
 
 
 def _line(error: Exception) -> str:
