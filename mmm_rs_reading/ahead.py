@@ -30,7 +30,7 @@ class Workers:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
-        self._threads = self._idle = 0
+        self._threads = self._undone = 0
 
     def submit(self, call: Callable[[], Result]) -> Future[Result]:
         """The call's result to be. A call that has not begun can be cancelled."""
@@ -39,7 +39,8 @@ class Workers:
             if self._process != os.getpid():  # the threads are the parent's
                 self._begin()
             self._tasks.put((future, call))
-            if self._idle >= self._tasks.qsize() or self._threads >= self.most:
+            self._undone += 1
+            if self._threads >= min(self._undone, self.most):
                 return future
             self._threads += 1
         threading.Thread(target=self._run, name=self.name, daemon=True).start()
@@ -48,15 +49,10 @@ class Workers:
     def _run(self) -> None:
         tasks = self._tasks
         while True:
-            with self._lock:
-                self._idle += 1
             try:
                 future, call = tasks.get(timeout=IDLE)
             except queue.Empty:
-                future = None
-            with self._lock:
-                self._idle -= 1
-                if future is None:
+                with self._lock:
                     if not tasks.empty():  # it was given a moment ago, to this idle thread
                         continue
                     self._threads -= 1
@@ -67,6 +63,8 @@ class Workers:
                 except BaseException as error:
                     future.set_exception(error)
             del future, call  # what they hold is freed while the thread waits
+            with self._lock:
+                self._undone -= 1
 
 
 def in_advance(workers: Workers, call: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:

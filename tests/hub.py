@@ -22,10 +22,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.servers import LoopbackServer
 
 TOKEN = "hf_test"
 LFS_SUFFIXES = (".tar", ".parquet", ".png", ".webp")
@@ -134,8 +136,7 @@ class Hub:
             pass
 
         Handler.hub = hub
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = LoopbackServer(Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
@@ -214,12 +215,10 @@ class Cdn:
         self.ranges: list[tuple[str, int, int]] = []  # what was sent: path, start, stop
         self.refused: list[str] = []  # why
         self.most_at_once = self._at_once = 0
-        self.gather: threading.Barrier | None = None  # answers wait until so many requests are there
-        self.lock = threading.Lock()
+        self.gather = 0  # answers wait until so many requests were there at once
+        self.lock = threading.Condition()
         handler = type("Handler", (_CdnHandler,), {"cdn": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads, self._server.block_on_close = True, False
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that have seen enough
+        self._server = LoopbackServer(handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
@@ -247,10 +246,9 @@ class Cdn:
         with self.lock:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
+            self.lock.notify_all()
+            self.lock.wait_for(lambda: self.most_at_once >= self.gather, 60)
         try:
-            if self.gather:
-                with contextlib.suppress(threading.BrokenBarrierError):
-                    self.gather.wait(60)
             yield
         finally:
             with self.lock:

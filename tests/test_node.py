@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from mmm_rs_reading import hub as reading_hub
 from mmm_rs_reading import node, retries
 from tests import converted, hub
 from tests.hub import contents
+from tests.servers import LoopbackServer
 from tests.test_reading import keys, many, stored
 from tests.test_reading_hub import ADDRESS, REPO, load
 
@@ -314,7 +315,7 @@ class _Stranger(BaseHTTPRequestHandler):
 def stranger():
     """A host that wants to know the token: its address, and the headers that it saw."""
     handler = type("Handler", (_Stranger,), {"seen": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = LoopbackServer(handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}/a", handler.seen
     server.shutdown()

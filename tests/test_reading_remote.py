@@ -18,7 +18,7 @@ import tarfile
 import threading
 import time
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import fsspec
@@ -29,6 +29,7 @@ import mmm_rs
 from mmm_rs_reading import connections, files, retries
 from mmm_rs_reading.addresses import Addresses
 from tests import converted, hub
+from tests.servers import LoopbackServer
 from tests.test_reading import FILTERS, keys, many, opened, stored
 
 pytest.importorskip("aiohttp", reason="fsspec reads http:// with it")
@@ -53,9 +54,7 @@ class Server:
         self.root, self.log, self.troubles = root, [], []
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"server_of_the_test": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads, self._server.block_on_close = True, False
-        self._server.handle_error = lambda *_: None  # clients that were killed or have seen enough
+        self._server = LoopbackServer(handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/MMM-RS"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -616,8 +615,8 @@ class _Redirecting(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def redirecting(target: str):
     """A server that redirects everything to another one."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Redirecting)
-    server.daemon_threads, server.target, server.seen = True, target, []
+    server = LoopbackServer(_Redirecting)
+    server.target, server.seen = target, []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield server
