@@ -11,8 +11,9 @@ How it works:
 - One thread, the *reader*, reads the rows in the order of the shards and keeps the encoded images until their batch is
   complete. What is kept is bounded by `shuffle`.
 - The *decoders*, one per core, work on one batch together. They write the pixels into the batch's arrays.
-- The consumer takes the batches in order. The reader waits while two are ready or being decoded: the decoders go on
-  while one of them waits for the consumer. With more than eight decoders, one for each four of them.
+- The consumer takes the batches in order. With one or two decoders, one batch is decoded while the consumer works on
+  another, so that two are in memory. With more decoders, two batches are ready or being decoded: the decoders go on
+  while one of them waits for the consumer. With more than eight, one for each four of them.
 
 `simplejpeg` decodes: libjpeg-turbo without the interpreter's lock, which can also scale. It gives the same pixels as
 Pillow. What it refuses, and what it would decode differently, goes to Pillow.
@@ -30,6 +31,7 @@ import itertools
 import math
 import operator
 import os
+import queue
 import re
 import struct
 import sys
@@ -234,12 +236,18 @@ class Batches:
 
     def _iterate(self, plan: _Plan, epoch: int, first: int, last: int) -> Iterator[dict[str, Any]]:
         skipped: list[mmm_rs.Skipped] = []
-        allocated = self._allocated(plan, first, last)
-        if _worker() is not None:  # the other workers have the other cores
-            decoded = _decoded_here(allocated)
+        encoded = _encoded_batches(self._samples, plan, first, last)
+        modalities = self._samples.modalities
+        threads = 0 if _worker() is not None else self._threads or _cores()  # other workers have the other cores
+        ahead = _ahead(threads)
+        allocate = functools.partial(
+            self._form.allocate, modalities=modalities, memory=_Memory(len(modalities) * (ahead + 1))
+        )
+        if threads:
+            decoded = _decoded_by_threads(encoded, allocate, threads, ahead)
         else:
-            decoded = _decoded_by_threads(allocated, self._threads or _cores())
-        del allocated  # closed by its reader
+            decoded = _decoded_here(encoded, allocate)
+        del encoded  # closed by its reader
         try:
             with contextlib.closing(decoded):
                 for batch in decoded:
@@ -259,14 +267,6 @@ class Batches:
                 self._undecodable += skipped
                 listed = "; ".join(f"{sample.key} in {sample.shard} ({sample.reason})" for sample in skipped)
                 logger.warning(f"{self._samples}: {len(skipped)} samples cannot be decoded: {listed}")
-
-    def _allocated(self, plan: _Plan, first: int, last: int) -> Generator[_Batch, None, None]:
-        """The batches from `first` to `last` with arrays that are still to be filled."""
-        modalities = self._samples.modalities
-        memory = _Memory(len(modalities))
-        with contextlib.closing(_encoded_batches(self._samples, plan, first, last)) as batches:
-            for encoded in batches:
-                yield self._form.allocate(encoded, modalities, memory)
 
 
 class _Place(NamedTuple):
@@ -692,18 +692,28 @@ class _Batch:
         return [sample for sample in range(len(self.samples)) if sample not in self.unreadable]
 
 
-def _decoded_here(batches: Generator[_Batch, None, None]) -> Generator[_Batch, None, None]:
+def _decoded_here(
+    batches: Generator[_Encoded, None, None], allocate: Callable[[_Encoded], _Batch]
+) -> Generator[_Batch, None, None]:
     """The batches, decoded by this thread."""
     with contextlib.closing(batches):
-        for batch in batches:
+        for encoded in batches:
+            batch = allocate(encoded)
             batch.decode()
             yield batch
             del batch
 
 
-def _decoded_by_threads(batches: Generator[_Batch, None, None], threads: int) -> Generator[_Batch, None, None]:
+def _ahead(threads: int) -> int:
+    """Batches that are ready or being decoded, at most."""
+    return 1 if threads <= 2 else max(2, threads // 4)
+
+
+def _decoded_by_threads(
+    batches: Generator[_Encoded, None, None], allocate: Callable[[_Encoded], _Batch], threads: int, ahead: int
+) -> Generator[_Batch, None, None]:
     """The batches, read by one thread and decoded by others while the consumer works."""
-    pipeline = _Pipeline(batches, threads)
+    pipeline = _Pipeline(batches, allocate, threads, ahead)
     try:
         pipeline.start()
         yield from pipeline
@@ -714,9 +724,14 @@ def _decoded_by_threads(batches: Generator[_Batch, None, None], threads: int) ->
 class _Pipeline:
     """A reader, decoders and the batches between them. Everything below the lock is changed under it."""
 
-    def __init__(self, batches: Generator[_Batch, None, None], threads: int) -> None:
-        self._batches = batches
-        self._ahead = max(2, threads // 4)  # batches that are ready or being decoded, at most
+    def __init__(
+        self,
+        batches: Generator[_Encoded, None, None],
+        allocate: Callable[[_Encoded], _Batch],
+        threads: int,
+        ahead: int,
+    ) -> None:
+        self._batches, self._allocate, self._ahead = batches, allocate, ahead
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)  # for another batch
@@ -769,12 +784,13 @@ class _Pipeline:
         error: BaseException | None = None
         try:
             with contextlib.closing(self._batches) as batches:
-                while True:
+                for encoded in batches:
                     with self._lock:
                         while len(self._waiting) >= self._ahead and not self._stopped:
                             self._room.wait()
-                    if self._stopped or (batch := next(batches, None)) is None:
+                    if self._stopped:
                         break
+                    batch = self._allocate(encoded)
                     with self._lock:
                         batch.stopped = self._stopped
                         self._waiting.append(batch)
@@ -782,7 +798,7 @@ class _Pipeline:
                         self._work.notify_all()
                         if not batch.tasks:
                             self._ready.notify()
-                    del batch  # its memory is free as soon as the consumer lets go of it; so below
+                    del encoded, batch  # its memory is free as soon as the consumer lets go of it; so below
         except BaseException as raised:
             error = raised
         with self._lock:
@@ -1047,6 +1063,9 @@ def _pinned_tensor(shape: tuple[int, ...]) -> Any:
     return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
 
 
+MOMENT = 0.01  # seconds
+
+
 class _Memory:
     """Memory of arrays that are no longer used, for the next ones.
 
@@ -1056,8 +1075,11 @@ class _Memory:
     """
 
     def __init__(self, arrays: int) -> None:
-        """`arrays`: how many a batch has."""
-        self._free: deque[np.ndarray] = deque(maxlen=3 * arrays)
+        """`arrays`: how many are in use at once if the consumer lets go of a batch when it gets the next one."""
+        self._spare = self._most = arrays
+        self._count = 0  # memories that are in use or free
+        # A finalizer may put something into this queue at any moment, also while its thread takes something from it.
+        self._free: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()  # None: a memory was given up
 
     def array(self, shape: tuple[int, ...]) -> np.ndarray:
         """An array of bytes with any content."""
@@ -1066,12 +1088,21 @@ class _Memory:
             return np.empty(shape, np.uint8)
         memory = self._take(size)
         lease = (ctypes.c_ubyte * size).from_buffer(memory)  # type: ignore[arg-type]  # any writable buffer will do
-        weakref.finalize(lease, self._free.append, memory).atexit = False
+        weakref.finalize(lease, self._give_back, memory).atexit = False
         return np.frombuffer(memoryview(lease), np.uint8).reshape(shape)
 
+    def _give_back(self, memory: np.ndarray) -> None:
+        self._free.put(memory if self._free.qsize() < self._spare else None)
+
     def _take(self, size: int) -> np.ndarray:
-        for _ in range(len(self._free)):
-            memory = self._free.popleft()  # smaller or larger memory is given up: the last batch, another image size
-            if len(memory) == size:
-                return memory
+        with contextlib.suppress(queue.Empty):
+            while True:
+                # The consumer is about to let go of a batch, having got the next one, unless it keeps them.
+                memory = self._free.get(timeout=MOMENT if self._count == self._most else 0)
+                if memory is not None and len(memory) == size:
+                    return memory
+                self._count -= 1  # memory of another size is given up: the last batch, other images
+                del memory
+        self._count += 1
+        self._most = max(self._most, self._count)
         return np.empty(size, np.uint8)

@@ -195,7 +195,7 @@ def other_work(out: str) -> float:
     import mmm_rs_loader
 
     mmm_rs_loader._decode = lambda data, target, scaled: None  # type: ignore[assignment]
-    mmm_rs_loader._decoded_by_threads = lambda batches, threads: mmm_rs_loader._decoded_here(batches)  # type: ignore[assignment]
+    mmm_rs_loader._decoded_by_threads = lambda batches, allocate, *_: mmm_rs_loader._decoded_here(batches, allocate)  # type: ignore[assignment]
     start, rows = time.thread_time(), 0
     for batch in mmm_rs_loader.batches(SUBSET, out, BATCH, size=256):
         rows += len(batch["key"])

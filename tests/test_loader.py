@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -644,6 +645,26 @@ def test_closing_does_not_wait_for_a_request(plain, monkeypatch):
     answered.set()
     wait_for_no_thread()
     filesystem.rm("/stuck", recursive=True)
+
+
+@pytest.mark.parametrize(("threads", "most"), [(1, 2), (2, 2), (4, 3), (16, 5)])
+def test_few_batches_are_in_memory_if_the_consumer_keeps_one(tmp_path, monkeypatch, threads, most):
+    large = encoded(PIL.Image.new("RGB", (512, 512)))
+    write(tmp_path, dict.fromkeys(map("s{}".format, range(101)), large))
+    monkeypatch.setattr(mmm_rs_loader, "MOMENT", 60)  # however late the consumer lets go of a batch
+    stream = batches("fMoW", tmp_path, 8, threads=threads)
+    tracemalloc.start()
+    sizes = [batch["rgb"].nbytes for batch in stream]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < (most + 0.5) * sizes[0]
+    assert len(sizes) == 13 and len(set(sizes)) == 2  # the last one is smaller
+
+
+def test_a_consumer_may_keep_all_batches(plain):
+    kept = list(batches("fMoW", plain, 4, size=64))
+    for batch, other in zip(kept, batches("fMoW", plain, 4, size=64), strict=True):
+        assert np.array_equal(batch["rgb"], other["rgb"])
 
 
 def test_an_error_comes_in_its_place(damaged, keys):
