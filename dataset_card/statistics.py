@@ -95,11 +95,6 @@ def read_manifest(out: Path) -> dict[str, Any]:
     """The manifest. Raises UsageError where there is no such folder, OutputError where there is none, VerificationError
     where it was edited."""
     manifest = manifest_file.read(out)
-    if manifest is None and str(out).startswith("hf:"):
-        raise OutputError(
-            f"{out}: only a local folder can be read here. For a dataset on the hub, `mmm_rs.get` "
-            "reads one sample, and `mmm-rs verify` checks all of it"
-        )
     if manifest is None:
         manifest_file.check_there(out)
         raise OutputError(

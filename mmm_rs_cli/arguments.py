@@ -501,6 +501,11 @@ def _path(text: str) -> Path:
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise argparse.ArgumentTypeError(f"{text}: {error.strerror}. Choose another path") from None
+        if "://" in text:
+            raise argparse.ArgumentTypeError(
+                f"{text} is an address, and has to be a path of this machine. A dataset on the hub is fetched with "
+                "`hf download ORG/NAME --repo-type dataset --local-dir FOLDER`"
+            ) from None
     return Path(text)
 
 

@@ -359,6 +359,15 @@ def test_2_an_empty_path(words, run, clean, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words", [["report", ""], ["card", ""], ["convert", "", "out"], ["export", "in", ""], ["show", "in", "--save", ""]]
+)
+def test_2_an_address_where_only_a_path_will_do(words, run):
+    address = "hf://datasets/org/MMM-RS"
+    code, _, errors = run(*(word or address for word in words))
+    assert code == 2 and f"{address} is an address, and has to be a path of this machine" in errors[-1]
+
+
 def test_2_an_output_that_is_or_holds_the_release(run, clean, tmp_path, monkeypatch):
     shutil.copytree(clean, tmp_path / "MMM-RS")
     before = sorted(tmp_path.rglob("*"))
