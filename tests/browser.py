@@ -74,15 +74,18 @@ class Browser:
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Give one command and wait for its answer."""
+        self._give(method, parameters)
+        while (answer := self._next()).get("id") != self._number:
+            pass
+        assert "error" not in answer, (method, answer["error"])
+        return answer["result"]
+
+    def _give(self, method: str, parameters: dict[str, Any]) -> None:
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != self._number:
-            pass
-        assert "error" not in answer, (method, answer["error"])
-        return answer["result"]
 
     def _next(self) -> dict[str, Any]:
         """The next answer or event; events are noted."""
@@ -110,7 +113,15 @@ class Browser:
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.requests.clear()
         self.problems.clear()
-        self.send("Page.navigate", url=page.as_uri())
+        self._load("Page.navigate", url=page.as_uri())
+
+    def follow(self, script: str) -> None:
+        """Evaluate what loads another page; returns when all of that is there."""
+        self._load("Runtime.evaluate", expression=script)
+
+    def _load(self, method: str, **parameters: Any) -> None:
+        """Give a command that loads a page, which may end before it answers."""
+        self._give(method, parameters)
         while self._next().get("method") != "Page.loadEventFired":
             pass
 
