@@ -1249,9 +1249,6 @@ def _read_manifest(files: Files) -> dict[str, Any] | None:
 
 # --- the index -------------------------------------------------------------------------------------------------------
 
-# Bytes of index rows, uncompressed, that a reader keeps in memory: some row groups. Pieces that follow one another need
-# the same ones; shuffled pieces need others each time.
-INDEX_KEPT = 32 << 20
 FOOTER = 256 << 10  # bytes at the end of an index that are read at once; its footer has 4 kB a shard
 # Rows that are uncompressed together, and how much larger than their compressed bytes they may become in all: a Parquet
 # file of some kilobytes can hold one text of megabytes a million times.
@@ -1362,15 +1359,6 @@ def read_row_groups(file: pq.ParquetFile, groups: Sequence[int], columns: Sequen
     return pa.Table.from_batches(batches) if batches else file.read_row_groups(groups, columns)
 
 
-class _RowGroups:
-    """Row groups of an index in memory, read by the first thread that asks for them."""
-
-    def __init__(self) -> None:
-        self.lock = ForkSafeLock()
-        self.table: pa.Table | None = None
-        self.size = 0  # bytes
-
-
 class Index:
     """The index of a subset. Threads may use it together."""
 
@@ -1379,8 +1367,6 @@ class Index:
         self._shards = {row["name"]: row for row in manifest["shards"] if row["subset"] == subset}
         counts = [row["samples"] for row in self._shards.values()]
         self._starts = dict(zip(self._shards, np.cumsum([0, *counts]).tolist()[:-1], strict=True))
-        self._kept: OrderedDict[Any, _RowGroups] = OrderedDict()
-        self._lock = ForkSafeLock()
         self.has_labels_by_modality = manifest["format_version"] != "1.0"
         self._stated = manifest.get("files", {}).get(index_name(subset), {})
         self._metadata, self._bounds = self._open(manifest["subsets"][subset]["samples"])
@@ -1450,7 +1436,8 @@ class Index:
         stop = self._starts[shard] + (self._shards[shard]["samples"] if last is None else last)
         group, last_group = np.searchsorted(self._bounds, [start, stop - 1], side="right") - 1
         groups = range(int(group), int(last_group) + 1)
-        rows = self._read_kept(groups, ("shard", *columns)).slice(start - int(self._bounds[group]), stop - start)
+        needed = tuple(dict.fromkeys(("shard", *columns)))
+        rows = self._read(groups, needed).slice(start - int(self._bounds[group]), stop - start)
         if rows.num_rows != stop - start or not pc.all(pc.equal(rows["shard"], shard)).as_py():
             raise ReadError(
                 f"{self}: rows {start} to {stop} are not the {stop - start} samples that the manifest has in {shard}. "
@@ -1502,20 +1489,6 @@ class Index:
         """The keys of all samples, in the order of the shards."""
         groups = range(self._metadata.num_row_groups)
         return pa.chunked_array([self._read([group], ["key"])["key"].combine_chunks() for group in groups], pa.string())
-
-    def _read_kept(self, groups: range, columns: Sequence[str]) -> pa.Table:
-        asked = groups, tuple(dict.fromkeys(columns))
-        with self._lock:
-            kept = self._kept.setdefault(asked, _RowGroups())
-            self._kept.move_to_end(asked)
-        with kept.lock:
-            if kept.table is None:
-                kept.table = self._read(groups, asked[1])
-                kept.size = kept.table.nbytes
-        with self._lock:
-            while len(self._kept) > 1 and sum(other.size for other in self._kept.values()) > INDEX_KEPT:
-                self._kept.popitem(last=False)
-        return kept.table
 
     def _read(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
         # The bytes are fetched before Arrow sees them, in as few requests as possible. Arrow's own threads must not
@@ -1587,7 +1560,7 @@ class Term(NamedTuple):
     value: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # expressions cannot be compared
 class Selection:
     """The rows to read: an expression over index columns, None for all rows, and the columns that it names. Labels, in
     the expression and in rows, are those of the first of `modalities` that a sample has."""
@@ -1883,6 +1856,9 @@ def row_count(segments: Iterable[Segment]) -> int:
 # Bytes of images in one table. Large enough that the work per table does not count, small enough for a CPU's cache and
 # for one request of a fast line.
 BATCH_BYTES = 2 << 20
+# Bytes of index rows that a reader keeps in memory: those of some shards. Pieces that follow one another need the same
+# ones; shuffled pieces need others each time.
+INDEX_KEPT = 32 << 20
 IMAGE_TYPE = datasets.Image().pa_type  # struct<bytes: binary, path: string>
 
 crc32: Callable[..., int] = zlib.crc32
@@ -1899,7 +1875,7 @@ class ConvertedSource:
         self.files, self.manifest, self.remote = files, manifest, files.remote
         self.shards = {shard["name"]: shard for shard in manifest["shards"]}
         self._indexes: dict[str, Index] = {}
-        self._lock = ForkSafeLock()
+        self._lock, self._kept = ForkSafeLock(), _KeptRows()
         files.expect(self.shards)
 
     def __reduce__(self) -> Any:
@@ -1986,38 +1962,25 @@ class ConvertedSource:
         self, segments: Iterable[Segment], features: datasets.Features, selection: Selection
     ) -> Iterator[_BegunTable]:
         """Tables of about BATCH_BYTES whose images have begun to be read."""
-        modalities = [modality for modality in MODALITIES if modality in features]
-        others = [name for name in features if name not in modalities]
-        places = [f"{modality}_{name}" for modality in modalities for name in IMAGE_PLACE]
 
-        def index_rows(segment: Segment) -> tuple[Segment, pa.Table, dict[str, pa.Array]]:
-            rows = self._rows(segment, selection, [*others, *places])
-            return segment, rows, {name: column(rows, name, features[name]) for name in others}
+        def index_rows(segment: Segment) -> tuple[Segment, _Rows]:
+            return segment, self._rows(segment, selection, features)
 
         # Over a network the first tables are small, so that the first row comes soon.
-        start = (BATCH_BYTES >> 3, BATCH_BYTES >> 2, BATCH_BYTES >> 1) if self.files.remote else ()
+        start = (BATCH_BYTES >> 3, BATCH_BYTES >> 2, BATCH_BYTES >> 1) if self.remote else ()
         limits = itertools.chain(start, itertools.repeat(BATCH_BYTES))
-        for number, (segment, rows, columns) in enumerate(self.files.in_advance(index_rows, segments)):
-            sizes = np.sum([_numbers(rows, f"{modality}_size") for modality in modalities], axis=0)
+        for number, (segment, rows) in enumerate(self.files.in_advance(index_rows, segments)):
+            sizes = np.sum([places.size for places in rows.places.values()], axis=0)
             for first, last in _batches(sizes, limits):
-                part = rows.slice(first, last - first)
-                images = self._images(part, segment.shard, modalities)
-                yield _BegunTable(
-                    number,
-                    segment.shard,
-                    first,
-                    part["key"],
-                    {name: values.slice(first, last - first) for name, values in columns.items()},
-                    images,
-                    self.files.begin(segment.shard, images.ranges),
-                )
+                part = rows.slice(first, last)
+                images = self._images(part.places)
+                reading = self.files.begin(segment.shard, images.ranges)
+                yield _BegunTable(number, segment.shard, first, part, images, reading)
 
-    def _index_rows(
-        self, subset: str, shard: str, selection: Selection, columns: Sequence[str], *places: int
-    ) -> pa.Table:
-        """Index rows of a shard, all or between two places, with the labels that the selection chooses."""
+    def _index_rows(self, subset: str, shard: str, selection: Selection, columns: Sequence[str]) -> pa.Table:
+        """Index rows of a shard, with the labels that the selection chooses."""
         needed, chosen = self._columns(subset, selection, columns)
-        return chosen(self.index(subset).rows(shard, needed, *places))
+        return chosen(self.index(subset).rows(shard, needed))
 
     def _columns(
         self, subset: str, selection: Selection, columns: Sequence[str]
@@ -2030,54 +1993,64 @@ class ConvertedSource:
             functools.partial(labels_of, modalities=selection.modalities),
         )
 
-    def _rows(self, segment: Segment, selection: Selection, columns: Sequence[str]) -> pa.Table:
-        """The index rows of a segment."""
+    def _rows(self, segment: Segment, selection: Selection, features: datasets.Features) -> _Rows:
+        """What the index has of the samples of a segment."""
+        modalities = [modality for modality in MODALITIES if modality in features]
+        others = [name for name in features if name not in modalities]
+        places = [f"{modality}_{name}" for modality in modalities for name in IMAGE_PLACE]
         subset, shard = segment.subset, segment.shard
-        if selection.expression is None:
-            rows = self._index_rows(subset, shard, selection, columns, segment.first, segment.last)
-            # Read ahead, rows of many row groups are in memory: copies, so that the rest of the groups need not be.
-            return rows.take(np.arange(rows.num_rows)) if self.remote else rows
-        rows = self._index_rows(subset, shard, selection, [*columns, *selection.columns])
-        rows = rows.take(selection.positions(rows).slice(segment.first, segment.last - segment.first))
-        if rows.num_rows != segment.last - segment.first:
+
+        def read() -> _Rows:
+            rows = self._index_rows(subset, shard, selection, [*others, *places, *selection.columns])
+            if selection.expression is not None:
+                rows = rows.take(selection.positions(rows))
+            return _Rows(
+                {name: column(rows, name, features[name]) for name in others},
+                {modality: self._places(rows, shard, modality) for modality in modalities},
+            )
+
+        matching = self._kept.get((shard, *others, *places, selection), read)
+        if segment.last > len(matching):
             raise ReadError(
                 f"{self.index(subset)}: fewer rows of {shard} match than before: it has changed. Open the dataset again"
             )
-        return rows
+        rows = matching.slice(segment.first, segment.last)
+        # Read ahead, rows of many shards are in memory: copies, so that the others of these shards need not be.
+        return rows.copy() if self.remote else rows
 
-    def _images(self, rows: pa.Table, shard: str, modalities: Sequence[str]) -> _Images:
-        """Room for the images of these rows. Raises ReadError for places that are not in the shard."""
-        offsets, sizes, stated, targets, places, columns, crcs = [], [], [], [], [], {}, []
-        room, total = self.shards[shard]["bytes"], 0
-        for modality in modalities:
-            size, offset = _numbers(rows, f"{modality}_size"), _numbers(rows, f"{modality}_offset")
-            if outside := np.flatnonzero((offset < 0) | (size < 0) | (size > room) | (offset > room - size)).tolist():
-                row = outside[0]
-                raise ReadError(
-                    f"{self}/{shard}: by the index the {modality} image of {rows['key'][row].as_py()} has {size[row]} "
-                    f"bytes at {offset[row]}, by the manifest the shard has {room} in all. Fetch index and manifest "
-                    "again"
-                )
-            present = np.flatnonzero(rows[f"{modality}_size"].is_valid().to_numpy())
-            ends = np.cumsum(size)
+    def _places(self, rows: pa.Table, shard: str, modality: str) -> _Places:
+        """Where the images of a modality are. Raises ReadError for places that are not in the shard."""
+        offset, size, crc = (rows[f"{modality}_{name}"].fill_null(0).to_numpy() for name in IMAGE_PLACE)
+        room = self.shards[shard]["bytes"]
+        if outside := np.flatnonzero((offset < 0) | (size < 0) | (size > room) | (offset > room - size)).tolist():
+            row = outside[0]
+            raise ReadError(
+                f"{self}/{shard}: by the index the {modality} image of {rows['key'][row].as_py()} has {size[row]} "
+                f"bytes at {offset[row]}, by the manifest the shard has {room} in all. Fetch index and manifest again"
+            )
+        names = pc.binary_join_element_wise(rows["key"].combine_chunks(), MEMBERS[modality].image, ".")
+        return _Places(offset, size, crc, rows[f"{modality}_size"].is_valid().to_numpy(), names)
+
+    def _images(self, places: Mapping[str, _Places]) -> _Images:
+        """Room for the images of some rows."""
+        columns, targets, rows = {}, [], []
+        for modality, located in places.items():
+            ends = np.cumsum(located.size)
             buffer = self._room(int(ends[-1]))
             view = memoryview(buffer).cast("B")
-            bounds = zip(ends[present].tolist(), size[present].tolist(), strict=True)
+            present = np.flatnonzero(located.present)
+            bounds = zip(ends[present].tolist(), located.size[present].tolist(), strict=True)
             targets += [view[end - length : end] for end, length in bounds]
-            offsets.append(offset[present])
-            sizes.append(size[present])
-            places += [(modality, row) for row in present.tolist()]
-            stated.append(_numbers(rows, f"{modality}_crc32")[present])
-            crcs.append(rows[f"{modality}_crc32"].drop_null())
-            total += int(ends[-1])
+            rows += [(modality, row) for row in present.tolist()]
             starts = pa.py_buffer(np.concatenate([[0], ends]).astype(np.int32))
-            data = pa.Array.from_buffers(pa.binary(), rows.num_rows, [None, starts, buffer])
-            paths = pc.binary_join_element_wise(rows["key"].combine_chunks(), MEMBERS[modality].image, ".")
-            columns[modality] = pa.StructArray.from_arrays(
-                [data, paths], fields=list(IMAGE_TYPE), mask=rows[f"{modality}_size"].combine_chunks().is_null()
-            )
-        ranges = ByteRanges.of(np.concatenate(offsets), np.concatenate(sizes), targets, np.concatenate(stated))
-        return _Images(columns, total, ranges, targets, places, crcs)
+            data = pa.Array.from_buffers(pa.binary(), len(ends), [None, starts, buffer])
+            absent = None if len(present) == len(ends) else pa.array(~located.present)
+            columns[modality] = pa.StructArray.from_arrays([data, located.names], fields=list(IMAGE_TYPE), mask=absent)
+        offset, size, crc = (
+            np.concatenate([getattr(located, name)[located.present] for located in places.values()])
+            for name in IMAGE_PLACE
+        )
+        return _Images(columns, int(size.sum()), ByteRanges.of(offset, size, targets, crc), targets, rows, crc)
 
     def _room(self, size: int) -> pa.Buffer:
         """Memory for the images of a table.
@@ -2091,7 +2064,7 @@ class ConvertedSource:
         self, begun: _BegunTable, schema: pa.Schema, check: bool, skipped: list[Skipped] | None
     ) -> tuple[int, pa.Table, Sequence[int]]:
         """A table once its images have come, without the rows that cannot be read."""
-        columns = {**begun.columns, **begun.images.columns}
+        columns = {**begun.rows.columns, **begun.images.columns}
         table = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
         positions: Sequence[int] = range(begun.first, begun.first + table.num_rows)
         wrong = begun.images.wrong(begun.reading, check)
@@ -2102,11 +2075,11 @@ class ConvertedSource:
         if skipped is None:
             row, (modality, reason) = min(wrong.items())
             raise ReadError(
-                f"{self}/{begun.shard}: the {modality} image of {begun.keys[row].as_py()}: {reason}. Fetch the shard "
+                f"{self}/{begun.shard}: the {modality} image of {begun.key(row)}: {reason}. Fetch the shard "
                 "again; `mmm-rs verify` finds the shards that are damaged"
             )
         for row, (modality, reason) in sorted(wrong.items()):
-            sample = Skipped(begun.keys[row].as_py(), begun.shard, f"{modality}: {reason}")
+            sample = Skipped(begun.key(row), begun.shard, f"{modality}: {reason}")
             skipped.append(sample)
             logger.info(f"{self}/{sample.shard}: skipped {sample.key}: {sample.reason}")
         good = [row not in wrong for row in range(table.num_rows)]
@@ -2124,6 +2097,74 @@ class ConvertedSource:
                 f"{self}/{shard}: has {size} bytes, the manifest says {expected}: it is cut short or of another "
                 "conversion. Fetch it again; `mmm-rs verify` finds the shards that are damaged"
             )
+
+
+class _Places(NamedTuple):
+    """Where the images of one modality are in a shard, by row; 0 where there is none."""
+
+    offset: np.ndarray
+    size: np.ndarray
+    crc32: np.ndarray
+    present: np.ndarray
+    names: pa.Array  # which the images have in the shard
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the index has of some samples of a shard."""
+
+    columns: Mapping[str, pa.Array]  # all but the images, in the builder's types
+    places: Mapping[str, _Places]  # of images, by modality
+
+    def __len__(self) -> int:
+        return len(self.columns["key"])
+
+    @property
+    def nbytes(self) -> int:
+        values = [*self.columns.values(), *itertools.chain.from_iterable(self.places.values())]
+        return sum(part.nbytes for part in values)
+
+    def slice(self, first: int, last: int) -> _Rows:
+        return self._each(lambda values: values[first:last])
+
+    def copy(self) -> _Rows:
+        numbers = np.arange(len(self))
+        return self._each(lambda values: values.take(numbers))
+
+    def _each(self, call: Callable[[Any], Any]) -> _Rows:
+        return _Rows(
+            {name: call(values) for name, values in self.columns.items()},
+            {modality: _Places(*map(call, places)) for modality, places in self.places.items()},
+        )
+
+
+class _KeptRows:
+    """Rows of shards in memory: those that were used last. Each is read by the first thread that asks for it."""
+
+    def __init__(self) -> None:
+        self._slots: OrderedDict[Any, _Slot] = OrderedDict()
+        self._lock = ForkSafeLock()
+
+    def get(self, key: Any, read: Callable[[], _Rows]) -> _Rows:
+        with self._lock:
+            slot = self._slots.setdefault(key, _Slot())
+            self._slots.move_to_end(key)
+        with slot.lock:
+            if slot.rows is not None:
+                return slot.rows
+            rows = slot.rows = read()
+            slot.size = rows.nbytes
+        with self._lock:
+            while len(self._slots) > 1 and sum(other.size for other in self._slots.values()) > INDEX_KEPT:
+                self._slots.popitem(last=False)
+        return rows
+
+
+class _Slot:
+    def __init__(self) -> None:
+        self.lock = ForkSafeLock()
+        self.rows: _Rows | None = None
+        self.size = 0
 
 
 def _open_converted(
@@ -2193,14 +2234,16 @@ class _BegunTable(NamedTuple):
     segment: int  # its position among the segments
     shard: str
     first: int  # the table's first row in the segment
-    keys: pa.ChunkedArray
-    columns: Mapping[str, pa.Array]  # all but the images
+    rows: _Rows
     images: _Images
     reading: Reading
 
     @property
     def size(self) -> int:
         return self.images.size
+
+    def key(self, row: int) -> str:
+        return self.rows.columns["key"][row].as_py()
 
 
 class _Images(NamedTuple):
@@ -2211,7 +2254,7 @@ class _Images(NamedTuple):
     ranges: ByteRanges
     targets: list[memoryview]  # one per image
     places: list[tuple[str, int]]  # the modality and row of each image
-    crcs: list[pa.ChunkedArray]  # of each modality's images
+    crcs: np.ndarray  # of each image
 
     def wrong(self, reading: Reading, check: bool) -> dict[int, tuple[str, str]]:
         """What is wrong with the images once they have been read: row -> (modality, reason)."""
@@ -2222,8 +2265,7 @@ class _Images(NamedTuple):
                 raise ReadError(f"{in_one_line(error)}. Allow more open files (`ulimit -n 4096`)") from error
             reasons = dict.fromkeys(range(len(self.places)), in_one_line(error))
         if check:
-            crcs = itertools.chain.from_iterable(column.to_pylist() for column in self.crcs)
-            for number, (crc, target) in enumerate(zip(crcs, self.targets, strict=True)):
+            for number, (crc, target) in enumerate(zip(self.crcs.tolist(), self.targets, strict=True)):
                 if number in reasons:
                     continue
                 if not reading.is_proven and crc32(target) != crc:
@@ -2290,11 +2332,6 @@ def open_image(data: bytes) -> PIL.Image.Image:
     if fault := image_fault(data):
         raise PIL.UnidentifiedImageError(fault)
     return PIL.Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-
-
-def _numbers(rows: pa.Table, name: str) -> np.ndarray:
-    """A column of integers, 0 where null."""
-    return rows[name].fill_null(0).to_numpy()
 
 
 def column(rows: pa.Table, name: str, feature: Any) -> pa.Array:
