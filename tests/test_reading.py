@@ -429,6 +429,34 @@ def test_no_data_there(tmp_path, streaming):
     assert "\n" not in str(raised.value)
 
 
+@pytest.fixture
+def pillow_s_memory():
+    """Pillow as it is when a program starts."""
+    before = Picture.core.get_blocks_max()
+    Picture.core.set_blocks_max(0)
+    yield Picture.core
+    Picture.core.set_blocks_max(before)
+
+
+def test_the_memory_of_an_image_is_used_again_for_the_next_one(subsets, pillow_s_memory):
+    for row in load(subsets, "SEN1-2"):
+        row["rgb"].load()
+    before = pillow_s_memory.get_stats()["reused_blocks"]
+    for row in load(subsets, "SEN1-2"):
+        row["rgb"].load()
+    assert pillow_s_memory.get_stats()["reused_blocks"] > before
+
+
+def test_what_the_program_chose_for_pillow_s_memory_stays(subsets, pillow_s_memory, monkeypatch):
+    pillow_s_memory.set_blocks_max(9)
+    next(iter(load(subsets, "SEN1-2")))
+    assert pillow_s_memory.get_blocks_max() == 9
+    monkeypatch.setenv("PILLOW_BLOCKS_MAX", "0")
+    pillow_s_memory.set_blocks_max(0)
+    next(iter(load(subsets, "SEN1-2")))
+    assert pillow_s_memory.get_blocks_max() == 0
+
+
 # ------------------------------------------------------------------------------------------------------------ filters
 
 
