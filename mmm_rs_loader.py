@@ -11,9 +11,9 @@ How it works:
 - One thread, the *reader*, reads the rows in the order of the shards and keeps the encoded images until their batch is
   complete. What is kept is bounded by `shuffle`.
 - The *decoders*, one per core, work on one batch together. They write the pixels into the batch's arrays.
-- The consumer takes the batches in order. With one or two decoders, one batch is decoded while the consumer works on
-  another, so that two are in memory. With more decoders, two batches are ready or being decoded: the decoders go on
-  while one of them waits for the consumer. With more than eight, one for each four of them.
+- The consumer takes the batches in order. The reader waits while two are ready or being decoded: the decoders go on
+  while one of them waits for the consumer. With more than eight decoders, one for each four of them. With one or two,
+  and batches of many MB, only one is decoded while the consumer works on another.
 
 `simplejpeg` decodes: libjpeg-turbo without the interpreter's lock, which can also scale. It gives the same pixels as
 Pillow. What it refuses, and what it would decode differently, goes to Pillow.
@@ -36,6 +36,7 @@ import re
 import struct
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -236,18 +237,12 @@ class Batches:
 
     def _iterate(self, plan: _Plan, epoch: int, first: int, last: int) -> Iterator[dict[str, Any]]:
         skipped: list[mmm_rs.Skipped] = []
-        encoded = _encoded_batches(self._samples, plan, first, last)
-        modalities = self._samples.modalities
-        threads = 0 if _worker() is not None else self._threads or _cores()  # other workers have the other cores
-        ahead = _ahead(threads)
-        allocate = functools.partial(
-            self._form.allocate, modalities=modalities, memory=_Memory(len(modalities) * (ahead + 1))
-        )
-        if threads:
-            decoded = _decoded_by_threads(encoded, allocate, threads, ahead)
+        batches = self._prepared(plan, first, last)
+        if _worker() is not None:  # the other workers have the other cores
+            decoded = _decoded_here(batches, self._form)
         else:
-            decoded = _decoded_here(encoded, allocate)
-        del encoded  # closed by its reader
+            decoded = _decoded_by_threads(batches, self._form, self._threads or _cores())
+        del batches  # closed by its reader
         try:
             with contextlib.closing(decoded):
                 for batch in decoded:
@@ -267,6 +262,12 @@ class Batches:
                 self._undecodable += skipped
                 listed = "; ".join(f"{sample.key} in {sample.shard} ({sample.reason})" for sample in skipped)
                 logger.warning(f"{self._samples}: {len(skipped)} samples cannot be decoded: {listed}")
+
+    def _prepared(self, plan: _Plan, first: int, last: int) -> Generator[_Batch, None, None]:
+        """The batches from `first` to `last`, read but not decoded."""
+        with contextlib.closing(_encoded_batches(self._samples, plan, first, last)) as batches:
+            for encoded in batches:
+                yield self._form.prepare(encoded, self._samples.modalities, self._samples.features)
 
 
 class _Place(NamedTuple):
@@ -640,20 +641,27 @@ def _read(
 
 @dataclass
 class _Batch:
-    """A batch whose arrays are being filled. Decoders take images from it until none is left."""
+    """A batch that is read, and whose arrays are then filled. Decoders take images from it until none is left."""
 
     number: int
     samples: list[tuple[_Rows, int]]
-    images: dict[str, np.ndarray]  # by modality
-    owners: dict[str, Any]  # by modality: the tensor whose memory the array is, where it is page-locked
+    labels: dict[str, Any]  # columns that are not images, in the form in which they are given
     masks: dict[str, np.ndarray]  # by modality: which samples have an image
+    shapes: dict[str, tuple[int, ...]]  # by modality
     tasks: list[tuple[str, int, memoryview]]  # modality, sample, encoded image
     scaled: bool
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # by modality, once there is memory for them
+    owners: dict[str, Any] = field(default_factory=dict)  # the tensors whose memory these are, where it is page-locked
     unreadable: dict[int, tuple[str, str]] = field(default_factory=dict)  # sample -> modality, reason
     odd: dict[int, tuple[str, tuple[int, int]]] = field(default_factory=dict)  # sample -> modality, its other size
     next: Iterator[int] = field(default_factory=itertools.count)
     decoded: int = 0  # images that are done, guarded by a lock if there are several threads
     stopped: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its images, decoded."""
+        return sum(map(math.prod, self.shapes.values()))
 
     def decode(self) -> int:
         """Decode images until none is left for this thread. Returns how many."""
@@ -671,18 +679,15 @@ class _Batch:
             count += 1
         return count
 
-    def labels(self, name: str) -> list[Any]:
-        return [rows.labels[name][index] for rows, index in self.samples]
-
     def readable_rows(self, skip: bool, skipped: list[mmm_rs.Skipped]) -> Sequence[int]:
         """The samples that could be decoded. Raises an error for others, or lists them."""
         if self.odd:
             sample, (modality, size) = min(self.odd.items())
-            raise _unequal(modality, self.labels("key")[sample], size, self.images[modality].shape[1:3])
+            raise _unequal(modality, self.labels["key"][sample], size, self.images[modality].shape[1:3])
         if not self.unreadable:
             return range(len(self.samples))
         for sample, (modality, reason) in sorted(self.unreadable.items()):
-            key, shard = self.labels("key")[sample], self.samples[sample][0].shard
+            key, shard = self.labels["key"][sample], self.samples[sample][0].shard
             if not skip:
                 raise mmm_rs.ReadError(
                     f"{shard}: the {modality} image of {key} cannot be decoded: {reason}. Its bytes are those of the "
@@ -692,28 +697,22 @@ class _Batch:
         return [sample for sample in range(len(self.samples)) if sample not in self.unreadable]
 
 
-def _decoded_here(
-    batches: Generator[_Encoded, None, None], allocate: Callable[[_Encoded], _Batch]
-) -> Generator[_Batch, None, None]:
+def _decoded_here(batches: Generator[_Batch, None, None], form: _Form) -> Generator[_Batch, None, None]:
     """The batches, decoded by this thread."""
+    memory = _Memory()
     with contextlib.closing(batches):
-        for encoded in batches:
-            batch = allocate(encoded)
+        for batch in batches:
+            form.allocate(batch, memory, 2)
             batch.decode()
             yield batch
             del batch
 
 
-def _ahead(threads: int) -> int:
-    """Batches that are ready or being decoded, at most."""
-    return 1 if threads <= 2 else max(2, threads // 4)
-
-
 def _decoded_by_threads(
-    batches: Generator[_Encoded, None, None], allocate: Callable[[_Encoded], _Batch], threads: int, ahead: int
+    batches: Generator[_Batch, None, None], form: _Form, threads: int
 ) -> Generator[_Batch, None, None]:
     """The batches, read by one thread and decoded by others while the consumer works."""
-    pipeline = _Pipeline(batches, allocate, threads, ahead)
+    pipeline = _Pipeline(batches, form, threads)
     try:
         pipeline.start()
         yield from pipeline
@@ -721,17 +720,22 @@ def _decoded_by_threads(
         pipeline.stop()
 
 
+LARGE = 32 << 20  # bytes
+
+
+def _ahead(threads: int, nbytes: int) -> int:
+    """Batches of so many bytes that are ready or being decoded, at most."""
+    return 1 if threads <= 2 and nbytes > LARGE else max(2, threads // 4)
+
+
+MOMENT = 0.0003  # seconds
+
+
 class _Pipeline:
     """A reader, decoders and the batches between them. Everything below the lock is changed under it."""
 
-    def __init__(
-        self,
-        batches: Generator[_Encoded, None, None],
-        allocate: Callable[[_Encoded], _Batch],
-        threads: int,
-        ahead: int,
-    ) -> None:
-        self._batches, self._allocate, self._ahead = batches, allocate, ahead
+    def __init__(self, batches: Generator[_Batch, None, None], form: _Form, threads: int) -> None:
+        self._batches, self._form, self._memory = batches, form, _Memory()
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)  # for another batch
@@ -784,13 +788,14 @@ class _Pipeline:
         error: BaseException | None = None
         try:
             with contextlib.closing(self._batches) as batches:
-                for encoded in batches:
+                for batch in batches:
+                    ahead = _ahead(len(self._decoders), batch.nbytes)
                     with self._lock:
-                        while len(self._waiting) >= self._ahead and not self._stopped:
+                        while len(self._waiting) >= ahead and not self._stopped:
                             self._room.wait()
                     if self._stopped:
                         break
-                    batch = self._allocate(encoded)
+                    self._form.allocate(batch, self._memory, ahead + 1)
                     with self._lock:
                         batch.stopped = self._stopped
                         self._waiting.append(batch)
@@ -798,7 +803,8 @@ class _Pipeline:
                         self._work.notify_all()
                         if not batch.tasks:
                             self._ready.notify()
-                    del encoded, batch  # its memory is free as soon as the consumer lets go of it; so below
+                    del batch  # its memory is free as soon as the consumer lets go of it; so below
+                    time.sleep(MOMENT)  # the decoders begin before this thread, which rarely waits, works on
         except BaseException as raised:
             error = raised
         with self._lock:
@@ -969,44 +975,61 @@ class _Form:
     pin_memory: bool
     masks: bool
 
-    def allocate(self, encoded: _Encoded, modalities: Sequence[str], memory: _Memory) -> _Batch:
-        """Arrays for a batch, and what is to be decoded into them."""
-        samples, tasks = encoded.samples, []
-        images: dict[str, np.ndarray] = {}
-        owners: dict[str, Any] = {}
-        masks: dict[str, np.ndarray] = {}
+    def prepare(self, encoded: _Encoded, modalities: Sequence[str], features: datasets.Features) -> _Batch:
+        """All that can be done for a batch before there is memory for its images."""
+        samples = encoded.samples
         columns = {modality: [rows.images[modality][index] for rows, index in samples] for modality in modalities}
         square = None if self.size is None else (self.size, self.size)
         sizes = {modality: square or _first_size(column) for modality, column in columns.items()}
         known = next((size for size in sizes.values() if size), (0, 0))  # for a modality that no sample has
-        for modality, column in columns.items():
-            mask = np.array([data is not None for data in column], bool)
-            shape = (len(samples), *(sizes[modality] or known), 3)
+        labels = {
+            name: _labels([rows.labels[name][index] for rows, index in samples], _kind(feature), self._convert)
+            for name, feature in features.items()
+            if name not in columns
+        }
+        masks = {
+            modality: np.array([data is not None for data in column], bool) for modality, column in columns.items()
+        }
+        shapes: dict[str, tuple[int, ...]] = {
+            modality: (len(samples), *(size or known), 3) for modality, size in sizes.items()
+        }
+        tasks = [
+            (modality, sample, data)
+            for modality, column in columns.items()
+            for sample, data in enumerate(column)
+            if data is not None
+        ]
+        return _Batch(encoded.number, samples, labels, masks, shapes, tasks, scaled=self.size is not None)
+
+    def allocate(self, batch: _Batch, memory: _Memory, at_once: int) -> None:
+        """Give a batch the arrays of its images. `at_once`: how many batches have some, if the consumer keeps one."""
+        for modality, shape in batch.shapes.items():
             if self.pin_memory:
-                owners[modality] = tensor = _pinned_tensor(shape)
-                images[modality] = tensor.numpy()
+                batch.owners[modality] = tensor = _pinned_tensor(shape)
+                batch.images[modality] = tensor.numpy()
             else:
-                images[modality] = memory.array(shape)
-            images[modality][~mask] = 0
-            masks[modality] = mask
-            tasks += [(modality, sample, data) for sample, data in enumerate(column) if data is not None]
-        return _Batch(encoded.number, samples, images, owners, masks, tasks, scaled=self.size is not None)
+                batch.images[modality] = memory.array(shape, at_once * len(batch.shapes))
+            batch.images[modality][~batch.masks[modality]] = 0
+
+    @property
+    def _convert(self) -> Callable[[np.ndarray], Any]:
+        return _tensor if self.to == "torch" else np.asarray
 
     def dictionary(self, batch: _Batch, rows: Sequence[int], features: datasets.Features) -> dict[str, Any]:
         """The batch for the consumer. `rows`: the samples that could be decoded."""
-        chosen = slice(None) if len(rows) == len(batch.samples) else list(rows)
-        convert: Callable[[np.ndarray], Any] = _tensor if self.to == "torch" else np.asarray
+        whole = len(rows) == len(batch.samples)
+        chosen = slice(None) if whole else list(rows)
         given: dict[str, Any] = {}
-        for name, feature in features.items():
+        for name in features:
             if name in batch.images:
-                images = batch.owners[name] if self.pin_memory else convert(batch.images[name])
+                images = batch.owners[name] if self.pin_memory else self._convert(batch.images[name])
                 given[name] = images[chosen].permute(0, 3, 1, 2) if self.to == "torch" else images[chosen]
                 if self.masks:
-                    given[f"{name}_mask"] = convert(batch.masks[name][chosen])
+                    given[f"{name}_mask"] = self._convert(batch.masks[name][chosen])
             else:
-                values = batch.labels(name)
-                values = values if isinstance(chosen, slice) else [values[row] for row in rows]
-                given[name] = _labels(values, _kind(feature), convert)
+                values = batch.labels[name]
+                is_list = isinstance(values, list) and not whole
+                given[name] = [values[row] for row in rows] if is_list else values[chosen]
         return given
 
 
@@ -1063,7 +1086,7 @@ def _pinned_tensor(shape: tuple[int, ...]) -> Any:
     return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
 
 
-MOMENT = 0.01  # seconds
+PATIENCE = 0.01  # seconds
 
 
 class _Memory:
@@ -1074,19 +1097,20 @@ class _Memory:
     which all of them keep alive.
     """
 
-    def __init__(self, arrays: int) -> None:
-        """`arrays`: how many are in use at once if the consumer lets go of a batch when it gets the next one."""
-        self._spare = self._most = arrays
+    def __init__(self) -> None:
         self._count = 0  # memories that are in use or free
+        self._kept = self._spare = 0  # that the consumer keeps for longer, as far as is known; that may be free
         # A finalizer may put something into this queue at any moment, also while its thread takes something from it.
         self._free: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()  # None: a memory was given up
 
-    def array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array of bytes with any content."""
+    def array(self, shape: tuple[int, ...], at_once: int) -> np.ndarray:
+        """An array of bytes with any content. `at_once`: how many are in use, if the consumer lets go of its batch when
+        it gets the next one."""
         size = math.prod(shape)
         if not size:
             return np.empty(shape, np.uint8)
-        memory = self._take(size)
+        self._spare = at_once
+        memory = self._take(size, at_once)
         lease = (ctypes.c_ubyte * size).from_buffer(memory)  # type: ignore[arg-type]  # any writable buffer will do
         weakref.finalize(lease, self._give_back, memory).atexit = False
         return np.frombuffer(memoryview(lease), np.uint8).reshape(shape)
@@ -1094,15 +1118,15 @@ class _Memory:
     def _give_back(self, memory: np.ndarray) -> None:
         self._free.put(memory if self._free.qsize() < self._spare else None)
 
-    def _take(self, size: int) -> np.ndarray:
+    def _take(self, size: int, at_once: int) -> np.ndarray:
         with contextlib.suppress(queue.Empty):
             while True:
                 # The consumer is about to let go of a batch, having got the next one, unless it keeps them.
-                memory = self._free.get(timeout=MOMENT if self._count == self._most else 0)
+                memory = self._free.get(timeout=PATIENCE if self._count == at_once + self._kept else 0)
                 if memory is not None and len(memory) == size:
                     return memory
                 self._count -= 1  # memory of another size is given up: the last batch, other images
                 del memory
         self._count += 1
-        self._most = max(self._most, self._count)
+        self._kept = max(self._kept, self._count - at_once)
         return np.empty(size, np.uint8)

@@ -160,6 +160,8 @@ def read(name: str, out: str) -> None:
 
     import mmm_rs_loader  # noqa: F401  imports are not measured
 
+    with contextlib.suppress(ImportError):
+        import scipy.io  # noqa: F401  which `datasets` imports when it opens a dataset
     if "DataLoader" in name:
         import torch  # noqa: F401
     datasets.disable_progress_bars()
@@ -195,7 +197,7 @@ def other_work(out: str) -> float:
     import mmm_rs_loader
 
     mmm_rs_loader._decode = lambda data, target, scaled: None  # type: ignore[assignment]
-    mmm_rs_loader._decoded_by_threads = lambda batches, allocate, *_: mmm_rs_loader._decoded_here(batches, allocate)  # type: ignore[assignment]
+    mmm_rs_loader._decoded_by_threads = lambda batches, form, _: mmm_rs_loader._decoded_here(batches, form)  # type: ignore[assignment]
     start, rows = time.thread_time(), 0
     for batch in mmm_rs_loader.batches(SUBSET, out, BATCH, size=256):
         rows += len(batch["key"])

@@ -647,11 +647,12 @@ def test_closing_does_not_wait_for_a_request(plain, monkeypatch):
     filesystem.rm("/stuck", recursive=True)
 
 
-@pytest.mark.parametrize(("threads", "most"), [(1, 2), (2, 2), (4, 3), (16, 5)])
-def test_few_batches_are_in_memory_if_the_consumer_keeps_one(tmp_path, monkeypatch, threads, most):
-    large = encoded(PIL.Image.new("RGB", (512, 512)))
-    write(tmp_path, dict.fromkeys(map("s{}".format, range(101)), large))
-    monkeypatch.setattr(mmm_rs_loader, "MOMENT", 60)  # however late the consumer lets go of a batch
+@pytest.mark.parametrize(("threads", "most", "large"), [(1, 2, 1), (2, 2, 1), (2, 3, 1 << 30), (4, 3, 1), (16, 5, 1)])
+def test_few_batches_are_in_memory_if_the_consumer_keeps_one(tmp_path, monkeypatch, threads, most, large):
+    black = encoded(PIL.Image.new("RGB", (512, 512)))
+    write(tmp_path, dict.fromkeys(map("s{}".format, range(101)), black))
+    monkeypatch.setattr(mmm_rs_loader, "LARGE", large)
+    monkeypatch.setattr(mmm_rs_loader, "PATIENCE", 60)  # however late the consumer lets go of a batch
     stream = batches("fMoW", tmp_path, 8, threads=threads)
     tracemalloc.start()
     sizes = [batch["rgb"].nbytes for batch in stream]
