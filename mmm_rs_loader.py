@@ -699,8 +699,7 @@ class _Batch:
 
 def _decoded_here(batches: Generator[_Batch, None, None], form: _Form) -> Generator[_Batch, None, None]:
     """The batches, decoded by this thread."""
-    memory = _Memory()
-    with contextlib.closing(batches):
+    with contextlib.closing(batches), contextlib.closing(_Memory()) as memory:
         for batch in batches:
             form.allocate(batch, memory, 2)
             batch.decode()
@@ -718,6 +717,7 @@ def _decoded_by_threads(
         yield from pipeline
     finally:
         pipeline.stop()
+        pipeline.memory.close()
 
 
 LARGE = 32 << 20  # bytes
@@ -735,7 +735,7 @@ class _Pipeline:
     """A reader, decoders and the batches between them. Everything below the lock is changed under it."""
 
     def __init__(self, batches: Generator[_Batch, None, None], form: _Form, threads: int) -> None:
-        self._batches, self._form, self._memory = batches, form, _Memory()
+        self._batches, self._form, self.memory = batches, form, _Memory()
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)  # for another batch
@@ -795,7 +795,7 @@ class _Pipeline:
                             self._room.wait()
                     if self._stopped:
                         break
-                    self._form.allocate(batch, self._memory, ahead + 1)
+                    self._form.allocate(batch, self.memory, ahead + 1)
                     with self._lock:
                         batch.stopped = self._stopped
                         self._waiting.append(batch)
@@ -1114,6 +1114,13 @@ class _Memory:
         lease = (ctypes.c_ubyte * size).from_buffer(memory)  # type: ignore[arg-type]  # any writable buffer will do
         weakref.finalize(lease, self._give_back, memory).atexit = False
         return np.frombuffer(memoryview(lease), np.uint8).reshape(shape)
+
+    def close(self) -> None:
+        """Keep nothing: there is no next array."""
+        self._spare = 0
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._free.get_nowait()
 
     def _give_back(self, memory: np.ndarray) -> None:
         self._free.put(memory if self._free.qsize() < self._spare else None)

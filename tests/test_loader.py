@@ -6,6 +6,7 @@ with those of `datasets`.
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import json
@@ -660,6 +661,20 @@ def test_few_batches_are_in_memory_if_the_consumer_keeps_one(tmp_path, monkeypat
     tracemalloc.stop()
     assert peak < (most + 0.5) * sizes[0]
     assert len(sizes) == 13 and len(set(sizes)) == 2  # the last one is smaller
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["to its end", "given up"])
+def test_a_batch_that_outlives_its_stream_is_all_that_is_kept(plain, ended):
+    tracemalloc.start()
+    rows = iter(batches("fMoW", plain, 8, size=512))
+    batch = next(rows)
+    for batch in rows if ended else ():  # noqa: B007
+        pass
+    del rows
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < batch["rgb"].nbytes + 3_000_000  # an array of a whole batch has 6,291,456 bytes
 
 
 def test_a_consumer_may_keep_all_batches(plain):
