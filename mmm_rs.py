@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import difflib
 import errno
 import functools
@@ -34,7 +35,6 @@ import importlib.metadata
 import io
 import itertools
 import json
-import mmap
 import operator
 import os
 import pickle
@@ -1856,6 +1856,7 @@ def row_count(segments: Iterable[Segment]) -> int:
 # Bytes of images in one table. Large enough that the work per table does not count, small enough for a CPU's cache and
 # for one request of a fast line.
 BATCH_BYTES = 2 << 20
+KEPT_ROOMS = 16  # memories of such tables that wait to be used again, at most
 # Bytes of index rows that a reader keeps in memory: those of some shards. Pieces that follow one another need the same
 # ones; shuffled pieces need others each time.
 INDEX_KEPT = 32 << 20
@@ -1966,6 +1967,7 @@ class ConvertedSource:
         def index_rows(segment: Segment) -> tuple[Segment, _Rows]:
             return segment, self._rows(segment, selection, features)
 
+        room = _Rooms().room if self.remote else pa.allocate_buffer
         # Over a network the first tables are small, so that the first row comes soon.
         start = (BATCH_BYTES >> 3, BATCH_BYTES >> 2, BATCH_BYTES >> 1) if self.remote else ()
         limits = itertools.chain(start, itertools.repeat(BATCH_BYTES))
@@ -1973,7 +1975,7 @@ class ConvertedSource:
             sizes = np.sum([places.size for places in rows.places.values()], axis=0)
             for first, last in _batches(sizes, limits):
                 part = rows.slice(first, last)
-                images = self._images(part.places)
+                images = _images(part.places, room)
                 reading = self.files.begin(segment.shard, images.ranges)
                 yield _BegunTable(number, segment.shard, first, part, images, reading)
 
@@ -2030,35 +2032,6 @@ class ConvertedSource:
             )
         names = pc.binary_join_element_wise(rows["key"].combine_chunks(), MEMBERS[modality].image, ".")
         return _Places(offset, size, crc, rows[f"{modality}_size"].is_valid().to_numpy(), names)
-
-    def _images(self, places: Mapping[str, _Places]) -> _Images:
-        """Room for the images of some rows."""
-        columns, targets, rows = {}, [], []
-        for modality, located in places.items():
-            ends = np.cumsum(located.size)
-            buffer = self._room(int(ends[-1]))
-            view = memoryview(buffer).cast("B")
-            present = np.flatnonzero(located.present)
-            bounds = zip(ends[present].tolist(), located.size[present].tolist(), strict=True)
-            targets += [view[end - length : end] for end, length in bounds]
-            rows += [(modality, row) for row in present.tolist()]
-            starts = pa.py_buffer(np.concatenate([[0], ends]).astype(np.int32))
-            data = pa.Array.from_buffers(pa.binary(), len(ends), [None, starts, buffer])
-            absent = None if len(present) == len(ends) else pa.array(~located.present)
-            columns[modality] = pa.StructArray.from_arrays([data, located.names], fields=list(IMAGE_TYPE), mask=absent)
-        offset, size, crc = (
-            np.concatenate([getattr(located, name)[located.present] for located in places.values()])
-            for name in IMAGE_PLACE
-        )
-        return _Images(columns, int(size.sum()), ByteRanges.of(offset, size, targets, crc), targets, rows, crc)
-
-    def _room(self, size: int) -> pa.Buffer:
-        """Memory for the images of a table.
-
-        Read ahead, many tables are in memory, and allocators keep what those that are gone have used: 100 MB of it were
-        seen. So there each table has pages of its own. On a disk the cost of fresh pages would be seen.
-        """
-        return pa.py_buffer(mmap.mmap(-1, size)) if self.remote and size else pa.allocate_buffer(size)
 
     def _finish(
         self, begun: _BegunTable, schema: pa.Schema, check: bool, skipped: list[Skipped] | None
@@ -2277,6 +2250,49 @@ class _Images(NamedTuple):
             modality, row = self.places[number]
             by_row.setdefault(row, (modality, reasons[number]))
         return by_row
+
+
+def _images(places: Mapping[str, _Places], room: Callable[[int], pa.Buffer]) -> _Images:
+    """Columns for the images of some rows. `room` gives memory."""
+    columns, targets, rows = {}, [], []
+    for modality, located in places.items():
+        ends = np.cumsum(located.size)
+        buffer = room(int(ends[-1]))
+        view = memoryview(buffer).cast("B")
+        present = np.flatnonzero(located.present)
+        bounds = zip(ends[present].tolist(), located.size[present].tolist(), strict=True)
+        targets += [view[end - length : end] for end, length in bounds]
+        rows += [(modality, row) for row in present.tolist()]
+        starts = pa.py_buffer(np.concatenate([[0], ends]).astype(np.int32))
+        data = pa.Array.from_buffers(pa.binary(), len(ends), [None, starts, buffer])
+        absent = None if len(present) == len(ends) else pa.array(~located.present)
+        columns[modality] = pa.StructArray.from_arrays([data, located.names], fields=list(IMAGE_TYPE), mask=absent)
+    offset, size, crc = (
+        np.concatenate([getattr(located, name)[located.present] for located in places.values()]) for name in IMAGE_PLACE
+    )
+    return _Images(columns, int(size.sum()), ByteRanges.of(offset, size, targets, crc), targets, rows, crc)
+
+
+class _Rooms:
+    """Memory for the images of tables that are read ahead, many at a time; that of tables that are gone is used again.
+
+    Allocators keep more than is needed of what other threads have freed, 100 MB of it were seen; and fresh pages cost a
+    quarter of all the work of reading.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[np.ndarray] = deque(maxlen=KEPT_ROOMS)
+
+    def room(self, size: int) -> pa.Buffer:
+        if size > BATCH_BYTES:  # a single large image
+            return pa.py_buffer(np.empty(size, np.uint8))
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(BATCH_BYTES, np.uint8)
+        lease = (ctypes.c_ubyte * size).from_buffer(memory)  # type: ignore[arg-type]  # any writable buffer will do
+        weakref.finalize(lease, self._free.append, memory).atexit = False
+        return pa.py_buffer(lease)
 
 
 # What an image may be, as Pillow calls it (and MPO, which it reads as JPEG). Other formats, such as EPS and PDF, would
