@@ -1432,26 +1432,39 @@ class Index:
 
         Raises ReadError if index and manifest contradict each other.
         """
+        rows = self.unchecked_rows(shard, columns, first, last)
+        self.check(rows, shard)
+        return rows
+
+    def unchecked_rows(self, shard: str, columns: Sequence[str], first: int = 0, last: int | None = None) -> pa.Table:
+        """The same before `check`, which may be given a part of them at a time."""
         start = self._starts[shard] + first
         stop = self._starts[shard] + (self._shards[shard]["samples"] if last is None else last)
         group, last_group = np.searchsorted(self._bounds, [start, stop - 1], side="right") - 1
         groups = range(int(group), int(last_group) + 1)
         needed = tuple(dict.fromkeys(("shard", *columns)))
         rows = self._read(groups, needed).slice(start - int(self._bounds[group]), stop - start)
-        if rows.num_rows != stop - start or not pc.all(pc.equal(rows["shard"], shard)).as_py():
+        if rows.num_rows != stop - start:
             raise ReadError(
-                f"{self}: rows {start} to {stop} are not the {stop - start} samples that the manifest has in {shard}. "
-                "Fetch index and manifest again"
+                f"{self}: has {rows.num_rows} of the {stop - start} rows that the manifest has in {shard}. Fetch index "
+                "and manifest again"
             )
-        if "key" in columns:
+        return rows
+
+    def check(self, rows: pa.Table, shard: str) -> None:
+        """Raises ReadError if rows of a shard contradict the manifest or themselves."""
+        if not pc.all(pc.equal(rows["shard"], shard)).as_py():
+            raise ReadError(
+                f"{self}: has rows of other samples than the manifest has in {shard}. Fetch index and manifest again"
+            )
+        if "key" in rows.column_names:
             self._check_keys(rows["key"])
         for modality in MODALITIES:
-            facts = [name for fact in IMAGE_FACTS if (name := f"{modality}_{fact}") in columns]
+            facts = [name for fact in IMAGE_FACTS if (name := f"{modality}_{fact}") in rows.column_names]
             if any(rows[name].is_valid() != rows[facts[0]].is_valid() for name in facts[1:]):
                 raise ReadError(
                     f"{self}: has only a part of {', '.join(facts)} of an image. Fetch index and manifest again"
                 )
-        return rows
 
     def _check_keys(self, keys: pa.ChunkedArray) -> None:
         """Raises ReadError for a key that no conversion writes: exports and `show --save` make file names of keys."""
@@ -1955,19 +1968,24 @@ class ConvertedSource:
     ) -> Iterator[tuple[int, pa.Table, Sequence[int]]]:
         """See Source."""
         schema = features.arrow_schema
-        for table in begun_in_advance(self.files, self._begin(segments, features, selection)):
-            yield self._finish(table, schema, check, skipped)
-            del table  # its buffers are free for the next one, while they are in the processor's cache
+        with contextlib.closing(_Rooms()) as rooms:
+            room = rooms.room if self.remote else pa.allocate_buffer
+            for table in begun_in_advance(self.files, self._begin(segments, features, selection, room)):
+                yield self._finish(table, schema, check, skipped)
+                del table  # its buffers are free for the next one, while they are in the processor's cache
 
     def _begin(
-        self, segments: Iterable[Segment], features: datasets.Features, selection: Selection
+        self,
+        segments: Iterable[Segment],
+        features: datasets.Features,
+        selection: Selection,
+        room: Callable[[int], pa.Buffer],
     ) -> Iterator[_BegunTable]:
-        """Tables of about BATCH_BYTES whose images have begun to be read."""
+        """Tables of about BATCH_BYTES whose images have begun to be read. `room` gives memory for those of a table."""
 
         def index_rows(segment: Segment) -> tuple[Segment, _Rows]:
             return segment, self._rows(segment, selection, features)
 
-        room = _Rooms().room if self.remote else pa.allocate_buffer
         # Over a network the first tables are small, so that the first row comes soon.
         start = (BATCH_BYTES >> 3, BATCH_BYTES >> 2, BATCH_BYTES >> 1) if self.remote else ()
         limits = itertools.chain(start, itertools.repeat(BATCH_BYTES))
@@ -2002,33 +2020,38 @@ class ConvertedSource:
         places = [f"{modality}_{name}" for modality in modalities for name in IMAGE_PLACE]
         subset, shard = segment.subset, segment.shard
 
-        def read() -> _Rows:
-            rows = self._index_rows(subset, shard, selection, [*others, *places, *selection.columns])
-            if selection.expression is not None:
-                rows = rows.take(selection.positions(rows))
+        def read() -> pa.Table:
+            needed, chosen = self._columns(subset, selection, [*others, *places, *selection.columns])
+            rows = chosen(self.index(subset).unchecked_rows(shard, needed))
+            return rows if selection.expression is None else rows.take(selection.positions(rows))
+
+        def convert(rows: pa.Table) -> _Rows:
+            self.index(subset).check(rows, shard)
             return _Rows(
                 {name: column(rows, name, features[name]) for name in others},
                 {modality: self._places(rows, shard, modality) for modality in modalities},
             )
 
-        matching = self._kept.get((shard, *others, *places, selection), read)
+        matching = self._kept.get((shard, *others, *places, selection), read, convert)
         if segment.last > len(matching):
             raise ReadError(
                 f"{self.index(subset)}: fewer rows of {shard} match than before: it has changed. Open the dataset again"
             )
-        rows = matching.slice(segment.first, segment.last)
-        # Read ahead, rows of many shards are in memory: copies, so that the others of these shards need not be.
-        return rows.copy() if self.remote else rows
+        if isinstance(matching, pa.Table):
+            rows = convert(matching.slice(segment.first, segment.last - segment.first))
+        else:
+            rows = matching.slice(segment.first, segment.last)
+        return rows.copy()  # else each piece in memory, or pickled, would hold the rows of its whole shard
 
     def _places(self, rows: pa.Table, shard: str, modality: str) -> _Places:
         """Where the images of a modality are. Raises ReadError for places that are not in the shard."""
         offset, size, crc = (rows[f"{modality}_{name}"].fill_null(0).to_numpy() for name in IMAGE_PLACE)
-        room = self.shards[shard]["bytes"]
-        if outside := np.flatnonzero((offset < 0) | (size < 0) | (size > room) | (offset > room - size)).tolist():
+        end = self.shards[shard]["bytes"]
+        if outside := np.flatnonzero((offset < 0) | (size < 0) | (size > end) | (offset > end - size)).tolist():
             row = outside[0]
             raise ReadError(
                 f"{self}/{shard}: by the index the {modality} image of {rows['key'][row].as_py()} has {size[row]} "
-                f"bytes at {offset[row]}, by the manifest the shard has {room} in all. Fetch index and manifest again"
+                f"bytes at {offset[row]}, by the manifest the shard has {end} in all. Fetch index and manifest again"
             )
         names = pc.binary_join_element_wise(rows["key"].combine_chunks(), MEMBERS[modality].image, ".")
         return _Places(offset, size, crc, rows[f"{modality}_size"].is_valid().to_numpy(), names)
@@ -2112,21 +2135,26 @@ class _Rows:
 
 
 class _KeptRows:
-    """Rows of shards in memory: those that were used last. Each is read by the first thread that asks for it."""
+    """Index rows of shards in memory: those that were used last. The first thread that asks for some reads them."""
 
     def __init__(self) -> None:
         self._slots: OrderedDict[Any, _Slot] = OrderedDict()
         self._lock = ForkSafeLock()
 
-    def get(self, key: Any, read: Callable[[], _Rows]) -> _Rows:
+    def get(self, key: Any, read: Callable[[], pa.Table], convert: Callable[[pa.Table], _Rows]) -> pa.Table | _Rows:
+        """The rows of a shard that match: the first time as they were read, from then on converted.
+
+        Pieces that follow one another need the same rows again and again; shuffled ones need a few rows, once.
+        """
         with self._lock:
             slot = self._slots.setdefault(key, _Slot())
             self._slots.move_to_end(key)
         with slot.lock:
-            if slot.rows is not None:
-                return slot.rows
-            rows = slot.rows = read()
-            slot.size = rows.nbytes
+            if slot.rows is None:
+                slot.rows = read()
+            elif isinstance(slot.rows, pa.Table):
+                slot.rows = convert(slot.rows)
+            rows = slot.rows
         with self._lock:
             while len(self._slots) > 1 and sum(other.size for other in self._slots.values()) > INDEX_KEPT:
                 self._slots.popitem(last=False)
@@ -2136,8 +2164,11 @@ class _KeptRows:
 class _Slot:
     def __init__(self) -> None:
         self.lock = ForkSafeLock()
-        self.rows: _Rows | None = None
-        self.size = 0
+        self.rows: pa.Table | _Rows | None = None
+
+    @property
+    def size(self) -> int:
+        return 0 if self.rows is None else self.rows.nbytes
 
 
 def _open_converted(
@@ -2226,7 +2257,7 @@ class _Images(NamedTuple):
     size: int  # bytes of all images
     ranges: ByteRanges
     targets: list[memoryview]  # one per image
-    places: list[tuple[str, int]]  # the modality and row of each image
+    owners: list[tuple[str, int]]  # the modality and row of each image
     crcs: np.ndarray  # of each image
 
     def wrong(self, reading: Reading, check: bool) -> dict[int, tuple[str, str]]:
@@ -2236,7 +2267,7 @@ class _Images(NamedTuple):
         except OSError as error:  # a missing file, no permission, a bad disk: none of the images came
             if error.errno in (errno.EMFILE, errno.ENFILE):  # not damage, so nothing may be skipped for it
                 raise ReadError(f"{in_one_line(error)}. Allow more open files (`ulimit -n 4096`)") from error
-            reasons = dict.fromkeys(range(len(self.places)), in_one_line(error))
+            reasons = dict.fromkeys(range(len(self.owners)), in_one_line(error))
         if check:
             for number, (crc, target) in enumerate(zip(self.crcs.tolist(), self.targets, strict=True)):
                 if number in reasons:
@@ -2247,34 +2278,37 @@ class _Images(NamedTuple):
                     reasons[number] = fault
         by_row: dict[int, tuple[str, str]] = {}
         for number in sorted(reasons):
-            modality, row = self.places[number]
+            modality, row = self.owners[number]
             by_row.setdefault(row, (modality, reasons[number]))
         return by_row
 
 
 def _images(places: Mapping[str, _Places], room: Callable[[int], pa.Buffer]) -> _Images:
     """Columns for the images of some rows. `room` gives memory."""
-    columns, targets, rows = {}, [], []
+    columns, targets, owners, begin = {}, [], [], 0
+    total = sum(int(located.size.sum()) for located in places.values())
+    memory = room(total)
+    whole = memoryview(memory).cast("B")
     for modality, located in places.items():
         ends = np.cumsum(located.size)
-        buffer = room(int(ends[-1]))
-        view = memoryview(buffer).cast("B")
+        data, view = memory.slice(begin, int(ends[-1])), whole[begin:]
+        begin += data.size
         present = np.flatnonzero(located.present)
         bounds = zip(ends[present].tolist(), located.size[present].tolist(), strict=True)
         targets += [view[end - length : end] for end, length in bounds]
-        rows += [(modality, row) for row in present.tolist()]
+        owners += [(modality, row) for row in present.tolist()]
         starts = pa.py_buffer(np.concatenate([[0], ends]).astype(np.int32))
-        data = pa.Array.from_buffers(pa.binary(), len(ends), [None, starts, buffer])
+        encoded = pa.Array.from_buffers(pa.binary(), len(ends), [None, starts, data])
         absent = None if len(present) == len(ends) else pa.array(~located.present)
-        columns[modality] = pa.StructArray.from_arrays([data, located.names], fields=list(IMAGE_TYPE), mask=absent)
+        columns[modality] = pa.StructArray.from_arrays([encoded, located.names], fields=list(IMAGE_TYPE), mask=absent)
     offset, size, crc = (
         np.concatenate([getattr(located, name)[located.present] for located in places.values()]) for name in IMAGE_PLACE
     )
-    return _Images(columns, int(size.sum()), ByteRanges.of(offset, size, targets, crc), targets, rows, crc)
+    return _Images(columns, total, ByteRanges.of(offset, size, targets, crc), targets, owners, crc)
 
 
 class _Rooms:
-    """Memory for the images of tables that are read ahead, many at a time; that of tables that are gone is used again.
+    """Memory for the images of tables that are read ahead. The memory of tables that are gone is used again.
 
     Allocators keep more than is needed of what other threads have freed, 100 MB of it were seen; and fresh pages cost a
     quarter of all the work of reading.
@@ -2282,17 +2316,28 @@ class _Rooms:
 
     def __init__(self) -> None:
         self._free: deque[np.ndarray] = deque(maxlen=KEPT_ROOMS)
+        self._closed = False
 
     def room(self, size: int) -> pa.Buffer:
-        if size > BATCH_BYTES:  # a single large image
+        """Memory for a table, of so many bytes."""
+        if not BATCH_BYTES // 2 < size <= BATCH_BYTES:  # a short table, or a single large image
             return pa.py_buffer(np.empty(size, np.uint8))
         try:
             memory = self._free.pop()
         except IndexError:
             memory = np.empty(BATCH_BYTES, np.uint8)
         lease = (ctypes.c_ubyte * size).from_buffer(memory)  # type: ignore[arg-type]  # any writable buffer will do
-        weakref.finalize(lease, self._free.append, memory).atexit = False
+        weakref.finalize(lease, self._give_back, memory).atexit = False
         return pa.py_buffer(lease)
+
+    def close(self) -> None:
+        """Keep nothing: there is no next table."""
+        self._closed = True
+        self._free.clear()
+
+    def _give_back(self, memory: np.ndarray) -> None:
+        if not self._closed:
+            self._free.append(memory)
 
 
 # What an image may be, as Pillow calls it (and MPO, which it reads as JPEG). Other formats, such as EPS and PDF, would
@@ -2980,13 +3025,13 @@ def _may_decode() -> bool:
 
 
 def _keep_image_memory() -> None:
-    """Let Pillow use the memory of an image again for the next one, unless the program has chosen how much of it.
+    """Let Pillow use the memory of an image again for the next one, unless PILLOW_BLOCKS_MAX says how much of it.
 
     Otherwise Pillow frees it and, by chance, the C library gives it back to the system each time: then an image of 512
     pixels costs 300 page faults, a third of its decoding. See Pillow's "Block allocator".
     """
     if PIL.Image.core.get_blocks_max() == 0 and "PILLOW_BLOCKS_MAX" not in os.environ:
-        PIL.Image.core.set_blocks_max(4)
+        PIL.Image.core.set_blocks_max(2)  # each of up to 16 MB
 
 
 def _open_image(stored: dict[str, Any] | None) -> PIL.Image.Image | None:

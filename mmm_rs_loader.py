@@ -801,13 +801,15 @@ class _Pipeline:
                     self._form.allocate(batch, self.memory, ahead + 1)
                     with self._lock:
                         batch.stopped = self._stopped
+                        are_idle = not self._undecoded  # the decoders
                         self._waiting.append(batch)
                         self._undecoded.append(batch)
                         self._work.notify_all()
                         if not batch.tasks:
                             self._ready.notify()
                     del batch  # its memory is free as soon as the consumer lets go of it; so below
-                    time.sleep(MOMENT)  # else this thread would go on first, and keep the interpreter for itself
+                    if are_idle:  # else this thread would go on first, and keep the interpreter for itself
+                        time.sleep(MOMENT)
         except BaseException as raised:
             error = raised
         with self._lock:
@@ -1089,7 +1091,8 @@ def _pinned_tensor(shape: tuple[int, ...]) -> Any:
     return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
 
 
-PATIENCE = 0.01  # seconds
+PATIENCE = 0.01  # seconds to wait for the memory of a batch that the consumer is about to let go of
+TRIES = 3  # after so many that were in vain, it keeps its batches
 
 
 class _Memory:
@@ -1102,7 +1105,8 @@ class _Memory:
 
     def __init__(self) -> None:
         self._count = 0  # memories that are in use or free
-        self._kept = self._spare = 0  # that the consumer keeps for longer, as far as is known; that may be free
+        self._spare = 0  # that may be free at most
+        self._waits_in_vain, self._closed = 0, False
         # A finalizer may put something into this queue at any moment, also while its thread takes something from it.
         self._free: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()  # None: a memory was given up
 
@@ -1120,23 +1124,26 @@ class _Memory:
 
     def close(self) -> None:
         """Keep nothing: there is no next array."""
-        self._spare = 0
+        self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
                 self._free.get_nowait()
 
     def _give_back(self, memory: np.ndarray) -> None:
-        self._free.put(memory if self._free.qsize() < self._spare else None)
+        if not self._closed:
+            self._free.put(memory if self._free.qsize() < self._spare else None)
 
     def _take(self, size: int, at_once: int) -> np.ndarray:
-        with contextlib.suppress(queue.Empty):
+        waits = self._count >= at_once and self._waits_in_vain < TRIES
+        try:
             while True:
-                # The consumer is about to let go of a batch, having got the next one, unless it keeps them.
-                memory = self._free.get(timeout=PATIENCE if self._count == at_once + self._kept else 0)
+                memory = self._free.get(timeout=PATIENCE if waits else 0)
                 if memory is not None and len(memory) == size:
                     return memory
                 self._count -= 1  # memory of another size is given up: the last batch, other images
+                waits = False
                 del memory
+        except queue.Empty:
+            self._waits_in_vain += waits
         self._count += 1
-        self._kept = max(self._kept, self._count - at_once)
         return np.empty(size, np.uint8)

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import pickle
+import queue
 import re
 import shutil
 import signal
@@ -675,6 +676,19 @@ def test_a_batch_that_outlives_its_stream_is_all_that_is_kept(plain, ended):
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < batch["rgb"].nbytes + 3_000_000  # an array of a whole batch has 6,291,456 bytes
+
+
+def test_a_consumer_that_keeps_its_batches_is_not_waited_for_again_and_again(plain, monkeypatch):
+    waits = []
+
+    class Queue(queue.SimpleQueue):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            waits.append(timeout)
+            return super().get(timeout=0.001 if timeout else 0)
+
+    monkeypatch.setattr(mmm_rs_loader.queue, "SimpleQueue", Queue)
+    kept = list(batches("fMoW", plain, 4, size=64))
+    assert len(kept) == 26 and sum(map(bool, waits)) == mmm_rs_loader.TRIES
 
 
 def test_a_consumer_may_keep_all_batches(plain):
