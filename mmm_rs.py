@@ -2124,8 +2124,7 @@ class _Rows:
         return self._each(lambda values: values[first:last])
 
     def copy(self) -> _Rows:
-        numbers = np.arange(len(self))
-        return self._each(lambda values: values.take(numbers))
+        return self._each(lambda values: pa.concat_arrays([values]) if isinstance(values, pa.Array) else values.copy())
 
     def _each(self, call: Callable[[Any], Any]) -> _Rows:
         return _Rows(
@@ -2150,11 +2149,10 @@ class _KeptRows:
             slot = self._slots.setdefault(key, _Slot())
             self._slots.move_to_end(key)
         with slot.lock:
-            if slot.rows is None:
-                slot.rows = read()
-            elif isinstance(slot.rows, pa.Table):
-                slot.rows = convert(slot.rows)
             rows = slot.rows
+            if not isinstance(rows, _Rows):
+                rows = slot.rows = read() if rows is None else convert(rows)
+                slot.size = rows.nbytes
         with self._lock:
             while len(self._slots) > 1 and sum(other.size for other in self._slots.values()) > INDEX_KEPT:
                 self._slots.popitem(last=False)
@@ -2165,10 +2163,7 @@ class _Slot:
     def __init__(self) -> None:
         self.lock = ForkSafeLock()
         self.rows: pa.Table | _Rows | None = None
-
-    @property
-    def size(self) -> int:
-        return 0 if self.rows is None else self.rows.nbytes
+        self.size = 0  # bytes
 
 
 def _open_converted(
