@@ -425,8 +425,7 @@ class MMMRS(datasets.ArrowBasedBuilder):
 
     def _report(self, skipped: list[Skipped]) -> None:
         self.skipped += skipped
-        listed = "; ".join(f"{sample.key} in {sample.shard} ({sample.reason})" for sample in skipped)
-        logger.warning(f"{self.config.name}: {len(skipped)} samples skipped: {listed}")
+        logger.warning(f"{self.config.name}: {len(skipped)} samples skipped: {listing(skipped)}")
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """As in `datasets`. Warns of skipped samples, also if another process or an earlier run skipped them."""
@@ -567,6 +566,8 @@ def get(
         ValueError: The subset does not have these modalities, or the arguments are in the wrong order.
         ReadError: The data cannot be read, or are not what the manifest and the index say.
     """
+    if not isinstance(key, str):
+        raise ValueError(f"key={key!r}: give the key of one sample, a text")
     if str(data_dir).partition("/")[0] in map(key_folder, SUBSETS) and not os.path.exists(data_dir):
         raise ValueError(f"the dataset comes first: get({key!r}, {str(data_dir)!r})")
     source = _open_converted(data_dir, storage_options, token, revision)
@@ -697,6 +698,16 @@ class Skipped:
     reason: str
 
 
+SHOWN_SKIPPED = 20
+
+
+def listing(skipped: Sequence[Skipped]) -> str:
+    """Skipped samples in a line; of many, the first ones."""
+    shown = "; ".join(f"{sample.key} in {sample.shard} ({sample.reason})" for sample in skipped[:SHOWN_SKIPPED])
+    more = len(skipped) - SHOWN_SKIPPED
+    return f"{shown}; and {more:,} more, see `skipped`" if more > 0 else shown
+
+
 class Source(Protocol):
     """A dataset that the builder can read: a converted one, or the release itself.
 
@@ -818,6 +829,9 @@ def open_source(
     """
     if not data_dir:  # an empty text would be the current folder
         raise ValueError("data_dir: give the folder or URL of a converted dataset, or the release")
+    ahead = settings.get("read_ahead")
+    if ahead is not None and (isinstance(ahead, bool) or not isinstance(ahead, int) or ahead < 0):
+        raise ValueError(f"read_ahead={ahead!r}: give a number of bytes, for example {48 << 20}; 0 reads nothing ahead")
     files = open_files(data_dir, storage_options, token, **settings)
     try:
         manifest = _read_manifest(files)
@@ -894,6 +908,7 @@ def _subset_of_shards(root: str) -> str | None:
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _REPOSITORY = re.compile(rf"({_NAME}/{_NAME})(?:@[\w./-]+)?")  # org/MMM-RS, perhaps with a revision
+_NO_DATASET = re.compile(rf"hf://(?:models/|spaces/)?({_NAME}/{_NAME}(?:@[^/]+)?)/?")
 _PAGE = re.compile(rf"https?://([^/]+)/datasets/({_NAME}/{_NAME})(?:/(?:tree|blob)/([^/?#]+))?/?(?:[?#].*)?")
 
 
@@ -956,6 +971,8 @@ def open_files(
 ) -> Files:
     """The files of a folder, local or remote. `settings`: see `open_source`."""
     address = dataset_address(data_dir)
+    if match := _NO_DATASET.fullmatch(address):
+        raise ValueError(f"{address}: is not the address of a dataset. Give hf://datasets/{match[1]}")
     path = os.path.abspath(os.path.expanduser(address))  # the reader may have another working directory
     if "://" not in address and ("::" not in address or os.access(path, os.F_OK)) and _VECTORS:
         return _local_files(path, settings)
@@ -2208,7 +2225,7 @@ def begun_in_advance(files: Files, coming: Iterator[Begun]) -> Iterator[Begun]:
     with files.read_ahead() as allowed:
         try:
             while True:
-                while more and under_way <= allowed():
+                while more and (not begun or under_way <= allowed()):
                     try:
                         begun.append(next(coming))
                         under_way += begun[-1].size

@@ -127,12 +127,12 @@ def batches(
         mmm_rs.ReadError: For data that cannot be read or decoded; also while iterating.
     """
     mmm_rs.check_order("batches", config, data_dir)
-    _at_least(1, batch_size=batch_size, world_size=world_size)
-    _at_least(0, shuffle=shuffle, seed=seed, rank=rank)
+    batch_size, world_size = _at_least(1, batch_size=batch_size, world_size=world_size)
+    shuffle, seed, rank = _at_least(0, shuffle=shuffle, seed=seed, rank=rank)
     if size is not None:
-        _at_least(1, size=size)
+        (size,) = _at_least(1, size=size)
     if threads is not None:
-        _at_least(1, threads=threads)
+        (threads,) = _at_least(1, threads=threads)
     if rank >= world_size:
         raise ValueError(f"rank={rank}, world_size={world_size}: the ranks are 0 to {world_size - 1}")
     if to not in ("numpy", "torch"):
@@ -154,10 +154,12 @@ def batches(
     return Batches(samples, order, _Form(size, to, pin_memory, masks=not complete), threads)
 
 
-def _at_least(least: int, **numbers: Any) -> None:
+def _at_least(least: int, **numbers: Any) -> list[int]:
+    """The numbers as `int`; numpy's are numbers too. Raises ValueError for what is not one, or is less."""
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        if isinstance(number, bool) or not hasattr(number, "__index__") or number < least:
             raise ValueError(f"{name}={number!r}: give a whole number of at least {least}")
+    return list(map(operator.index, numbers.values()))
 
 
 class Batches:
@@ -191,7 +193,7 @@ class Batches:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iterations. Call it before each epoch when shuffling."""
-        _at_least(0, epoch=epoch)
+        (epoch,) = _at_least(0, epoch=epoch)
         self._epoch[0] = epoch
         if self._start is not None and self._start.place.epoch != epoch:
             self._start = None
@@ -210,6 +212,8 @@ class Batches:
         Raises:
             ValueError: If the state is of other data or other arguments, with which its position means nothing.
         """
+        if not {"of", *_Place._fields} <= state.keys():
+            raise ValueError("the state is not one that `state_dict` of these batches gave")
         identity, other = self._identity(), state["of"]
         if differing := [name for name in identity if other.get(name) != identity[name]]:
             named = ", ".join(f"{name} was {other.get(name)!r}, is {identity[name]!r}" for name in differing)
@@ -260,8 +264,7 @@ class Batches:
         finally:
             if skipped:
                 self._undecodable += skipped
-                listed = "; ".join(f"{sample.key} in {sample.shard} ({sample.reason})" for sample in skipped)
-                logger.warning(f"{self._samples}: {len(skipped)} samples cannot be decoded: {listed}")
+                logger.warning(f"{self._samples}: {len(skipped)} samples cannot be decoded: {mmm_rs.listing(skipped)}")
 
     def _prepared(self, plan: _Plan, first: int, last: int) -> Generator[_Batch, None, None]:
         """The batches from `first` to `last`, read but not decoded."""
@@ -302,7 +305,7 @@ def _import_torch(pin_memory: bool) -> None:
         raise ValueError('to="torch": needs PyTorch. Install it with: pip install torch') from None
     if pin_memory:
         try:
-            torch.empty(1, pin_memory=True)
+            torch.empty(1, pin_memory=True, device="cpu")
         except RuntimeError as error:
             raise ValueError(f"pin_memory=True: needs a GPU that PyTorch can use: {_line(error)}") from None
 
@@ -322,7 +325,7 @@ def _register() -> None:
 def _shared_number() -> Any:
     """A number that workers of a DataLoader which live on from epoch to epoch see change."""
     if (torch := _torch()) is not None:
-        return torch.zeros(1, dtype=torch.int64).share_memory_()
+        return torch.zeros(1, dtype=torch.int64, device="cpu").share_memory_()
     return [0]
 
 
@@ -333,20 +336,25 @@ def collate(rows: Sequence[Mapping[str, Any]], size: int | None = None) -> dict[
     faster with `decode=False`), those of `datasets.load_dataset`, and both `with_format("torch")`.
 
     Args:
-        rows: The rows, dictionaries with the same columns.
+        rows: The rows, dictionaries. A column that some of them lack is missing there.
         size: Width and height of the images that come, as in `functools.partial(collate, size=256)`. None keeps the
-            size: all must then have the same.
+            size: all must then have the same. Images of `decode=False` are scaled as by `batches`; decoded ones are
+            resized by Pillow, which differs a little.
 
     Returns:
         The same columns, in the form of `batches(..., to="torch")`. An image that is missing is zeros;
         `<column>_mask` says where there is one. Columns that are neither images nor numbers are lists.
 
     Raises:
-        ValueError: If the images differ in size, and no `size` is given.
+        ValueError: If the images differ in size, and no `size` is given; if there are no rows.
         mmm_rs.ReadError: If an image cannot be decoded.
     """
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    keys = columns.get("key") or columns.get("__key__") or [f"row {number}" for number in range(len(rows))]
+    if not rows:
+        raise ValueError("collate: no rows were given")
+    if size is not None:
+        (size,) = _at_least(1, size=size)
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(itertools.chain(*rows))}
+    keys = [row.get("key") or row.get("__key__") or f"row {number}" for number, row in enumerate(rows)]
     images = {name: list(map(_image, values)) for name, values in columns.items() if _has_images(name, values)}
     sizes = {name: _first_size(values) for name, values in images.items()}
     known = next((size for size in sizes.values() if size), (0, 0))  # for a column without any image
@@ -490,7 +498,8 @@ class _Samples:
                 f"{config}: few subsets have all of {', '.join(self.modalities)}, and complete=True would leave the "
                 'others out. Give the modalities, for example ["rgb"], or complete=False'
             )
-        condition = mmm_rs.select(filters, contains, self.modalities).expression
+        selection = mmm_rs.select(filters, contains, self.modalities)
+        condition = selection.expression
         if len(mmm_rs.config_modalities(config)) > 1:  # a sample of one modality has it
             present = [pc.field(f"{modality}_size") > 0 for modality in self.modalities]
             wanted = functools.reduce(operator.and_ if complete else operator.or_, present)
@@ -519,17 +528,27 @@ class _Samples:
         self._pieces = self._builder.pieces(split)
         self.rows = list(map(mmm_rs.row_count, self._pieces))
         if not sum(self.rows):
-            self._warn_of_no_match(source, filters, contains)
+            self._warn_of_no_match(source, selection, {"filters": filters, "contains": contains})
 
     def __str__(self) -> str:
         return str(self._builder._source)
 
-    def _warn_of_no_match(self, source: mmm_rs.ConvertedSource, filters: Any, contains: Any) -> None:
+    def _warn_of_no_match(
+        self, source: mmm_rs.ConvertedSource, selection: mmm_rs.Selection, options: Mapping[str, Any]
+    ) -> None:
         config = self._builder.config.name
         subsets = [subset for subset in source.subsets if subset in mmm_rs.subset_names(config)]
-        selection = mmm_rs.select(filters, contains, self.modalities)
-        options = {"filters": filters, "contains": contains}
-        mmm_rs.logger.warning(f"{config}: {mmm_rs.no_match(source, subsets, selection, options)}")
+        incomplete = mmm_rs.row_count(
+            segment for subset in subsets for segment in source.segments(subset, self.split, selection)
+        )
+        if incomplete:
+            reason = (
+                f"{incomplete:,} samples match, but none has all of {', '.join(self.modalities)}. Give the modalities "
+                "that you need, or complete=False"
+            )
+        else:
+            reason = mmm_rs.no_match(source, subsets, selection, options)
+        mmm_rs.logger.warning(f"{config}: {reason}")
 
     @property
     def skipped(self) -> list[mmm_rs.Skipped]:
@@ -1088,7 +1107,7 @@ def _pinned_tensor(shape: tuple[int, ...]) -> Any:
     """torch keeps page-locked memory to use it again, and knows which of it a GPU still reads."""
     import torch
 
-    return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=True, device="cpu")
 
 
 PATIENCE = 0.01  # seconds to wait for the memory of a batch that the consumer is about to let go of
@@ -1125,9 +1144,7 @@ class _Memory:
     def close(self) -> None:
         """Keep nothing: there is no next array."""
         self._closed = True
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._free.get_nowait()
+        self._free = type(self._free)()  # no name of this module may be left when the interpreter ends
 
     def _give_back(self, memory: np.ndarray) -> None:
         if not self._closed:

@@ -4,6 +4,7 @@ images side by side and the parts of its prompts in colour; other dictionaries a
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from collections.abc import Mapping
 from html import escape
@@ -31,7 +32,9 @@ def unload_ipython_extension(ipython: Any) -> None:
 
 def _row_html(value: dict) -> str | None:
     """None leaves a dictionary to IPython."""
-    return html(value) if is_row(value) else None
+    with contextlib.suppress(ValueError):  # its images were transformed
+        return html(value) if is_row(value) else None
+    return None
 
 
 def html(row: Mapping[str, Any]) -> str:

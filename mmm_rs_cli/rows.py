@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from mmm_rs import GSD_LEVELS, MEMBERS, METADATA_MEMBER, MODALITIES, PROMPT_COLUMNS, WEATHERS, open_image
@@ -72,14 +73,23 @@ def read_row(row: Mapping[str, Any]) -> Row:
 
 
 def _image(value: Any) -> Image.Image | None:
-    """A decoded image, also of a row that was loaded with `decode=False`."""
+    """A decoded image, also of a row that was loaded with `decode=False` or has the format of numpy or torch."""
     if value is None or isinstance(value, Image.Image):
         return value
-    with open_image(value["bytes"]) as encoded:
-        return encoded.convert("RGB")
+    if isinstance(value, Mapping | bytes):
+        with open_image(value if isinstance(value, bytes) else value["bytes"]) as encoded:
+            return encoded.convert("RGB")
+    pixels = np.asarray(value)
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3):  # torch has the channels first
+        pixels = np.moveaxis(pixels, 0, 2)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise ValueError(f"an image of it is an array of {pixels.dtype} of the shape {pixels.shape}. Show it untouched")
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
 def _words(labels: Mapping[str, Any]) -> tuple[str, ...]:
+    shown = ("gsd_level", "gsd_level_derived", "gsd", "weather", "category", "satellite")
+    labels = {name: _plain(labels.get(name)) for name in shown}
     level, weather, metres = (
         _name(labels.get("gsd_level"), GSD_LEVELS),
         _name(labels.get("weather"), WEATHERS),
@@ -95,6 +105,12 @@ def _words(labels: Mapping[str, Any]) -> tuple[str, ...]:
         labels.get("satellite"),
     )
     return tuple(word for word in words if word)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy or torch as Python has it; None for what is not a number."""
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
+    return None if value != value else value
 
 
 def _name(label: Any, names: tuple[str, ...]) -> str | None:

@@ -323,9 +323,11 @@ def parse_limit(limit: int | str | None, name: str = "cache_limit") -> int | Non
 def open_cache(folder: str | os.PathLike[str] | None, limit: int | str | None) -> Cache | None:
     """The cache in a folder; without one that of the environment (MMM_RS_CACHE, MMM_RS_CACHE_LIMIT), or none.
 
-    Raises ValueError for a limit that is not a size, or without a folder.
+    Raises ValueError for a limit that is not a size, or without a folder, and for a folder of another machine.
     """
     folder = os.fspath(folder) if folder is not None else os.environ.get("MMM_RS_CACHE")
+    if folder and "://" in folder:
+        raise ValueError(f"local_cache={folder!r}: give a folder on a disk of this machine")
     if limit is None:
         size = parse_limit(os.environ.get("MMM_RS_CACHE_LIMIT"), "MMM_RS_CACHE_LIMIT")
     else:

@@ -10,6 +10,7 @@ import gc
 import io
 import itertools
 import json
+import logging
 import pickle
 import queue
 import re
@@ -691,6 +692,28 @@ def test_a_consumer_that_keeps_its_batches_is_not_waited_for_again_and_again(pla
     assert len(kept) == 26 and sum(map(bool, waits)) == mmm_rs_loader.TRIES
 
 
+def test_numbers_of_numpy_are_numbers(plain):
+    stream = batches("fMoW", plain, np.int64(10), size=np.int32(8), seed=np.uint8(3), shuffle=np.int64(20))
+    stream.set_epoch(np.int64(2))
+    other = batches("fMoW", plain, 10, size=8, seed=3, shuffle=20)
+    other.set_epoch(2)
+    assert keys_of(list(stream)) == keys_of(list(other))
+    json.dumps(stream.state_dict())
+
+
+def test_a_state_of_something_else_is_refused(plain):
+    with pytest.raises(ValueError, match="not one that `state_dict` of these batches gave"):
+        batches("fMoW", plain, 4).load_state_dict({"epoch": 1})
+
+
+def test_samples_that_match_but_are_not_complete_are_counted(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
+    images = {f"s{number}": {"rgb": encoded(PIL.Image.new("RGB", (8, 8)))} for number in range(3)}
+    assert len(batches("SEN1-2", write(tmp_path, images, "SEN1-2"), 2)) == 0
+    expected = "3 samples match, but none has all of rgb, sar. Give the modalities that you need, or complete=False"
+    assert [record.message for record in caplog.records] == [f"SEN1-2: {expected}"]
+
+
 def test_a_consumer_may_keep_all_batches(plain):
     kept = list(batches("fMoW", plain, 4, size=64))
     for batch, other in zip(kept, batches("fMoW", plain, 4, size=64), strict=True):
@@ -732,9 +755,13 @@ def test_ctrl_c_ends_it_at_once(plain):
 
 
 @pytest.mark.parametrize("end", ["", "raise SystemExit(0)", "os._exit(0)"])
-def test_a_program_may_end_in_the_middle_of_a_batch(plain, end):
-    with program(plain, f"rows = iter(stream)\nprint(len(next(rows)['key']))\n{end}") as process:
-        out, errors = process.communicate(timeout=20)
+@pytest.mark.parametrize("to", ["numpy", "torch"])
+def test_a_program_may_end_in_the_middle_of_a_batch(plain, end, to):
+    if to == "torch":
+        pytest.importorskip("torch")
+    code = f"rows = iter(batches('fMoW', sys.argv[1], 2, threads=2, to={to!r}))\nprint(len(next(rows)['key']))\n{end}"
+    with program(plain, code) as process:
+        out, errors = process.communicate(timeout=60)
     assert (process.returncode, out, errors) == (0, "2\n", "")
 
 
@@ -965,6 +992,23 @@ def test_collate_takes_other_columns_as_they_are():
     batch = collate(rows)
     assert batch["a"].tolist() == [1, 2] and batch["e"].dtype == torch.bool
     assert batch["b"][0] == 1.5 and batch["b"][1].isnan() and batch["c"] == [None, None] and batch["d"] == ["x", None]
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_collate_keeps_the_columns_of_every_row(tmp_path, turn):
+    """A modality must not be lost because the first row's config does not have it."""
+    pytest.importorskip("torch")
+    converted.write(tmp_path)
+    streams = [mmm_rs.load_dataset(config, str(tmp_path), streaming=True) for config in ("Inria", "SEN1-2")]
+    rows = [next(row for row in stream if row.get("sar", row["rgb"])) for stream in streams][::turn]
+    batch = collate(rows, size=32)
+    assert batch["sar_mask"].tolist() == [False, True][::turn]
+    assert batch["sar"].shape == (2, 3, 32, 32) and batch["key"] == [row["key"] for row in rows]
+
+
+def test_collate_says_that_there_are_no_rows():
+    with pytest.raises(ValueError, match="no rows were given"):
+        collate([])
 
 
 def test_collate_names_the_sample_that_cannot_be_decoded(partly_bad):

@@ -185,3 +185,19 @@ def test_ipython_shows_rows_as_pictures_and_other_dictionaries_as_before(out):
     shell.run_line_magic("unload_ext", "mmm_rs_cli.notebook")
     data, _ = shell.display_formatter.format(mmm_rs.get(out, "GID/a"))
     assert "text/html" not in data
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+def test_rows_in_the_format_of_numpy_or_torch_are_shown_alike(out, form):
+    if form == "torch":
+        pytest.importorskip("torch")
+    stream = mmm_rs.load_dataset("SEN1-2", str(out), streaming=True)
+    for row, formatted in zip(stream, stream.with_format(form), strict=True):
+        read, expected = Text(notebook.html(formatted)), Text(notebook.html(row))
+        assert read.text == expected.text and notebook.html(formatted).count("<img") == notebook.html(row).count("<img")
+
+
+def test_a_row_whose_images_were_transformed_says_so(out):
+    row = mmm_rs.get(out, "GID/a")
+    with pytest.raises(ValueError, match=r"an array of float32 of the shape \(4, 5, 3\)"):
+        notebook.html({**row, "rgb": np.zeros((4, 5, 3), np.float32)})

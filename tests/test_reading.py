@@ -429,6 +429,18 @@ def test_no_data_there(tmp_path, streaming):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("bytes_ahead", [-1, "48MB", 1.5, True])
+def test_a_read_ahead_that_is_no_number_of_bytes_is_refused(sen12, bytes_ahead):
+    with pytest.raises(ValueError, match=r"read_ahead=.*: give a number of bytes, for example 50331648"):
+        load(sen12, read_ahead=bytes_ahead)
+
+
+@pytest.mark.parametrize("address", ["hf://org/MMM-RS", "hf://models/org/MMM-RS", "hf://org/MMM-RS@main/"])
+def test_an_address_without_datasets_is_answered_with_the_right_one(address):
+    with pytest.raises(ValueError, match=r"is not the address of a dataset\. Give hf://datasets/org/MMM-RS"):
+        load(address)
+
+
 @pytest.fixture
 def pillow_s_memory():
     """Pillow as it is when a program starts."""
