@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
 import difflib
 import errno
 import functools
@@ -35,6 +34,7 @@ import importlib.metadata
 import io
 import itertools
 import json
+import mmap
 import operator
 import os
 import pickle
@@ -1886,7 +1886,6 @@ def row_count(segments: Iterable[Segment]) -> int:
 # Bytes of images in one table. Large enough that the work per table does not count, small enough for a CPU's cache and
 # for one request of a fast line.
 BATCH_BYTES = 2 << 20
-KEPT_ROOMS = 16  # memories of such tables that wait to be used again, at most
 # Bytes of index rows that a reader keeps in memory: those of some shards. Pieces that follow one another need the same
 # ones; shuffled pieces need others each time.
 INDEX_KEPT = 32 << 20
@@ -1985,20 +1984,17 @@ class ConvertedSource:
     ) -> Iterator[tuple[int, pa.Table, Sequence[int]]]:
         """See Source."""
         schema = features.arrow_schema
-        with contextlib.closing(_Rooms()) as rooms:
-            room = rooms.room if self.remote else pa.allocate_buffer
-            for table in begun_in_advance(self.files, self._begin(segments, features, selection, room)):
-                yield self._finish(table, schema, check, skipped)
-                del table  # its buffers are free for the next one, while they are in the processor's cache
+        for table in begun_in_advance(self.files, self._begin(segments, features, selection)):
+            yield self._finish(table, schema, check, skipped)
+            del table  # its buffers are free for the next one, while they are in the processor's cache
 
     def _begin(
         self,
         segments: Iterable[Segment],
         features: datasets.Features,
         selection: Selection,
-        room: Callable[[int], pa.Buffer],
     ) -> Iterator[_BegunTable]:
-        """Tables of about BATCH_BYTES whose images have begun to be read. `room` gives memory for those of a table."""
+        """Tables of about BATCH_BYTES whose images have begun to be read."""
 
         def index_rows(segment: Segment) -> tuple[Segment, _Rows]:
             return segment, self._rows(segment, selection, features)
@@ -2010,7 +2006,7 @@ class ConvertedSource:
             sizes = np.sum([places.size for places in rows.places.values()], axis=0)
             for first, last in _batches(sizes, limits):
                 part = rows.slice(first, last)
-                images = _images(part.places, room)
+                images = _images(part.places, _pages if self.remote else pa.allocate_buffer)
                 reading = self.files.begin(segment.shard, images.ranges)
                 yield _BegunTable(number, segment.shard, first, part, images, reading)
 
@@ -2319,37 +2315,16 @@ def _images(places: Mapping[str, _Places], room: Callable[[int], pa.Buffer]) -> 
     return _Images(columns, total, ByteRanges.of(offset, size, targets, crc), targets, owners, crc)
 
 
-class _Rooms:
-    """Memory for the images of tables that are read ahead. The memory of tables that are gone is used again.
+def _pages(size: int) -> pa.Buffer:
+    """Memory in pages of its own, which go back to the system with it. A forked child has a copy.
 
-    Allocators keep more than is needed of what other threads have freed, 100 MB of it were seen; and fresh pages cost a
-    quarter of all the work of reading.
+    Read ahead, many tables are in memory, and allocators keep what those that are gone have used: 100 MB of it were
+    seen. Memory that is used again would do the same, for tables that are yet to come. On a disk the cost of fresh
+    pages would be seen.
     """
-
-    def __init__(self) -> None:
-        self._free: deque[np.ndarray] = deque(maxlen=KEPT_ROOMS)
-        self._closed = False
-
-    def room(self, size: int) -> pa.Buffer:
-        """Memory for a table, of so many bytes."""
-        if not BATCH_BYTES // 2 < size <= BATCH_BYTES:  # a short table, or a single large image
-            return pa.py_buffer(np.empty(size, np.uint8))
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = np.empty(BATCH_BYTES, np.uint8)
-        lease = (ctypes.c_ubyte * size).from_buffer(memory)  # type: ignore[arg-type]  # any writable buffer will do
-        weakref.finalize(lease, self._give_back, memory).atexit = False
-        return pa.py_buffer(lease)
-
-    def close(self) -> None:
-        """Keep nothing: there is no next table."""
-        self._closed = True
-        self._free.clear()
-
-    def _give_back(self, memory: np.ndarray) -> None:
-        if not self._closed:
-            self._free.append(memory)
+    if size and hasattr(mmap, "MAP_PRIVATE"):
+        return pa.py_buffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    return pa.py_buffer(np.empty(size, np.uint8))  # Windows
 
 
 # What an image may be, as Pillow calls it (and MPO, which it reads as JPEG). Other formats, such as EPS and PDF, would
