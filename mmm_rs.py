@@ -908,7 +908,7 @@ def _subset_of_shards(root: str) -> str | None:
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _REPOSITORY = re.compile(rf"({_NAME}/{_NAME})(?:@[\w./-]+)?")  # org/MMM-RS, perhaps with a revision
-_NO_DATASET = re.compile(rf"hf://(?:models/|spaces/)?({_NAME}/{_NAME}(?:@[^/]+)?)/?")
+_NO_DATASET = re.compile(rf"hf://(?:models/|spaces/)?(?!datasets/|buckets/)({_NAME}/{_NAME}(?:@[^/]+)?)/?")
 _PAGE = re.compile(rf"https?://([^/]+)/datasets/({_NAME}/{_NAME})(?:/(?:tree|blob)/([^/?#]+))?/?(?:[?#].*)?")
 
 
