@@ -788,6 +788,10 @@ class Files(Protocol):
     def remote(self) -> bool:
         """Whether the folder is read over a network."""
 
+    @property
+    def ahead(self) -> bool:
+        """Whether what is begun is read at once, before it is needed."""
+
     def read_ahead(self) -> contextlib.AbstractContextManager[Callable[[], int]]:
         """Held by a stream of tables while it reads. Gives a function: how many bytes may be under way."""
 
@@ -2006,7 +2010,7 @@ class ConvertedSource:
             sizes = np.sum([places.size for places in rows.places.values()], axis=0)
             for first, last in _batches(sizes, limits):
                 part = rows.slice(first, last)
-                images = _images(part.places, _pages if self.remote else pa.allocate_buffer)
+                images = _images(part.places, _pages if self.files.ahead else pa.allocate_buffer)
                 reading = self.files.begin(segment.shard, images.ranges)
                 yield _BegunTable(number, segment.shard, first, part, images, reading)
 
@@ -2653,7 +2657,7 @@ class LocalFiles:
     systems; `io.open` and plain text stay what they are.
     """
 
-    remote = False
+    remote = ahead = False
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -2734,7 +2738,7 @@ class FsspecFiles:
     a server answers for what was asked. Whether requests are tried again is up to the file system.
     """
 
-    remote = True
+    remote, ahead = True, False
 
     def __init__(self, url: str, options: Mapping[str, Any], token: bool | str | None = None) -> None:
         self.url, self.options = url.rstrip("/"), dict(options)

@@ -31,6 +31,9 @@ READ_AHEAD = 48 << 20
 LEAST_AHEAD = 2 << 20
 STREAM_AHEAD = 16  # spans of a file that is read from its beginning to its end
 SEGMENTS_AHEAD = 4  # coming segments whose index rows are read ahead
+# Tables in a row that came from the cache whole, after which tables are read as from a disk: when they are needed, by
+# the thread that needs them. Handing them to threads takes longer than reading them.
+SETTLED = 8
 # Seconds after which a server that has never answered is given up, if it refuses connections or nobody knows its name.
 FIRST_CONTACT = 2.0
 
@@ -53,6 +56,7 @@ class RemoteFiles:
     def __init__(self, transport: Transport, read_ahead: int | None = None, cache: Cache | None = None) -> None:
         self.transport, self._room = transport, READ_AHEAD if read_ahead is None else read_ahead
         self.cache = cache
+        self._from_cache = 0  # tables in a row
         self._shards: Mapping[str, Mapping[str, Any]] = {}  # what the manifest says of those that the cache may hold
 
     def __reduce__(self) -> Any:
@@ -64,7 +68,15 @@ class RemoteFiles:
     @contextlib.contextmanager
     def read_ahead(self) -> Iterator[Callable[[], int]]:
         with _streams.one_more():
-            yield lambda: max(self._room // _streams.count, min(LEAST_AHEAD, self._room))
+            yield lambda: max(self._room // _streams.count, min(LEAST_AHEAD, self._room)) if self.ahead else 0
+
+    @property
+    def ahead(self) -> bool:
+        return self._from_cache < SETTLED
+
+    def note(self, is_from_cache: bool) -> None:
+        """Take note of whether a table came from the cache whole."""
+        self._from_cache = self._from_cache + 1 if is_from_cache else 0
 
     def expect(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
         self._shards = shards if self.cache is not None else {}
@@ -107,7 +119,7 @@ class RemoteFiles:
         return Spans(self, name, ranges)
 
     def in_advance(self, call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        return in_advance(_planners, call, items, SEGMENTS_AHEAD)
+        return in_advance(_planners, call, items, SEGMENTS_AHEAD) if self.ahead else map(call, items)
 
     def cached(self, name: str) -> CachedShard | None:
         """The cache of a shard, if there is one."""
@@ -201,7 +213,8 @@ class Spans:
         self._cached = files.cached(name) if ranges.crcs is not None else None
         self.is_proven = self._cached is not None  # until something is fetched
         spans = ranges.joined(SPAN, len(ranges.offsets))
-        self._futures = [_requests.submit(partial(self._read, first, last)) for first, last in spans]
+        self._reads = [partial(self._read, first, last) for first, last in spans]
+        self._futures = [_requests.submit(read) for read in self._reads] if files.ahead else None
 
     def _read(self, first: int, last: int) -> dict[int, str]:
         if self._cached is None:
@@ -218,14 +231,17 @@ class Spans:
         )
 
     def result(self) -> dict[int, str]:
+        reads = self._reads if self._futures is None else [future.result for future in self._futures]
         try:
-            return {number: reason for future in self._futures for number, reason in future.result().items()}
+            wrong = {number: reason for read in reads for number, reason in read().items()}
         finally:
             self.cancel()
+        self._files.note(self.is_proven)
+        return wrong
 
     def cancel(self) -> None:
         self._stopped.set()
-        for future in self._futures:
+        for future in self._futures or ():
             future.cancel()
 
 

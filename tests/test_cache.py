@@ -22,6 +22,7 @@ import pytest
 import mmm_rs
 from mmm_rs_loader import batches
 from mmm_rs_reading import cache
+from mmm_rs_reading import files as reading_files
 from mmm_rs_reading.addresses import content_tag
 from tests import converted, hub
 from tests.hub import contents
@@ -108,6 +109,25 @@ def test_the_second_epoch_makes_no_request(large, running, folder):
     assert sorted(keys(shuffled)) == sorted(keys(expected))
     assert list(pickle.loads(pickle.dumps(stream))) == expected
     assert (running.requests.total(), len(running.cdn.ranges)) == (requests, sent)
+
+
+def test_what_comes_from_the_cache_is_read_as_from_a_disk_until_something_is_missing(
+    large, running, folder, monkeypatch
+):
+    put(running, large)
+    monkeypatch.setattr(mmm_rs, "BATCH_BYTES", 20_000)  # some images
+    stream, expected = load(running, SUBSET, local_cache=folder, read_ahead=0), stored(large, SUBSET)
+    assert list(stream) == expected
+    submit, submitted = reading_files._requests.submit, []
+    monkeypatch.setattr(reading_files._requests, "submit", lambda call: (submitted.append(call), submit(call))[1])
+    assert list(stream) == expected
+    assert len(submitted) == reading_files.SETTLED
+    assert list(stream) == expected
+    assert len(submitted) == reading_files.SETTLED
+    for path in files(folder):
+        path.unlink()
+    assert list(stream) == expected
+    assert len(submitted) > 3 * reading_files.SETTLED
 
 
 def test_another_process_fetches_nothing_but_the_manifest(large, running, folder):
