@@ -2113,7 +2113,7 @@ class ConvertedSource:
 
 
 class _Places(NamedTuple):
-    """Where the images of one modality are in a shard, by row; 0 where there is none."""
+    """The places of one modality's images in a shard, one per row; 0 for a row without such an image."""
 
     offset: np.ndarray
     size: np.ndarray

@@ -26,13 +26,12 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from clock import peak_memory
-from inputs import fmow, scenes, write_zip
+from inputs import converted, scenes
 from line import REPO, Line, Speed
 
 SUBSET = "fMoW"
@@ -225,14 +224,8 @@ def main() -> None:
 
 
 def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
-    from conversion import convert
-    from dataset_card import card
-
-    source, out = folder / "release" / "fMoW.zip", folder / "MMM-RS"
     drawn = scenes(512, arguments.quality)
-    write_zip(source, fmow(arguments.images), drawn, "MMM-RS_fMoW.json", zipfile.ZIP_STORED)
-    convert(source, out, card=card)
-    source.unlink()
+    out = converted(folder, arguments.images, drawn)
     contenders = SCALING if arguments.scaling else NETWORK if arguments.network else CONTENDERS
     contenders = {name: contender for name, contender in contenders.items() if re.search(arguments.only, name)}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}

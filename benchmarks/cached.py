@@ -18,12 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inputs import fmow, pictures, write_zip
+from inputs import converted, pictures
 from line import REPO, Line, Speed
 
 SUBSET = "fMoW"
@@ -102,13 +101,7 @@ def main() -> None:
 
 
 def benchmark(folder: Path, images: int, rounds: int) -> None:
-    from conversion import convert
-    from dataset_card import card
-
-    source, out = folder / "release" / f"{SUBSET}.zip", folder / "MMM-RS"
-    write_zip(source, fmow(images), pictures(512, 70_000), f"MMM-RS_{SUBSET}.json", zipfile.ZIP_STORED)
-    convert(source, out, card=card)
-    source.unlink()
+    out = converted(folder, images, pictures(512, 70_000))
     with Line(out, Speed()) as line:
         environment = os.environ | {"HF_ENDPOINT": line.hub, "HF_HOME": str(folder / "home")}
         words = [sys.executable, __file__, "--read", str(out), "--cache", str(folder / "cache")]

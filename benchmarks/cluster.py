@@ -20,12 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from inputs import fmow, pictures, write_zip
+from inputs import converted, pictures
 from line import REPO, Line, Speed
 from network import certificate, served
 
@@ -171,13 +170,7 @@ def main() -> None:
 
 
 def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, float]]]:
-    from conversion import convert
-    from dataset_card import card
-
-    source, out = folder / "release" / f"{SUBSET}.zip", folder / "MMM-RS"
-    write_zip(source, fmow(arguments.images), pictures(256, 15_000), f"MMM-RS_{SUBSET}.json", zipfile.ZIP_STORED)
-    convert(source, out, card=card)
-    source.unlink()
+    out = converted(folder, arguments.images, pictures(256, 15_000))
     out = served(out, folder / "served")  # with the indexes that webshart wants beside the shards
     paths = certificate(folder)
     for name in arguments.contenders:

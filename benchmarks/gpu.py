@@ -16,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -168,15 +167,9 @@ def contenders(out: str) -> Iterator[tuple[str, Callable[[], Iterator[int]]]]:
 
 
 def draw(folder: Path, images: int) -> str:
-    from inputs import fmow, scenes, write_zip
+    from inputs import converted, scenes
 
-    from conversion import convert
-    from dataset_card import card
-
-    source, out = folder / "release" / "fMoW.zip", folder / "MMM-RS"
-    write_zip(source, fmow(images), scenes(512, 75), "MMM-RS_fMoW.json", zipfile.ZIP_STORED)
-    convert(source, out, card=card)
-    return str(out)
+    return str(converted(folder, images, scenes(512, 75)))
 
 
 def main() -> None:

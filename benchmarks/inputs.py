@@ -89,6 +89,18 @@ def fmow(count: int) -> Iterator[tuple[str, str]]:
         )
 
 
+def converted(folder: Path, images: int, bases: list[bytes]) -> Path:
+    """A conversion of a release of fMoW with so many images. The release is removed."""
+    from conversion import convert
+    from dataset_card import card
+
+    source, out = folder / "release" / "fMoW.zip", folder / "MMM-RS"
+    write_zip(source, fmow(images), bases, "MMM-RS_fMoW.json", zipfile.ZIP_STORED)
+    convert(source, out, card=card)
+    source.unlink()
+    return out
+
+
 def sen12(count: int) -> Iterator[tuple[str, str]]:
     for at in range(count):
         for token, folder in (("s2", "RGB"), ("s1", "SAR")):

@@ -24,13 +24,12 @@ import sys
 import tarfile
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from clock import memory
-from inputs import fmow, pictures, write_zip
+from inputs import converted, pictures
 from line import REPO, Line, Speed
 
 SUBSET = "fMoW"
@@ -239,14 +238,8 @@ def main() -> None:
 
 
 def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
-    out = folder / "MMM-RS" if not arguments.out else Path(arguments.out).absolute()
-    if not arguments.out:
-        from conversion import convert
-
-        source = folder / "release" / f"{SUBSET}.zip"
-        write_zip(source, fmow(arguments.images), pictures(512, 70_000), f"MMM-RS_{SUBSET}.json", zipfile.ZIP_STORED)
-        convert(source, out)
-        source.unlink()
+    drawn = pictures(512, 70_000)
+    out = Path(arguments.out).absolute() if arguments.out else converted(folder, arguments.images, drawn)
     totals = json.loads((out / "manifest.json").read_text())["subsets"][SUBSET]
     out = served(out, folder / "served")
     paths = certificate(folder)

@@ -19,13 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from clock import compare, memory
-from inputs import fmow, pictures, write_zip
+from inputs import converted, pictures
 
 SUBSET = "fMoW"
 DECODED = 4_000  # images of a round that decodes
@@ -175,13 +174,7 @@ def main() -> None:
 
 
 def benchmark(folder: Path, images: int, rounds: int) -> None:
-    from conversion import convert
-    from dataset_card import card
-
-    source, out = folder / "release" / "fMoW.zip", folder / "MMM-RS"
-    write_zip(source, fmow(images), pictures(512, 70_000), "MMM-RS_fMoW.json", zipfile.ZIP_STORED)
-    convert(source, out, card=card)
-    source.unlink()
+    out = converted(folder, images, pictures(512, 70_000))
     results: dict[str, dict[str, Any]] = {}
 
     def run(name: str) -> float:
