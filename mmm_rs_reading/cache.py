@@ -20,6 +20,7 @@ import contextlib
 import errno
 import importlib
 import itertools
+import math
 import os
 import re
 import shutil
@@ -147,6 +148,7 @@ class CachedShard:
 
     def __init__(self, cache: Cache, path: str) -> None:
         self._cache, self._path, self._sums = cache, f"{path}.shard", f"{path}.sums"
+        self._noted = -math.inf  # when its use was noted last, on the clock of time.monotonic
 
     def fill(
         self,
@@ -258,6 +260,9 @@ class CachedShard:
         return data if right else None
 
     def _note_use(self, fd: int) -> None:
+        if self._noted > time.monotonic() - USED:
+            return
+        self._noted = time.monotonic()
         if os.fstat(fd).st_mtime < time.time() - USED:
             with contextlib.suppress(OSError):
                 os.utime(self._path)
@@ -364,6 +369,9 @@ def _is_right(ranges: ByteRanges, number: int) -> bool:
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(first, last + 1) of numbers that follow one another."""
+    if numbers and numbers[-1] - numbers[0] == len(numbers) - 1:  # they ascend, so all of them do
+        yield numbers[0], numbers[-1] + 1
+        return
     for _, run in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         members = [number for _, number in run]
         yield members[0], members[-1] + 1

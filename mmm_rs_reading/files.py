@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import urllib3
 
-from mmm_rs import GAP, ByteRanges, ForkSafeLock, Item, ReadError, Result, in_one_line, scatter, without_login
+from mmm_rs import BATCH_BYTES, ByteRanges, ForkSafeLock, Item, ReadError, Result, in_one_line, scatter, without_login
 from mmm_rs_reading import retries
 from mmm_rs_reading.ahead import Workers, in_advance
 from mmm_rs_reading.cache import BLOCK, Cache, CachedShard
@@ -24,6 +24,8 @@ from mmm_rs_reading.transports import Transport
 # Bytes of one request at most, and requests at once in a process. A line with a slow answer is filled by many requests;
 # at 60 ms and 20 MB/s per connection, 10 of 2 MB fill 1 Gb/s. Slower connections and scattered images need the others.
 SPAN = BLOCK  # 2 MiB
+# Of a table's images, though: they and the texts between them are one request while the texts are an eighth at most.
+TABLE_SPAN = BATCH_BYTES + (BATCH_BYTES >> 3)
 REQUESTS = 32
 # Bytes of images that are read ahead in a process: what 1 Gb/s carries in 0.4 s. Streams that are read in
 # turn share it, `shuffle` of `datasets` 5 alone has ten; each gets LEAST_AHEAD.
@@ -57,6 +59,7 @@ class RemoteFiles:
         self.transport, self._room = transport, READ_AHEAD if read_ahead is None else read_ahead
         self.cache = cache
         self._from_cache = 0  # tables in a row
+        self._latest: tuple[str, CachedShard | None] = "", None  # the shard that was read last, and its cache
         self._shards: Mapping[str, Mapping[str, Any]] = {}  # what the manifest says of those that the cache may hold
 
     def __reduce__(self) -> Any:
@@ -123,8 +126,11 @@ class RemoteFiles:
 
     def cached(self, name: str) -> CachedShard | None:
         """The cache of a shard, if there is one."""
-        places = self._cache_places(name)
-        return next((place for place in places[1:] if place.exists()), places[0]) if places else None
+        if self.ahead or self._latest[0] != name:  # whatever is fetched may change its key
+            places = self._cache_places(name)
+            kept = [place for place in places[1:] if place.exists()] + places[:1]
+            self._latest = name, kept[0] if kept else None
+        return self._latest[1]
 
     def cache_of_fetched(self, name: str) -> CachedShard | None:
         """Where bytes that were fetched of a shard are kept; None if they must not be."""
@@ -197,10 +203,10 @@ _local = threading.local()
 
 def _buffer(size: int) -> memoryview:
     """Memory of this thread for one span. It is used again: else each span would take new pages from the system."""
-    if size > SPAN + GAP:
+    if size > TABLE_SPAN:
         return memoryview(bytearray(size))
     if not hasattr(_local, "buffer"):
-        _local.buffer = memoryview(bytearray(SPAN + GAP))
+        _local.buffer = memoryview(bytearray(TABLE_SPAN))
     return _local.buffer[:size]
 
 
@@ -212,7 +218,7 @@ class Spans:
         self._stopped = threading.Event()
         self._cached = files.cached(name) if ranges.crcs is not None else None
         self.is_proven = self._cached is not None  # until something is fetched
-        spans = ranges.joined(SPAN, len(ranges.offsets))
+        spans = ranges.joined(TABLE_SPAN, len(ranges.offsets))
         self._reads = [partial(self._read, first, last) for first, last in spans]
         self._futures = [_requests.submit(read) for read in self._reads] if files.ahead else None
 

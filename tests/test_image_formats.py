@@ -62,3 +62,15 @@ def test_a_jpeg_of_hundreds_of_scans_is_not_decoded(where):
     with pytest.raises(images.RejectedImage) as rejected:
         images.measure(data)
     assert rejected.value.reason == "too_many_scans"
+
+
+@pytest.mark.parametrize(
+    "frame, scan", [(b"\xff\xc0", 1), (b"\xff\xc2", 3)], ids=["one component a scan", "progressive"]
+)
+def test_the_tables_that_most_jpegs_have_are_no_reason_to_trust_them(frame, scan):
+    data = encoded("JPEG")  # with the standard's Huffman tables
+    assert b"\xff\xda\x00\x0c\x03" in data
+    data = data.replace(b"\xff\xc0\x00\x11", frame + b"\x00\x11").replace(
+        b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x0c" + bytes([scan])
+    )
+    assert "300 scans" in (mmm_rs.image_fault(data + data[data.rfind(b"\xff\xda") :] * 299) or "")

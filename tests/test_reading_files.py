@@ -204,6 +204,21 @@ def test_the_package_s_files_are_found_and_are_others_than_the_plain_ones(in_mem
     assert isinstance(mmm_rs.open_files(in_memory), files.RemoteFiles)
 
 
+def test_the_images_of_a_table_are_one_request(folder):
+    size, text = 70_000, 3_000
+    count = mmm_rs.BATCH_BYTES // size
+    offsets = np.arange(count) * (size + text)
+    buffers = [bytearray(size) for _ in range(count)]
+    with Server(folder) as server:
+        remote = mmm_rs.open_files(server.url)
+        remote.size(NAME)
+        server.log.clear()
+        ranges = ByteRanges.of(offsets, np.full(count, size), [memoryview(buffer) for buffer in buffers])
+        assert not remote.begin(NAME, ranges).result()
+        assert len(server.log) == 1
+    assert buffers == [DATA[offset : offset + size] for offset in offsets.tolist()]
+
+
 # ------------------------------------------------------------------------------------------------- mmm_rs.py by itself
 
 
