@@ -1367,7 +1367,10 @@ def index_batches(
         if columns is None or part.path_in_schema.partition(".")[0] in columns
     ]
     limit = EXPANDED + EXPANSION * sum(part.total_compressed_size for part in chunks)
-    for batch in file.iter_batches(ROWS_AT_ONCE, groups, None if columns is None else list(columns)):
+    # Those of a shard come sooner without Arrow's threads, each of which keeps some memory for itself.
+    threads = sum(file.metadata.row_group(group).num_rows for group in groups) > ROWS_AT_ONCE
+    names = None if columns is None else list(columns)
+    for batch in file.iter_batches(ROWS_AT_ONCE, groups, names, use_threads=threads):
         limit -= batch.nbytes
         if limit < 0:
             raise pa.ArrowInvalid("its rows are far larger than a conversion writes them")
@@ -2663,8 +2666,8 @@ class ReadingLater:
 class LocalFiles:
     """Files of a folder on a local disk. See Files for the methods.
 
-    For streams `datasets` replaces `open` and `os.path` in this module by functions that take `::` for a chain of file
-    systems; `io.open` and plain text stay what they are.
+    A version of `datasets` that replaces `open` and `os.path` in this module all the same takes `::` in a path for a
+    chain of file systems; `io.open` and plain text stay what they are.
     """
 
     remote = ahead = False
@@ -2892,6 +2895,10 @@ class RangesFile(io.RawIOBase):
 # Nothing private stands outside of this section. It makes rows two to three times as fast as the public way, resumes in
 # the middle of a piece and decodes late. If a version of `datasets` changes these parts, the builder warns once and
 # reads by the public way: slower, but right.
+
+# For streams `datasets` would replace `open`, `os.path` and others in this module by functions that also read what is
+# remote, and import scipy for that. Files are read by `Files` here. This says that it has been done.
+_patched_for_streaming = True
 
 _private: Any = None
 with contextlib.suppress(ImportError):

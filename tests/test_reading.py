@@ -1213,3 +1213,8 @@ def test_a_local_folder_with_two_colons_in_its_name_is_a_folder(subsets, tmp_pat
     """In a URL they would chain file systems."""
     place = Path(shutil.copytree(subsets, tmp_path / "MMM::RS"))
     assert list(mmm_rs.load_dataset("SEN1-2", place, split="train", streaming=True))
+
+
+def test_datasets_replaces_no_function_of_the_module(sen12):
+    assert list(load(sen12, "SEN1-2", decode=False))
+    assert "open" not in vars(mmm_rs) and mmm_rs.os is os  # else it would import scipy in each process, too
