@@ -218,9 +218,9 @@ class Spans:
         self._stopped = threading.Event()
         self._cached = files.cached(name) if ranges.crcs is not None else None
         self.is_proven = self._cached is not None  # until something is fetched
-        spans = ranges.joined(TABLE_SPAN, len(ranges.offsets))
-        self._reads = [partial(self._read, first, last) for first, last in spans]
-        self._futures = [_requests.submit(read) for read in self._reads] if files.ahead else None
+        # This object must not refer to itself: its buffers are to be free as soon as it is.
+        self._spans = list(ranges.joined(TABLE_SPAN, len(ranges.offsets)))
+        self._futures = [_requests.submit(partial(self._read, *span)) for span in self._spans] if files.ahead else None
 
     def _read(self, first: int, last: int) -> dict[int, str]:
         if self._cached is None:
@@ -237,9 +237,14 @@ class Spans:
         )
 
     def result(self) -> dict[int, str]:
-        reads = self._reads if self._futures is None else [future.result for future in self._futures]
+        wrong: dict[int, str] = {}
         try:
-            wrong = {number: reason for read in reads for number, reason in read().items()}
+            if self._futures is None:
+                for first, last in self._spans:
+                    wrong |= self._read(first, last)
+            else:
+                for future in self._futures:
+                    wrong |= future.result()
         finally:
             self.cancel()
         self._files.note(self.is_proven)

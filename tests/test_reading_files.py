@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,14 @@ def folder(tmp_path_factory) -> Path:
     (root / NAME).write_bytes(DATA)
     (root / "manifest.json").write_bytes(b'{"one": 1}')
     return root
+
+
+@pytest.fixture
+def collect_no_garbage():
+    """What refers to itself stays in memory."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 class FilesContract:
@@ -113,6 +123,14 @@ class FilesContract:
         wanted = ByteRanges.of(np.array([0]), np.array([1 << 20]), [memoryview(bytearray(1 << 20))])
         files.begin(NAME, wanted).cancel()
         assert self.fill(files, [(0, 10)])[0] == [DATA[:10]]
+
+    def test_the_buffers_are_free_when_they_have_been_read(self, files, collect_no_garbage):
+        buffer = np.zeros(10, np.uint8)
+        wanted = ByteRanges.of(np.array([5]), np.array([10]), [memoryview(buffer)])
+        reading, kept = files.begin(NAME, wanted), weakref.ref(buffer)
+        assert not reading.result() and bytes(buffer) == DATA[5:15]
+        del buffer, wanted, reading
+        assert kept() is None
 
     def test_calls_in_advance_keep_their_order_and_their_errors(self, files):
         assert list(files.in_advance(lambda number: number * number, range(40))) == [n * n for n in range(40)]
