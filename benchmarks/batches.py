@@ -270,9 +270,9 @@ def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
             print(f"\n{name}: {rates[name] / limit:.2f} of the smaller of line ({carried:,.0f}/s) and decoder")
         return
     print("\n| ratio of rates | promised at least | measured |\n|---|---|---|")
-    for mine, other, promised in PROMISES:
-        if {mine, other} <= rates.keys():
-            print(f"| {mine} : {other} | {promised} | {rates[mine] / rates[other]:.2f} |")
+    for reader, other, promised in PROMISES:
+        if {reader, other} <= rates.keys():
+            print(f"| {reader} : {other} | {promised} | {rates[reader] / rates[other]:.2f} |")
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ def memory(pid: int) -> int:
     total = 0
     with contextlib.suppress(OSError):
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for one in (str(pid), *children):
+        for member in (str(pid), *children):
             with contextlib.suppress(OSError):
-                lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+                lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
                 total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     return total
 

@@ -22,7 +22,7 @@ DATE = (2024, 8, 9, 12, 0, 0)
 
 def pictures(size: int, target: int) -> list[bytes]:
     """JPEGs of noise over gradients with about `target` bytes."""
-    made = []
+    encoded = []
     for seed in range(BASES):
         rng = np.random.default_rng(seed)
         ramp = np.linspace(0, 255, size)[:, None, None] * np.array([1.0, 0.6, 0.3]) * np.ones((size, size, 1))
@@ -33,8 +33,8 @@ def pictures(size: int, target: int) -> list[bytes]:
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=quality)
             data, quality = buffer.getvalue(), quality - 3
-        made.append(data)
-    return made
+        encoded.append(data)
+    return encoded
 
 
 def scenes(size: int, quality: int) -> list[bytes]:

@@ -92,9 +92,9 @@ def pillow(out: str) -> Iterator[int]:
 def prepared(make: Callable[[str], Any]) -> Callable[[str, str], Iterator[int]]:
     def prepare(out: str) -> Iterator[int]:
         with tempfile.TemporaryDirectory(dir=Path(out).parent) as cache:
-            made = make(out, cache)
-            made.download_and_prepare()
-            yield made.info.splits["train"].num_examples
+            preparing = make(out, cache)
+            preparing.download_and_prepare()
+            yield preparing.info.splits["train"].num_examples
 
     return prepare
 
@@ -191,8 +191,8 @@ def benchmark(folder: Path, images: int, rounds: int) -> None:
         tenth, end = results[name]["tenth"], results[name]["end"]
         print(f"| {name} | {rate:,.0f} | {tenth / 1e6:.0f} | {end / 1e6:.0f} |")
     print("\n| ratio of rates | promised at least | measured |\n|---|---|---|")
-    for mine, other, promised in PROMISES:
-        print(f"| {mine} : {other} | {promised} | {rates[mine] / rates[other]:.2f} |")
+    for reader, other, promised in PROMISES:
+        print(f"| {reader} : {other} | {promised} | {rates[reader] / rates[other]:.2f} |")
 
 
 if __name__ == "__main__":
