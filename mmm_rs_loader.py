@@ -151,7 +151,13 @@ def batches(
     }
     samples = _Samples(config, os.fspath(data_dir), split, modalities, filters, contains, complete, on_error, access)
     order = _Order(batch_size, shuffle, seed, rank, world_size, drop_last)
-    return Batches(samples, order, _Form(size, to, pin_memory, masks=not complete), threads)
+    stream = Batches(samples, order, _Form(size, to, pin_memory, masks=not complete), threads)
+    if (count := sum(samples.rows)) and not len(stream):
+        logger.warning(
+            f"{config}: {count:,} samples match, and drop_last=True leaves out all of them: batches of {batch_size} for "
+            f"world_size={world_size} need {batch_size * world_size:,}. Give a smaller batch_size"
+        )
+    return stream
 
 
 def _at_least(least: int, **numbers: Any) -> list[int]:

@@ -436,6 +436,17 @@ def test_without_shuffling_samples_come_in_the_order_of_the_shards(plain, keys):
     assert keys_of(read("fMoW", plain, 10, drop_last=True)) == keys[:100]
 
 
+@pytest.mark.parametrize(
+    "batch_size, world_size, warns", [(104, 1, True), (103, 1, False), (26, 4, True), (25, 4, False)]
+)
+def test_too_few_samples_for_a_whole_batch_are_named(plain, caplog, monkeypatch, batch_size, world_size, warns):
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
+    stream = batches("fMoW", plain, batch_size, drop_last=True, world_size=world_size)
+    assert (len(stream) == 0) == warns
+    expected = f"fMoW: 103 samples match, and drop_last=True leaves out all of them: batches of {batch_size} for"
+    assert [record.getMessage().startswith(expected) for record in caplog.records] == [True] * warns
+
+
 def test_each_epoch_and_seed_has_an_order_of_its_own(plain, keys):
     stream = batches("fMoW", plain, 10, shuffle=30)
     orders = []
