@@ -154,8 +154,8 @@ def batches(
     stream = Batches(samples, order, _Form(size, to, pin_memory, masks=not complete), threads)
     if (count := sum(samples.rows)) and not len(stream):
         logger.warning(
-            f"{config}: {count:,} samples match, and drop_last=True leaves out all of them: batches of {batch_size} for "
-            f"world_size={world_size} need {batch_size * world_size:,}. Give a smaller batch_size"
+            f"{config}: {count:,} samples match, and drop_last=True leaves out all of them: batches of {batch_size} "
+            f"for world_size={world_size} need {batch_size * world_size:,}. Give a smaller batch_size"
         )
     return stream
 
