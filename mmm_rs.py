@@ -978,9 +978,9 @@ def open_files(
     if match := _NO_DATASET.fullmatch(address):
         raise ValueError(f"{address}: is not the address of a dataset. Give hf://datasets/{match[1]}")
     path = os.path.abspath(os.path.expanduser(address))  # the reader may have another working directory
-    if "://" not in address and ("::" not in address or os.access(path, os.F_OK)) and _VECTORS:
+    if "://" not in address and ("::" not in address or os.access(path, os.F_OK)) and JOINED:
         return _local_files(path, settings)
-    if address.startswith("file://") and _VECTORS:
+    if address.startswith("file://") and JOINED:
         return _local_files(fsspec.core.url_to_fs(address)[1], settings)
     for announced in _announced("mmm_rs.files"):
         files = announced(address, dict(options or {}), token, **settings)
@@ -2719,18 +2719,10 @@ class LocalFiles:
 
     def _fill(self, name: str, ranges: ByteRanges) -> dict[int, str]:
         wrong: dict[int, str] = {}
-        scratch = memoryview(bytearray(GAP))
         fd = os.open(self.path(name), os.O_RDONLY)
         try:
-            for first, last in ranges.joined(1 << 30, _VECTORS // 2):
-                start = position = ranges.offsets[first]
-                vectors = []
-                for number in range(first, last):
-                    if ranges.offsets[number] != position:
-                        vectors.append(scratch[: ranges.offsets[number] - position])
-                    vectors.append(ranges.targets[number])
-                    position = ranges.offsets[number] + ranges.sizes[number]
-                if os.preadv(fd, vectors, start) == position - start:
+            for first, last in ranges.joined(1 << 30, JOINED):
+                if read_joined(fd, ranges, first, last) == ranges.offsets[last - 1] + ranges.sizes[last - 1]:
                     continue
                 for number in range(first, last):  # short, so one by one: which of them are there?
                     size = os.preadv(fd, [ranges.targets[number]], ranges.offsets[number])
@@ -2741,7 +2733,21 @@ class LocalFiles:
         return wrong
 
 
-_VECTORS = os.sysconf("SC_IOV_MAX") if hasattr(os, "preadv") else 0  # buffers that one system call fills
+# Ranges that one system call fills at most, for between two of them is a gap; 0 where there is no such call (Windows).
+JOINED = os.sysconf("SC_IOV_MAX") // 2 if hasattr(os, "preadv") else 0
+_GAP = memoryview(bytearray(GAP))  # what stands in gaps is written here; nobody reads it
+
+
+def read_joined(fd: int, ranges: ByteRanges, first: int, last: int) -> int:
+    """Fill the buffers of some joined ranges of a file, at most JOINED. Returns the place up to which the bytes came:
+    buffers beyond it hold what was in this memory before."""
+    position, vectors = ranges.offsets[first], []
+    for number in range(first, last):
+        if ranges.offsets[number] > position:
+            vectors.append(_GAP[: ranges.offsets[number] - position])
+        vectors.append(ranges.targets[number])
+        position = ranges.offsets[number] + ranges.sizes[number]
+    return ranges.offsets[first] + os.preadv(fd, vectors, ranges.offsets[first])
 
 
 class FsspecFiles:

@@ -34,7 +34,7 @@ from typing import Any
 
 import datasets
 
-from mmm_rs import GAP, ByteRanges, ForkSafeLock, crc32, in_one_line
+from mmm_rs import JOINED, ByteRanges, ForkSafeLock, crc32, in_one_line, read_joined
 
 _fcntl: Any = None
 with contextlib.suppress(ImportError):  # Windows
@@ -51,7 +51,6 @@ LEAST_STEP, MOST_STEP = 64 << 10, 64 << 20  # bytes
 
 _NAME = re.compile(r"([0-9a-f]{64})\.(shard|sums)")
 _CHECKSUM = struct.Struct("<II")  # of a block: its CRC, and the CRC's complement, so that a hole is not taken for one
-_VECTORS = min(512, os.sysconf("SC_IOV_MAX") // 2) if hasattr(os, "preadv") else 0
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 logger = datasets.utils.logging.get_logger(__name__)
@@ -229,11 +228,11 @@ class CachedShard:
             return numbers
         try:
             self._note_use(fd)
-            scratch, absent = memoryview(bytearray(GAP)), []
+            absent = []
             for first, last in _runs(numbers):
-                for begin in range(first, last, _VECTORS or last):
-                    end = min(begin + _VECTORS, last) if _VECTORS else last
-                    stop = _read_joined(fd, ranges, begin, end, scratch)
+                for begin in range(first, last, JOINED or last):
+                    end = min(begin + JOINED, last) if JOINED else last
+                    stop = _read_some(fd, ranges, begin, end)
                     absent += [
                         number
                         for number in range(begin, end)
@@ -377,23 +376,16 @@ def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield members[0], members[-1] + 1
 
 
-def _read_joined(fd: int, ranges: ByteRanges, first: int, last: int, scratch: memoryview) -> int:
-    """Read ranges, no gap between which is larger than the scratch. Returns the place up to which the bytes came: what
-    the buffers hold beyond is what was in this memory before, perhaps the same image."""
-    if not _VECTORS:
-        with open(fd, "rb", buffering=0, closefd=False) as file:
-            for number in range(first, last):
-                file.seek(ranges.offsets[number])
-                if file.readinto(ranges.targets[number]) != ranges.sizes[number]:
-                    return ranges.offsets[number]
-        return ranges.offsets[last - 1] + ranges.sizes[last - 1]
-    position, vectors = ranges.offsets[first], []
-    for number in range(first, last):
-        if ranges.offsets[number] > position:
-            vectors.append(scratch[: ranges.offsets[number] - position])
-        vectors.append(ranges.targets[number])
-        position = ranges.offsets[number] + ranges.sizes[number]
-    return ranges.offsets[first] + os.preadv(fd, vectors, ranges.offsets[first])
+def _read_some(fd: int, ranges: ByteRanges, first: int, last: int) -> int:
+    """As `mmm_rs.read_joined`, also on Windows."""
+    if JOINED:
+        return read_joined(fd, ranges, first, last)
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        for number in range(first, last):
+            file.seek(ranges.offsets[number])
+            if file.readinto(ranges.targets[number]) != ranges.sizes[number]:
+                return ranges.offsets[number]
+    return ranges.offsets[last - 1] + ranges.sizes[last - 1]
 
 
 def _write_at(fd: int, offset: int, data: memoryview) -> None:
