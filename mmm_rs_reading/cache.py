@@ -228,16 +228,11 @@ class CachedShard:
             return numbers
         try:
             self._note_use(fd)
-            absent = []
+            absent: list[int] = []
             for first, last in _runs(numbers):
                 for begin in range(first, last, JOINED or last):
                     end = min(begin + JOINED, last) if JOINED else last
-                    stop = _read_some(fd, ranges, begin, end)
-                    absent += [
-                        number
-                        for number in range(begin, end)
-                        if ranges.offsets[number] + ranges.sizes[number] > stop or not _is_right(ranges, number)
-                    ]
+                    absent += _wrong(ranges, begin, end, _read_some(fd, ranges, begin, end))
             return absent
         except OSError:
             return numbers
@@ -364,6 +359,17 @@ def _disk_size(status: os.stat_result) -> int:
 
 def _is_right(ranges: ByteRanges, number: int) -> bool:
     return ranges.crcs is not None and crc32(ranges.targets[number]) == ranges.crcs[number]
+
+
+def _wrong(ranges: ByteRanges, first: int, last: int, stop: int) -> list[int]:
+    """Which of some ranges have not come, if bytes came up to `stop`, or are not what their CRCs say."""
+    whole, crcs = last, ranges.crcs
+    if crcs is None:
+        return list(range(first, last))
+    while whole > first and ranges.offsets[whole - 1] + ranges.sizes[whole - 1] > stop:
+        whole -= 1
+    wrong = [number for number in range(first, whole) if crc32(ranges.targets[number]) != crcs[number]]
+    return wrong + list(range(whole, last))
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
