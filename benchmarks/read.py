@@ -179,8 +179,8 @@ def benchmark(folder: Path, images: int, rounds: int) -> None:
 
     def run(name: str) -> float:
         words = [sys.executable, __file__, "--read", name, "--out", str(out)]
-        told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-        results[name] = json.loads(told.splitlines()[-1])
+        output = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        results[name] = json.loads(output.splitlines()[-1])
         return results[name]["seconds"]
 
     medians = compare({name: lambda name=name: run(name) for name in CONTENDERS}, rounds)  # type: ignore[misc]

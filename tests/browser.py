@@ -158,14 +158,14 @@ class Browser:
     def accessible(self) -> list[tuple[str, str]]:
         """(role, name) of everything that a screen reader is told of, in the order in which it reads."""
         nodes = {node["nodeId"]: node for node in self.send("Accessibility.getFullAXTree")["nodes"]}
-        told, ahead = [], [next(iter(nodes))]
+        outline, ahead = [], [next(iter(nodes))]
         while ahead:
             node = nodes.get(ahead.pop())
             if node:
                 ahead += reversed(node.get("childIds", []))
                 if not node["ignored"]:
-                    told.append((node["role"]["value"], node.get("name", {}).get("value", "")))
-        return told
+                    outline.append((node["role"]["value"], node.get("name", {}).get("value", "")))
+        return outline
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)

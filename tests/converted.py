@@ -90,8 +90,8 @@ def pixels(data: bytes) -> str:
 
 def samples() -> list[Sample]:
     """Five subsets, all three modalities, each level of GSD or none, weather, a null prompt, a modality missing."""
-    said = "Low precision resolution, a satellite image of {}, Sentinel-{}."
-    made = [
+    template = "Low precision resolution, a satellite image of {}, Sentinel-{}."
+    dataset = [
         Sample(
             f"weather/{folder}/a{i}",
             {"rgb": f"Ordinary precision resolution, {word}, a view of a farm."},
@@ -102,7 +102,7 @@ def samples() -> list[Sample]:
         for folder, word in (("fog", "fog"), ("night", "night"), ("snowy", "snow"))
         for i in range(2)
     ]
-    made += [
+    dataset += [
         Sample(
             f"WHU-OPT-SAR/NH49E001013_{i}_0",
             {m: f"a {m} view of a river {i}" for m in (MODALITIES if i else ("rgb", "nir"))},
@@ -113,10 +113,10 @@ def samples() -> list[Sample]:
         )
         for i in range(4)
     ]
-    made += [
+    dataset += [
         Sample(
             f"SEN1-2/ROIs1158_spring_1_p{i}",
-            {"rgb": said.format(f"farmland {i}", 2), "sar": said.format(f"farmland {i}", 1) if i else None},
+            {"rgb": template.format(f"farmland {i}", 2), "sar": template.format(f"farmland {i}", 1) if i else None},
             f"a satellite image of farmland {i}",
             satellite="Sentinel-2",
             gsd=10.0,
@@ -125,7 +125,7 @@ def samples() -> list[Sample]:
         )
         for i in range(5)
     ]
-    made += [
+    dataset += [
         Sample(
             f"Inria/512/crop_512_center_vienna{i}",
             {"rgb": f"Ultra-high precision resolution, roof {i}, GF2"},
@@ -136,7 +136,7 @@ def samples() -> list[Sample]:
         )
         for i in range(3)
     ]
-    made += [
+    dataset += [
         Sample(
             f"MRSSC2_0/RGB_city_{i}",
             {"rgb": f"Ultra-low precision resolution, city, a town of size {i}, TG2"},
@@ -148,10 +148,10 @@ def samples() -> list[Sample]:
         )
         for i in range(2)
     ]
-    for number, sample in enumerate(made):
+    for number, sample in enumerate(dataset):
         for modality in sample.prompts:
             sample.images[modality] = picture(f"{modality} {number}", number)
-    return made
+    return dataset
 
 
 def airports(count: int) -> list[Sample]:
@@ -165,21 +165,21 @@ def airports(count: int) -> list[Sample]:
     return samples
 
 
-def write(out: Path, made: list[Sample] | None = None, shards: int = 2, version: str = "1.1") -> list[Sample]:
-    """Write `made` to `out` as the converter would, in `shards` shards per subset and split; no card.
+def write(out: Path, dataset: list[Sample] | None = None, shards: int = 2, version: str = "1.1") -> list[Sample]:
+    """Write `dataset` to `out` as the converter would, in `shards` shards per subset and split; no card.
 
     `version`: of the format; 1.0 is what was written before each modality had its own labels.
     """
-    made = samples() if made is None else made
+    dataset = samples() if dataset is None else dataset
     by_subset: dict[str, list[Sample]] = {}
-    for sample in made:
+    for sample in dataset:
         by_subset.setdefault(sample.fields()["subset"], []).append(sample)
     shard_rows, subset_rows = [], {}
-    for subset, mine in by_subset.items():
+    for subset, subset_samples in by_subset.items():
         rows: list[dict] = []
         written = []
-        for split in dict.fromkeys(sample.split for sample in mine):
-            here = [sample for sample in mine if sample.split == split]
+        for split in dict.fromkeys(sample.split for sample in subset_samples):
+            here = [sample for sample in subset_samples if sample.split == split]
             count = min(shards, len(here))
             for number in range(count):
                 name = f"data/{subset}/{split}-{number:05d}-of-{count:05d}.tar"
@@ -198,7 +198,7 @@ def write(out: Path, made: list[Sample] | None = None, shards: int = 2, version:
                 for split in dict.fromkeys(shard["split"] for shard in written)
             },
         }
-    _report(out, made)
+    _report(out, dataset)
     shutil.copy(mmm_rs.__file__, out / "mmm_rs.py")
     manifest = {
         "format_version": version,
@@ -213,7 +213,7 @@ def write(out: Path, made: list[Sample] | None = None, shards: int = 2, version:
         ]
         manifest["files"] = {name: described(out / name) for name in beside}
     write_manifest(out, manifest)
-    return made
+    return dataset
 
 
 def described(path: Path) -> dict:
@@ -281,17 +281,19 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     return offset
 
 
-def _report(out: Path, made: list[Sample]) -> None:
+def _report(out: Path, dataset: list[Sample]) -> None:
     """Every subset left one image without a record and one record without an image out."""
     subsets = {}
     unpublished = []
-    for subset in dict.fromkeys(sample.fields()["subset"] for sample in made):
-        images = sum(len(s.prompts) for s in made if s.fields()["subset"] == subset)
+    for subset in dict.fromkeys(sample.fields()["subset"] for sample in dataset):
+        images = sum(len(s.prompts) for s in dataset if s.fields()["subset"] == subset)
         subsets[subset] = {
             "images": {"released": images + 1, "published": images, "reported": 1},
             "records": {"released": images + 1, "used": images, "reported": 1},
             "reasons": {"image": {"no_record": 1}, "record": {"no_image": 1}},
-            "by_modality": {m: sum(m in s.prompts for s in made if s.fields()["subset"] == subset) for m in MODALITIES},
+            "by_modality": {
+                m: sum(m in s.prompts for s in dataset if s.fields()["subset"] == subset) for m in MODALITIES
+            },
         }
         for kind, reason in (("image", "no_record"), ("record", "no_image")):
             unpublished.append(

@@ -276,8 +276,8 @@ class _CdnHandler(BaseHTTPRequestHandler):
                 data = signed.data[start : stop + 1]
                 with self.cdn.lock:
                     self.cdn.ranges.append((signed.path, start, start + len(data)))
-                told = f"bytes {start}-{start + len(data) - 1}/{len(signed.data)}"
-                self.answer(206, data, headers={"Content-Range": told})
+                content_range = f"bytes {start}-{start + len(data) - 1}/{len(signed.data)}"
+                self.answer(206, data, headers={"Content-Range": content_range})
 
     def answer(self, status: int, data: bytes, reason: str = "", headers: dict[str, str] | None = None) -> None:
         if reason:
@@ -359,10 +359,10 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(403)
 
     def _repository(self, repo: str) -> Repository:
-        found = self.hub.repositories.get(repo)
-        if found is None or (found.private and not self.headers.get("Authorization")):
+        repository = self.hub.repositories.get(repo)
+        if repository is None or (repository.private and not self.headers.get("Authorization")):
             raise _Refused(404, "RepoNotFound")
-        return found
+        return repository
 
     def _commit(self, repo: str, revision: str) -> tuple[str, dict[str, File]]:
         repository = self._repository(repo)
@@ -396,19 +396,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def preupload(self, repo: str, revision: str):
         self._may_write()
-        _, there = self._commit(repo, revision)
+        _, committed = self._commit(repo, revision)
         files = []
         for asked in json.loads(self.body)["files"]:
             path = asked["path"]
             mode = "lfs" if path.endswith(LFS_SUFFIXES) else "regular"
-            known = {"oid": there[path].sha256 or there[path].blob_id} if path in there else {}
+            known = {"oid": committed[path].sha256 or committed[path].blob_id} if path in committed else {}
             files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **known})
         return lambda: self._json({"files": files})
 
     def commit(self, repo: str, revision: str):
         self._may_write()
-        _, there = self._commit(repo, revision)
-        files = dict(there)
+        _, committed = self._commit(repo, revision)
+        files = dict(committed)
         message = ""
         for line in self.body.splitlines():
             item = json.loads(line)
@@ -492,21 +492,21 @@ class _Handler(BaseHTTPRequestHandler):
             paths = json.loads(self.body)["paths"]
         else:
             paths = parse_qs(self.body.decode())["paths"]
-        found = [files[path].entry(path) for path in paths if path in files]
-        found += [self._folder(path) for path in paths if any(name.startswith(f"{path}/") for name in files)]
-        return lambda: self._json(found)
+        entries = [files[path].entry(path) for path in paths if path in files]
+        entries += [self._folder(path) for path in paths if any(name.startswith(f"{path}/") for name in files)]
+        return lambda: self._json(entries)
 
     def lfs_batch(self, repo: str):
         self._may_write()
         objects = []
         for asked in json.loads(self.body)["objects"]:
-            one = {"oid": asked["oid"], "size": asked["size"]}
+            answer = {"oid": asked["oid"], "size": asked["size"]}
             if asked["oid"] not in self.hub.objects:
-                one["actions"] = {
+                answer["actions"] = {
                     "upload": {"href": f"{self.hub.url}/lfs/{asked['oid']}", "header": {}},
                     "verify": {"href": f"{self.hub.url}/lfs/verify", "header": {}},
                 }
-            objects.append(one)
+            objects.append(answer)
         return lambda: self._json({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, oid: str):

@@ -20,25 +20,25 @@ def tree(out: Path) -> dict[str, str]:
 
 def members(out: Path) -> dict[str, bytes]:
     """Every member of every shard."""
-    found = {}
+    contents = {}
     for shard in sorted(out.glob("data/*/*.tar")):
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                assert member.name not in found
-                found[member.name] = tar.extractfile(member).read()
-    return found
+                assert member.name not in contents
+                contents[member.name] = tar.extractfile(member).read()
+    return contents
 
 
 SUFFIX = {"rgb": "", "nir": ".nir", "sar": ".sar"}
 
 
 def expected_members(subsets):
-    found = {}
+    expected = {}
     for (key, modality), (_, prompt, data) in releases.pairs(subsets).items():
-        found[f"{key}{SUFFIX[modality]}.jpg"] = data
+        expected[f"{key}{SUFFIX[modality]}.jpg"] = data
         if prompt is not None:
-            found[f"{key}{SUFFIX[modality]}.txt"] = prompt.encode()
-    return found
+            expected[f"{key}{SUFFIX[modality]}.txt"] = prompt.encode()
+    return expected
 
 
 def unpublished(out: Path) -> list[dict]:

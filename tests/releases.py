@@ -191,7 +191,7 @@ class Entry:
     prompt: str | list | None
     modality: str = "rgb"
     fields: dict = field(default_factory=dict)
-    said: str | None = None  # the path as the record states it; None: `path`
+    stated_path: str | None = None  # the path as the record states it; None: `path`
     image: bool = True
     record: bool = True
     size: tuple[int, int] = (32, 32)
@@ -199,15 +199,15 @@ class Entry:
 
 def subset(name: str, files: dict[str, dict], entries: Sequence[Entry]) -> Subset:
     """A subset of `entries`. `files`: annotation file -> options of `annotation` and `start`, the paths it is about."""
-    said: dict[str, list] = {file: [] for file in files}
+    listed: dict[str, list] = {file: [] for file in files}
     samples: dict[str, dict[str, Pair]] = {}
     images = {}
     unmatched_images, unmatched_records, unmatched_positions = [], [], []
     for entry in entries:
-        stated = entry.said or entry.path
+        stated = entry.stated_path or entry.path
         if entry.record:
             file = next(file for file, options in files.items() if entry.path.startswith(options.get("start", "")))
-            said[file].append((stated, entry.prompt, entry.fields))
+            listed[file].append((stated, entry.prompt, entry.fields))
         if entry.image:
             images[entry.path] = picture(f"{name}/{entry.path}", entry.size, entry.modality)
         if entry.image and entry.record:
@@ -217,9 +217,9 @@ def subset(name: str, files: dict[str, dict], entries: Sequence[Entry]) -> Subse
             unmatched_images.append(entry.path)
         else:
             unmatched_records.append(stated)
-            unmatched_positions.append((file, len(said[file]) - 1))
+            unmatched_positions.append((file, len(listed[file]) - 1))
     written = {
-        file: annotation(said[file], **{name: value for name, value in options.items() if name != "start"})
+        file: annotation(listed[file], **{name: value for name, value in options.items() if name != "start"})
         for file, options in files.items()
     }
     return Subset(
@@ -328,7 +328,7 @@ def _inria(loose: bool) -> Subset:
         Entry(
             stem,
             f"Inria_dataset/{stem}.jpg",
-            said=f"{stem}.jpg",
+            stated_path=f"{stem}.jpg",
             prompt=f"Satellite imagery, {level} precision resolution, an aerial view, Inria",
         )
         for stem, level in stems.items()
@@ -345,7 +345,7 @@ def _fmow(loose: bool) -> Subset:
             f"fMoW_dataset/{stem}.jpg",
             f"Satellite imagery,  Ultra-high precision resolution, {stem.split('_')[0]}, an image of {stem}, fMoW",
             fields={"category": stem.split("_")[0], "spatial_resolution": 0.45, "cloud_cover": 3 + number},
-            said=f"/home/user/fMoW/{stem}.png",
+            stated_path=f"/home/user/fMoW/{stem}.png",
             size=(40, 24) if stem.endswith("sr") else (32, 32),
         )
         for number, stem in enumerate(stems)
@@ -361,7 +361,7 @@ def _hrrsd(loose: bool) -> Subset:
             f"TGRS-HRRSD_dataset/{n:05d}.jpg",
             f"High precision resolution, bridge, an aerial view of bridge {n}, Google Earth, TGRS-HRRSD",
             fields={"gsd": 0.6},
-            said=f"TGRS-HRRSD_dataset\\{n:05d}.jpg",
+            stated_path=f"TGRS-HRRSD_dataset\\{n:05d}.jpg",
         )
         for n in (1, 2, 300)
     ]
@@ -390,7 +390,7 @@ def _nasc(loose: bool) -> Subset:
             stem,
             f"NaSC-TG2_dataset/{stem}.jpg",
             f"Satellite imagery, Ultra-low precision resolution, {stem[:-2]}, an image of {stem}, TG2, NaSC-TG2",
-            said=stem,
+            stated_path=stem,
         )
         for stem in ("airplane00", "forest10", "forest99")
     ]
@@ -419,7 +419,7 @@ def _hrsc(loose: bool) -> Subset:
             f"10000000{n}",
             f"HRSC2016_dataset/10000000{n}.jpg",
             f"Ordinary precision resolution, a harbour with {n} ships, Google Earth",
-            said=f"10000000{n}.bmp",
+            stated_path=f"10000000{n}.bmp",
         )
         for n in range(1, 4)
     ]
@@ -447,10 +447,10 @@ def with_odd_images(name: str = "GID") -> Subset:
     """A subset whose images are `odd_images()`, each under its own name and with a record."""
     odd = odd_images()
     entries = [Entry(stem, f"{name}_dataset/{stem}.jpg", f"Low precision resolution, an image, {stem}") for stem in odd]
-    made = subset(name, {f"MMM-RS_{name}.json": {}}, entries)
-    files = made.files | {f"{name}_dataset/{stem}.jpg": image.data for stem, image in odd.items()}
-    samples = {key: value for key, value in made.samples.items() if odd[Path(value["rgb"].path).stem].published}
-    return replace(made, files=files, samples=samples)
+    whole = subset(name, {f"MMM-RS_{name}.json": {}}, entries)
+    files = whole.files | {f"{name}_dataset/{stem}.jpg": image.data for stem, image in odd.items()}
+    samples = {key: value for key, value in whole.samples.items() if odd[Path(value["rgb"].path).stem].published}
+    return replace(whole, files=files, samples=samples)
 
 
 # ------------------------------------------------------------------------------------------------------ writing zips
@@ -705,7 +705,7 @@ def folders_with_top_folder(subsets: Sequence[Subset], folder: Path) -> Path:
 
 
 def folders_with_junk(subsets: Sequence[Subset], folder: Path) -> Path:
-    files = {f"{one.name}/{path}": data for one in subsets for path, data in with_junk(one.files).items()}
+    files = {f"{each.name}/{path}": data for each in subsets for path, data in with_junk(each.files).items()}
     return put(folder / "MMM-RS", files)
 
 
@@ -718,7 +718,7 @@ def mixed(subsets: Sequence[Subset], folder: Path) -> Path:
     """Some subsets in zips of several kinds, some extracted, some in a zip of zips, in one folder."""
     makers = (zipped, _deflated, zipped_zip64, zipped_to_pipe)
     zips, loose, nested = subsets[0::3], subsets[1::3], subsets[2::3]
-    put(folder / "MMM-RS", {f"{one.name}.zip": makers[i % 4](one.files) for i, one in enumerate(zips)})
+    put(folder / "MMM-RS", {f"{each.name}.zip": makers[i % 4](each.files) for i, each in enumerate(zips)})
     put(folder, _folders(loose))
     put(folder / "MMM-RS" / "more", {"MMM-RS.zip": zipped({f"MMM-RS/{n}": d for n, d in _zips(nested).items()})})
     return folder / "MMM-RS"
@@ -790,15 +790,15 @@ def regenerated_path(subset: str, path: str) -> str:
 
 def regenerated(subsets: Sequence[Subset], folder: Path, annotations: bool = True) -> Path:
     """Images in the folders that upstream's scripts write, annotations beside them, or in `folder`/annotations."""
-    images, said = {}, {}
+    images, annotation_files = {}, {}
     for subset in subsets:
         for path, data in subset.files.items():
             if is_annotation(path):
-                said[path] = data
+                annotation_files[path] = data
             else:
                 images[regenerated_path(subset.name, path)] = data
     put(folder / "images", images)
-    put(folder / ("images" if annotations else "annotations"), said)
+    put(folder / ("images" if annotations else "annotations"), annotation_files)
     return folder / "images"
 
 

@@ -8,8 +8,8 @@ from mmm_rs import MODALITIES
 
 
 def places(subset, sources):
-    found = alignment.places(subset, pa.array(sources))
-    return list(zip(found.place.to_pylist(), [MODALITIES[m] if m >= 0 else None for m in found.modality], strict=True))
+    table = alignment.places(subset, pa.array(sources))
+    return list(zip(table.place.to_pylist(), [MODALITIES[m] if m >= 0 else None for m in table.modality], strict=True))
 
 
 def test_twins_differ_by_a_whole_token():
@@ -65,8 +65,8 @@ WEATHER = ["fog/1.jpg", "night/1.jpg", "fog/2.jpg", "snowy/3.jpg"]
 def named(subset, sources, path, hint=None):
     """The image that a record with this path names."""
     images = pa.array(sources)
-    found = alignment.match(subset, images, alignment.places(subset, images), pa.array([path]), [(0, 1, hint)])
-    row = int(found.image[0])
+    matches = alignment.match(subset, images, alignment.places(subset, images), pa.array([path]), [(0, 1, hint)])
+    row = int(matches.image[0])
     return {alignment.NO_MATCH: None, alignment.AMBIGUOUS: "ambiguous"}.get(row, sources[row] if row >= 0 else None)
 
 

@@ -28,8 +28,14 @@ def pairs(value, **options):
 
 def coco(images, captions, **rest):
     listed = [{"id": id, "file_name": name, "width": 512, "height": 512} for id, name in images]
-    said = [{"id": n, "image_id": id, "caption": caption} for n, (id, caption) in enumerate(captions)]
-    return {"info": {"description": "captions"}, "licenses": [], "images": listed, "annotations": said, **rest}
+    listed_captions = [{"id": n, "image_id": id, "caption": caption} for n, (id, caption) in enumerate(captions)]
+    return {
+        "info": {"description": "captions"},
+        "licenses": [],
+        "images": listed,
+        "annotations": listed_captions,
+        **rest,
+    }
 
 
 LISTED = [(70, "a/1.jpg"), (71, "a/2.jpg")]
@@ -49,9 +55,9 @@ def test_coco_captions_are_joined_by_the_id_of_the_image(order, indent, window):
     assert [json.loads(record.text) for record in records] == value["annotations"]
 
 
-@pytest.mark.parametrize(("listed", "said"), [(int, str), (str, int), (str, str)])
-def test_ids_may_be_numbers_or_text(listed, said):
-    value = coco([(listed(id), name) for id, name in LISTED], [(said(id), caption) for id, caption in CAPTIONS])
+@pytest.mark.parametrize(("listed", "referred"), [(int, str), (str, int), (str, str)])
+def test_ids_may_be_numbers_or_text(listed, referred):
+    value = coco([(listed(id), name) for id, name in LISTED], [(referred(id), caption) for id, caption in CAPTIONS])
     assert pairs(value) == JOINED
 
 

@@ -84,11 +84,11 @@ def contents(archive) -> dict[str, bytes]:
 
 
 def streamed(archive) -> dict[str, bytes]:
-    found = {}
+    members = {}
     for row in rows(archive):
         with Reader(archive).stream(Entry.of(row)) as stream:
-            found[row["name"]] = stream.read()
-    return found
+            members[row["name"]] = stream.read()
+    return members
 
 
 def damage(archive, row=0) -> str:
@@ -270,13 +270,13 @@ def test_an_archive_and_its_errors_can_be_pickled():
 def test_readers_of_one_archive_work_in_several_threads(tmp_path):
     files = {f"{number}.jpg": random.Random(number).randbytes(5000 + number) for number in range(200)}
     archive = on_disk(tmp_path, zipped(files, DEFLATED))
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(contents(archive))) for _ in range(4)]
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(contents(archive))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [files] * 4
+    assert results == [files] * 4
 
 
 def test_readers_and_streams_leave_no_descriptor_open(tmp_path):
@@ -561,8 +561,8 @@ def test_encrypted_entries_of_info_zip_are_marked(tmp_path):
 def test_entries_of_a_later_version_of_the_format_are_marked(tmp_path):
     data = zipped(FILES)
     name = "Inria_dataset/4096/a.jpg"
-    found = problems(on_disk(tmp_path, patched(data, central(data, name) + 6, "B", 64)))
-    assert found == dict.fromkeys(FILES) | {name: "unsupported_version"}
+    codes = problems(on_disk(tmp_path, patched(data, central(data, name) + 6, "B", 64)))
+    assert codes == dict.fromkeys(FILES) | {name: "unsupported_version"}
 
 
 def test_overlapping_entries_are_marked(tmp_path):
@@ -570,8 +570,8 @@ def test_overlapping_entries_are_marked(tmp_path):
     first = "Inria_dataset/4096/a.jpg"
     longer = len(FILES[first]) + 500
     data = patched(data, central(data, first) + 20, "2I", longer, longer)
-    found = problems(on_disk(tmp_path, data))
-    assert found == dict.fromkeys(FILES) | {first: "overlap"}
+    codes = problems(on_disk(tmp_path, data))
+    assert codes == dict.fromkeys(FILES) | {first: "overlap"}
 
 
 def test_a_bomb_of_entries_that_share_their_bytes_is_defused(tmp_path):
@@ -581,8 +581,8 @@ def test_a_bomb_of_entries_that_share_their_bytes_is_defused(tmp_path):
     row, end = data[at : data.index(b"PK\5\6")], data[data.index(b"PK\5\6") :]
     many = b"".join(row[:46] + b"%03d.jpg" % number for number in range(300))
     data = data[:at] + many + patched(end, 8, "2HI", 300, 300, len(many))
-    found = list(problems(on_disk(tmp_path, data)).values())
-    assert found.count("overlap") == 299
+    codes = list(problems(on_disk(tmp_path, data)).values())
+    assert codes.count("overlap") == 299
 
 
 def test_an_entry_that_reaches_out_of_the_archive_is_marked(tmp_path):
@@ -1028,14 +1028,14 @@ def test_damage_that_renames_an_entry_in_a_deflated_inner_zip_is_told(tmp_path):
     inner = zipped({"111": b"abc"})
     engine = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     damaged = engine.compress(inner.replace(b"111", b"Q11")) + engine.flush()
-    found = []
+    readings = []
     for payload in None, damaged:
         outer = on_disk(tmp_path, raw_zip([RawEntry(b"Inria.zip", inner, DEFLATED, payload=payload)]), "MMM-RS.zip")
         archive = inner_archive(outer, read_entries(outer), 0)
-        found.append((contents(archive), (read_entries(archive).schema.metadata or {}).get(DAMAGE)))
-    assert found[0] == ({"111": b"abc"}, None)
-    assert found[1][0] == {"Q11": b"abc"}
-    assert found[1][1].decode().endswith(f"the directory says {zlib.crc32(inner):08x}")
+        readings.append((contents(archive), (read_entries(archive).schema.metadata or {}).get(DAMAGE)))
+    assert readings[0] == ({"111": b"abc"}, None)
+    assert readings[1][0] == {"Q11": b"abc"}
+    assert readings[1][1].decode().endswith(f"the directory says {zlib.crc32(inner):08x}")
 
 
 def test_a_directory_too_large_for_the_window_is_refused_with_the_remedy(tmp_path, monkeypatch):
@@ -1170,17 +1170,17 @@ REFUSALS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFErr
 
 def accepted_by_zipfile(data: bytes) -> dict[int, bytes]:
     """Header offset -> content of what `zipfile` reads without complaint."""
-    found = {}
+    accepted = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             for info in file.infolist():
                 try:
-                    found[info.header_offset] = file.read(info)
+                    accepted[info.header_offset] = file.read(info)
                 except REFUSALS:
                     continue
     except REFUSALS:
         return {}
-    return found
+    return accepted
 
 
 def accepted_by_unzip(data: bytes, path) -> bool:
@@ -1225,8 +1225,8 @@ def assert_not_accepted_alone_nor_read_differently(archive, data: bytes) -> None
         elif shutil.which("unzip"):
             assert listed(data, spare)
             assert any(
-                accepted_by_zipfile(one).get(offset) == content or accepted_by_unzip(one, spare)
-                for one in alone(data, offset)
+                accepted_by_zipfile(lone).get(offset) == content or accepted_by_unzip(lone, spare)
+                for lone in alone(data, offset)
             )
 
 
@@ -1236,15 +1236,15 @@ def readable(archive) -> dict[int, tuple[str, bytes]]:
         table = read_entries(archive)
     except ArchiveError:
         return {}
-    found = {}
+    entries = {}
     with Reader(archive) as reader:
         for row in table.to_pylist():
             if row["problem"] is None:
                 try:
-                    found[row["offset"]] = row["name"], bytes(reader.read(Entry.of(row))[0])
+                    entries[row["offset"]] = row["name"], bytes(reader.read(Entry.of(row))[0])
                 except DamagedEntry:
                     continue
-    return found
+    return entries
 
 
 def random_zips(names):

@@ -301,11 +301,11 @@ def test_a_shard_of_which_damaged_blocks_were_kept_is_removed_and_fetched_again(
 # ---------------------------------------------------------------------------------------------------------- mirrors
 
 
-@pytest.mark.parametrize("said", [None, '"d41d8cd98f00b204e9800998ecf8427e-5"', f'"{"a" * 40}"'])
-def test_a_mirror_that_says_nothing_of_the_content_has_a_cache_of_its_own(large, running, folder, monkeypatch, said):
+@pytest.mark.parametrize("tag", [None, '"d41d8cd98f00b204e9800998ecf8427e-5"', f'"{"a" * 40}"'])
+def test_a_mirror_that_says_nothing_of_the_content_has_a_cache_of_its_own(large, running, folder, monkeypatch, tag):
     put(running, large)
-    monkeypatch.setattr("mmm_rs_reading.addresses.content_tag", lambda headers: content_tag({"ETag": said or ""}))
-    monkeypatch.setattr("mmm_rs_reading.transports.content_tag", lambda headers: content_tag({"ETag": said or ""}))
+    monkeypatch.setattr("mmm_rs_reading.addresses.content_tag", lambda headers: content_tag({"ETag": tag or ""}))
+    monkeypatch.setattr("mmm_rs_reading.transports.content_tag", lambda headers: content_tag({"ETag": tag or ""}))
     expected = stored(large, SUBSET)
     assert read(running, folder) == expected
     running.cdn.ranges.clear()
@@ -495,13 +495,13 @@ def claiming(root: Path, other: Path) -> None:
 
 def test_a_dataset_cannot_put_its_bytes_in_the_place_of_another_one_s(running, tmp_path, folder):
     many(real := tmp_path / "real", 40)
-    made = []
+    dataset = []
     for number in range(40):
         prompts = {"rgb": f"field {number}", "sar": "radar"}
         sample = converted.Sample(f"SEN1-2/forged_{number}", prompts, "a field")
         sample.images.update({m: converted.picture("forged", 1) for m in prompts})
-        made.append(sample)
-    converted.write(forged := tmp_path / "forged", made, len(list(real.rglob("*.tar"))))
+        dataset.append(sample)
+    converted.write(forged := tmp_path / "forged", dataset, len(list(real.rglob("*.tar"))))
     claiming(forged, real)
     put(running, real)
     put(running, forged, "org/forged")

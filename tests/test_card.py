@@ -44,13 +44,13 @@ def infos(out: Path) -> dict[str, dict]:
 
 def members(out: Path, config: str) -> dict[str, dict[str, bytes]]:
     """Members by key as tarfile reads them, with a dot in no key."""
-    found: dict[str, dict[str, bytes]] = {}
+    by_key: dict[str, dict[str, bytes]] = {}
     for path in sorted(out.glob("data/*/*.tar" if config == "all" else f"data/{config}/*.tar")):
         with tarfile.open(path) as tar:
             for member in tar:
                 key, _, suffix = member.name.partition(".")
-                found.setdefault(key, {})[suffix] = tar.extractfile(member).read()
-    return found
+                by_key.setdefault(key, {})[suffix] = tar.extractfile(member).read()
+    return by_key
 
 
 # ---------------------------------------------------------------------------------------------------------- the YAML
@@ -114,9 +114,9 @@ def test_counts_that_are_wrong_are_noticed_when_a_split_is_loaded_whole(out):
 
 def test_new_shards_give_a_new_description_so_that_no_cache_serves_the_old_ones(out):
     before = infos(out)
-    made = converted.samples()
-    made[0] = converted.Sample(**{**vars(made[0]), "caption": "a farm that has changed"})
-    converted.write(out, made)
+    dataset = converted.samples()
+    dataset[0] = converted.Sample(**{**vars(dataset[0]), "caption": "a farm that has changed"})
+    converted.write(out, dataset)
     write_card(out)
 
     changed = {name for name, info in infos(out).items() if info["description"] != before[name]["description"]}
@@ -132,9 +132,9 @@ def test_the_description_has_the_digest_by_which_the_builder_tells_the_same_shar
 
 
 def test_a_validation_split_is_declared_where_there_is_one(tmp_path):
-    made = converted.samples()
-    made[-3:] = [converted.Sample(**{**vars(sample), "split": "validation"}) for sample in made[-3:]]
-    converted.write(tmp_path, made)
+    dataset = converted.samples()
+    dataset[-3:] = [converted.Sample(**{**vars(sample), "split": "validation"}) for sample in dataset[-3:]]
+    converted.write(tmp_path, dataset)
     write_card(tmp_path)
 
     assert [split["name"] for split in infos(tmp_path)["Inria"]["splits"]] == ["train", "validation"]
@@ -289,7 +289,7 @@ def test_a_repository_that_a_persons_own_text_names_is_not_the_cards(out):
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (lambda card: card.replace("<!-- end own -->", "", 1), "`own: about` has no end"),
         (lambda card: card.replace("<!-- own: about -->\n", ""), "an `end own` without its beginning"),
@@ -299,10 +299,10 @@ def test_a_repository_that_a_persons_own_text_names_is_not_the_cards(out):
         (lambda card: "# My own card\n", "was not written by mmm-rs"),
     ],
 )
-def test_a_card_that_cannot_be_rewritten_without_losing_text_is_left_alone(out, edit, said):
+def test_a_card_that_cannot_be_rewritten_without_losing_text_is_left_alone(out, edit, message):
     (out / "README.md").write_text(edit((out / "README.md").read_text()))
     before = (out / "README.md").read_bytes()
-    with pytest.raises(UsageError, match=re.escape(said)) as error:
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
         write_card(out)
     assert str(out / "README.md") in str(error.value)
     assert (out / "README.md").read_bytes() == before

@@ -27,7 +27,7 @@ EQUAL, OTHER = encoded(GREY.convert("RGB")), encoded(COLOURS)
 DAMAGED = EQUAL[:-40]
 
 
-def said(folder: Path, subsets: dict[str, dict[str, list[bytes]]]) -> str | None:
+def stated_count(folder: Path, subsets: dict[str, dict[str, list[bytes]]]) -> str | None:
     """What is said of a dataset of these images, by subset and modality; each sample has one optical image too."""
     samples = []
     for subset, modalities in subsets.items():
@@ -54,26 +54,26 @@ def said(folder: Path, subsets: dict[str, dict[str, list[bytes]]]) -> str | None
     ],
 )
 def test_an_image_counts_if_its_channels_are_equal(data, count, tmp_path):
-    assert said(tmp_path, {"SEN1-2": {"sar": [data]}}) == f"{count} of 1 SAR images"
+    assert stated_count(tmp_path, {"SEN1-2": {"sar": [data]}}) == f"{count} of 1 SAR images"
 
 
 def test_modalities_are_counted_over_all_subsets_and_only_so_many_images_are_looked_at(tmp_path):
     whu = {"nir": [EQUAL, OTHER], "sar": [EQUAL]}
     sen = {"sar": [EQUAL] * (LOOKED_AT - 1) + [OTHER] * 3}
     assert (
-        said(tmp_path, {"WHU-OPT-SAR": whu, "SEN1-2": sen})
+        stated_count(tmp_path, {"WHU-OPT-SAR": whu, "SEN1-2": sen})
         == f"1 of 2 NIR and {LOOKED_AT} of {LOOKED_AT + 1} SAR images"
     )
 
 
 def test_the_card_says_nothing_of_channels_where_there_are_optical_images_only(tmp_path):
-    assert said(tmp_path, {"Inria": {}}) is None
+    assert stated_count(tmp_path, {"Inria": {}}) is None
     card.write(tmp_path)
     assert "equal channels" not in (tmp_path / "README.md").read_text()
 
 
 def test_the_card_says_what_was_seen(tmp_path):
-    said(tmp_path, {"SEN1-2": {"sar": [EQUAL, OTHER]}})
+    stated_count(tmp_path, {"SEN1-2": {"sar": [EQUAL, OTHER]}})
     card.write(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "In this copy, 1 of 2 SAR images that were looked at have them." in text

@@ -63,8 +63,8 @@ def test_each_tenfold_number_is_the_same_step_to_the_right():
     statistics = {"fMoW": counted({"rgb": 1_000_000}), "GID": counted({"rgb": 1_000}), "HRSC2016": counted({"rgb": 1})}
     image = picture(charts.pairs_chart(folder(statistics)))
     dots = spots(image, drawing.COLOURS["rgb"], (0, 50, charts.WIDTH // 2, image.height - 60))
-    (million, _), (thousand, _), (one, _) = dots
-    assert million - thousand == pytest.approx(thousand - one, abs=2) and thousand - one > 80
+    (million, _), (thousand, _), (unit, _) = dots
+    assert million - thousand == pytest.approx(thousand - unit, abs=2) and thousand - unit > 80
 
 
 def test_each_modality_has_a_dot_of_its_own_colour_and_none_where_there_are_no_pairs():
@@ -113,8 +113,8 @@ def test_histograms_of_all_subsets_share_one_scale():
 @pytest.mark.parametrize("colour", [drawing.INK, *drawing.COLOURS.values()])
 def test_every_colour_stands_out_on_light_and_on_dark_pages(page, colour):
     """By the formula of WCAG 2, which asks for 3 to 1 of large text and of what pictures show."""
-    one, other = sorted((luminance(colour), luminance(PAGES[page])))
-    assert (other + 0.05) / (one + 0.05) > 3.6
+    darker, lighter = sorted((luminance(colour), luminance(PAGES[page])))
+    assert (lighter + 0.05) / (darker + 0.05) > 3.6
 
 
 def luminance(colour: str) -> float:

@@ -323,8 +323,10 @@ class Cluster:
 
 def is_importable_everywhere() -> bool:
     """Whether mmm-rs is installed in this environment, so that no worker can be without it."""
-    found = subprocess.run([sys.executable, "-c", "import conversion"], cwd="/", env={"PATH": ""}, capture_output=True)
-    return found.returncode == 0
+    process = subprocess.run(
+        [sys.executable, "-c", "import conversion"], cwd="/", env={"PATH": ""}, capture_output=True
+    )
+    return process.returncode == 0
 
 
 @pytest.fixture
@@ -332,21 +334,21 @@ def empty(tmp_path):
     """A cluster without anything."""
     pytest.importorskip("distributed")
     (tmp_path / "cluster").mkdir()
-    made = Cluster(tmp_path / "cluster")
-    yield made
-    made.stop()
+    dask_cluster = Cluster(tmp_path / "cluster")
+    yield dask_cluster
+    dask_cluster.stop()
 
 
 @pytest.fixture(scope="module")
 def dask(tmp_path_factory):
     """A scheduler and two workers. Not to be harmed by a test."""
     pytest.importorskip("distributed")
-    made = Cluster(tmp_path_factory.mktemp("cluster"))
-    made.start_scheduler()
+    dask_cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    dask_cluster.start_scheduler()
     for _ in range(2):
-        made.add_worker()
-    yield made
-    made.stop()
+        dask_cluster.add_worker()
+    yield dask_cluster
+    dask_cluster.stop()
 
 
 def command(address: str, *arguments: object) -> list[str]:
@@ -423,8 +425,8 @@ def test_an_interruption_ends_soon_with_a_line_and_leaves_no_half_file(number, d
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=5)
     assert process.returncode == 128 + number
-    said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
-    assert (stdout, stderr) == ("", f"mmm-rs: {said}. Run the same command again to continue\n")
+    reason = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert (stdout, stderr) == ("", f"mmm-rs: {reason}. Run the same command again to continue\n")
     assert not list(out.rglob("*.tmp")) and not list(out.glob(f"{WORK}/run-*"))
     kept, count = complete(out), shards_in(out)
     time.sleep(1)
@@ -492,8 +494,8 @@ def test_a_scheduler_without_workers(empty, release, tmp_path, monkeypatch, caps
     monkeypatch.setattr(cluster, "WORKERS_WITHIN", 1)
     empty.start_scheduler()
     code = cli.main(["convert", str(release.path), str(tmp_path / "out"), "--dask", empty.address])
-    said = capsys.readouterr().err
-    assert code == 5 and said.startswith(f"mmm-rs: {empty.address}: no worker") and len(said.splitlines()) == 1
+    errors = capsys.readouterr().err
+    assert code == 5 and errors.startswith(f"mmm-rs: {empty.address}: no worker") and len(errors.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -526,8 +528,8 @@ def test_a_worker_with_another_version_of_this_program(empty, release, tmp_path)
 def test_without_the_extra_its_name_is_said(release, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "distributed", None)  # as where it is not installed
     code = cli.main(["convert", str(release.path), str(tmp_path / "out"), "--dask", "tcp://127.0.0.1:8786"])
-    said = capsys.readouterr().err
-    assert code == 2 and "[dask]" in said and len(said.splitlines()) == 1
+    errors = capsys.readouterr().err
+    assert code == 2 and "[dask]" in errors and len(errors.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

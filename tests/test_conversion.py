@@ -14,10 +14,10 @@ from tests.outputs import expected_members, members, tree
 
 
 def test_every_pair_is_published_with_the_bytes_and_the_prompt_of_the_release(release, converted):
-    found = members(converted.out)
-    texts = {name: data for name, data in found.items() if not name.endswith(".json")}
+    published = members(converted.out)
+    texts = {name: data for name, data in published.items() if not name.endswith(".json")}
     assert texts == expected_members(release.subsets)
-    assert {name[:-5] for name in found if name.endswith(".json")} == {
+    assert {name[:-5] for name in published if name.endswith(".json")} == {
         key for subset in release.subsets for key in subset.samples
     }
 

@@ -98,12 +98,12 @@ def test_every_shard_and_index_file_is_there_with_size_and_sha256(out):
 def test_it_gives_every_sample_with_each_image_beside_its_own_prompt(reading, config):
     _, every, noise = reading
     records = [record for record in every if record[0] == config]
-    made = {s.key: s for s in converted.samples() if config in ("all", s.fields()["subset"])}
-    assert {record["key"] for _, record in records} == set(made), noise[-2000:]
-    assert len(records) == len(made)
-    modalities = [m for m in converted.MODALITIES if any(m in sample.images for sample in made.values())]
+    samples = {s.key: s for s in converted.samples() if config in ("all", s.fields()["subset"])}
+    assert {record["key"] for _, record in records} == set(samples), noise[-2000:]
+    assert len(records) == len(samples)
+    modalities = [m for m in converted.MODALITIES if any(m in sample.images for sample in samples.values())]
     for _, record in records:
-        sample = made[record["key"]]
+        sample = samples[record["key"]]
         for modality in modalities:
             image = sample.images.get(modality)
             assert record[modality] == (image and converted.pixels(image))

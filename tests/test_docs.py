@@ -158,7 +158,7 @@ class Block(NamedTuple):
 
 
 def blocks() -> list[Block]:
-    found = []
+    examples = []
     for document in DOCUMENTS:
         heading, number = "", 0
         for part in re.finditer(r"^##? ([^\n]*)$|^```python\n(.*?)^```$", (ROOT / document).read_text(), re.M | re.S):
@@ -166,8 +166,8 @@ def blocks() -> list[Block]:
                 heading, number = part[1], 0
             else:
                 number += 1
-                found.append(Block(f"{document}: {heading} {number}", part[2]))
-    return found
+                examples.append(Block(f"{document}: {heading} {number}", part[2]))
+    return examples
 
 
 def commands() -> list[list[str]]:
@@ -246,7 +246,7 @@ def test_every_block_runs(place, tmp_path, monkeypatch, needed):
     for package in NEEDED[needed]:
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    mine = [block for block in blocks() if kind(block) == needed]
+    runnable = [block for block in blocks() if kind(block) == needed]
     if needed == "diffusers":
         tiny_models.write(place)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the hub of the tests knows LFS only
@@ -263,11 +263,11 @@ def test_every_block_runs(place, tmp_path, monkeypatch, needed):
             text=True,
             check=False,
             cwd=place,
-            input=json.dumps([(*block, CHECKS[block.name], SAMPLES) for block in mine]),
+            input=json.dumps([(*block, CHECKS[block.name], SAMPLES) for block in runnable]),
             env={**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
         )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines() == [block.name for block in mine]
+    assert done.stdout.splitlines() == [block.name for block in runnable]
 
 
 @pytest.mark.parametrize("heading", ["reason of an image", "reason of a record", "problem of a source"])
@@ -308,5 +308,5 @@ def test_troubleshooting_quotes_what_the_program_says():
     program = re.sub(r'"\s+f?"', "", program)  # texts that go on in the next line
     quoted = re.findall(r"\*\*`([^`]+)`\*\*", (ROOT / "docs/troubleshooting.md").read_text())
     foreign = {"Dataset scripts are no longer supported", "NonMatchingSplitsSizesError"}
-    said = [part.strip() for text in quoted if text not in foreign for part in text.split("...")]
-    assert len(said) > 20 and [text for text in said if text not in program] == []
+    messages = [part.strip() for text in quoted if text not in foreign for part in text.split("...")]
+    assert len(messages) > 20 and [text for text in messages if text not in program] == []

@@ -50,14 +50,14 @@ def stored(out: Path, config: str, split: str = "train", order: Iterable[str] = 
 
     `order`: of the subsets of `all`.
     """
-    found: dict[str, dict[str, Any]] = {}
+    samples: dict[str, dict[str, Any]] = {}
     for subset in order if config == "all" else [config]:
         for shard in sorted((out / "data" / subset).glob(f"{split}-*.tar")):
             with tarfile.open(shard, "r:") as tar:
                 for member in tar:
                     key, _, suffix = member.name.partition(".")
-                    found.setdefault(key, {"__key__": key})[suffix] = tar.extractfile(member).read()
-    return list(found.values())
+                    samples.setdefault(key, {"__key__": key})[suffix] = tar.extractfile(member).read()
+    return list(samples.values())
 
 
 def pixels(image: PIL.Image.Image | None) -> tuple | None:
@@ -193,9 +193,9 @@ def test_columns_and_splits_are_known_before_anything_is_read(out, config):
     assert streamed.features == mmm_rs.wds_features(config)
     count = len(stored(out, config))
     assert datasets.load_dataset_builder(str(out), config).info.splits["train"].num_examples == count
-    mine = mmm_rs.load_dataset(config, str(out), streaming=True)
-    assert mine.features == mmm_rs.features(config)
-    assert mine.features["gsd_level"].names == LEVELS and mine.features["weather"].names == WEATHERS
+    streams = mmm_rs.load_dataset(config, str(out), streaming=True)
+    assert streams.features == mmm_rs.features(config)
+    assert streams.features["gsd_level"].names == LEVELS and streams.features["weather"].names == WEATHERS
 
 
 def test_all_configs_are_listed_for_whoever_asks(out):
@@ -239,7 +239,9 @@ def test_a_shuffled_stream_has_the_same_rows_in_another_order_each_epoch(out):
 def test_a_validation_split_where_there_is_one(clean_release, tmp_path):
     out = tmp_path / "MMM-RS"
     manifest = convert(clean_release.path, out, options=Options(validation=0.4, seed=2)).manifest
-    held_out = {name for name, one in manifest["subsets"].items() if {"train", "validation"} <= one["splits"].keys()}
+    held_out = {
+        name for name, totals in manifest["subsets"].items() if {"train", "validation"} <= totals["splits"].keys()
+    }
     for config in ("WHU-OPT-SAR", "all"):
         assert config in {*held_out, "all"}
         for door, (load, expected) in DOORS.items():

@@ -171,8 +171,8 @@ def test_2_bad_usage(what, run, clean, tmp_path):
 
 
 def test_2_links_that_lead_in_a_circle(run, clean, tmp_path):
-    for one, other in (("a", "b"), ("b", "a")):
-        (tmp_path / one).symlink_to(tmp_path / other)
+    for link, target in (("a", "b"), ("b", "a")):
+        (tmp_path / link).symlink_to(tmp_path / target)
     for words in (["convert", clean, tmp_path / "a"], ["inspect", tmp_path / "a"], ["verify", tmp_path / "a"]):
         code, out, errors = run(*words)
         assert (code, out, len(errors)) == (2, "", 1) and str(tmp_path / "a") in errors[0]

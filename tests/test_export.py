@@ -137,9 +137,9 @@ def test_the_imagefolder_of_datasets_reads_it(source, tmp_path):
 
 
 def test_names_that_imagefolder_takes_for_a_split_are_pointed_out(tmp_path):
-    made = [sample for sample in converted.samples() if sample.key.startswith("Inria")]
-    made[0] = replace(made[0], key="Inria/512/train_station")
-    converted.write(tmp_path / "source", made)
+    dataset = [sample for sample in converted.samples() if sample.key.startswith("Inria")]
+    dataset[0] = replace(dataset[0], key="Inria/512/train_station")
+    converted.write(tmp_path / "source", dataset)
     lines: list[str] = []
     export(tmp_path / "source", tmp_path / "out", to="folder", say=lines.append)
     assert any(
@@ -148,7 +148,7 @@ def test_names_that_imagefolder_takes_for_a_split_are_pointed_out(tmp_path):
     )
     assert len(datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), split="train")) == 1
     files = {"train": str(tmp_path / "out" / "**")}
-    assert len(datasets.load_dataset("imagefolder", data_files=files, split="train")) == len(made)
+    assert len(datasets.load_dataset("imagefolder", data_files=files, split="train")) == len(dataset)
 
 
 def test_the_types_of_all_columns_show_at_the_beginning_of_the_metadata(source, tmp_path):

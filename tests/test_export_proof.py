@@ -177,9 +177,9 @@ def test_an_export_in_another_form_says_how_it_is_loaded_and_uploaded(source, tm
     names = {"load_dataset": functools.partial(datasets.load_dataset, cache_dir=str(tmp_path / "cache"))}
     assert len(eval(load, names)["train"]) >= 1
     what = "Parquet" if to == "parquet" else "a folder of images"
-    said = f"{out}: is an export to {what}. Load it with {load}; upload it with `hf upload org/my-pairs '{out}'"
+    message = f"{out}: is an export to {what}. Load it with {load}; upload it with `hf upload org/my-pairs '{out}'"
     for words in (["verify", out], ["upload", out, "org/pairs", "--dry-run"], ["report", out], ["card", out]):
         code, printed, errors = run(*words)
-        assert (code, printed, len(errors)) == (2, "", 1) and said in errors[0]
-    with pytest.raises(mmm_rs.ReadError, match=re.escape(said)):
+        assert (code, printed, len(errors)) == (2, "", 1) and message in errors[0]
+    with pytest.raises(mmm_rs.ReadError, match=re.escape(message)):
         mmm_rs.load_dataset("SEN1-2", str(out))

@@ -65,7 +65,11 @@ def pixels(image: PIL.Image.Image | bytes) -> np.ndarray:
 
 def pairs(place: Path) -> dict[str, dict[str, bytes]]:
     samples = stored(place / "MMM-RS-hub")
-    return {key: one for key, one in samples.items() if key.startswith("SEN1-2/") and {"jpg", "sar.jpg"} <= set(one)}
+    return {
+        key: members
+        for key, members in samples.items()
+        if key.startswith("SEN1-2/") and {"jpg", "sar.jpg"} <= set(members)
+    }
 
 
 def test_train_controlnet(place, monkeypatch):
@@ -77,8 +81,8 @@ def test_train_controlnet(place, monkeypatch):
 
     def preprocess_train(examples):
         assert all(isinstance(text, str) for text in examples[caption])  # otherwise the script stops
-        examples["pixel_values"] = [pixels(one) for one in examples[image]]
-        examples["conditioning_pixel_values"] = [pixels(one) for one in examples[conditioning]]
+        examples["pixel_values"] = [pixels(data) for data in examples[image]]
+        examples["conditioning_pixel_values"] = [pixels(data) for data in examples[conditioning]]
         examples["input_ids"] = examples[caption]
         return examples
 

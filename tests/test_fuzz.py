@@ -185,7 +185,7 @@ def read(data: bytes) -> list[annotations.Record]:
     return list(records)
 
 
-def said(stated: dict, path: str) -> set[str]:
+def possible_texts(stated: dict, path: str) -> set[str]:
     """The texts of a record that can be its path or prompt: values and the first of a list; in a keyed table, where a
     record may be an object within, its key too."""
     keys = {path} & set(stated) if len(stated) == 1 else set()
@@ -198,19 +198,19 @@ def said(stated: dict, path: str) -> set[str]:
 def agrees(data: bytes) -> None:
     """Where `json` reads the same bytes, we read the same records; where it does not, each record is still JSON."""
     try:
-        found = read(data)
+        records = read(data)
     except AnnotationError:
-        found = None
+        records = None
     try:
         theirs = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
         theirs = None
-    for record in found or []:
+    for record in records or []:
         if record.problem is None:
-            assert {record.path, record.prompt} <= said(json.loads(record.text), record.path)
-    if found and isinstance(theirs, list) and all(isinstance(row, dict) for row in theirs):
-        assert len(found) == len(theirs)
-        for record, row in zip(found, theirs, strict=True):
+            assert {record.path, record.prompt} <= possible_texts(json.loads(record.text), record.path)
+    if records and isinstance(theirs, list) and all(isinstance(row, dict) for row in theirs):
+        assert len(records) == len(theirs)
+        for record, row in zip(records, theirs, strict=True):
             if record.problem is None:
                 assert json.loads(record.text) == row
 
@@ -303,9 +303,9 @@ COMMAS = st.sampled_from([",", ", ", " ,", ",  ", " , "])
 )
 def test_prompts_as_upstream_builds_them(kind, level, weather, category, caption, satellite, dataset, commas, end):
     parts = [kind, f"{level} precision resolution", weather, category, caption, satellite, dataset]
-    said = [part for part in parts if part]
-    prompt = "".join(part + comma for part, comma in zip(said, commas, strict=False))
-    prompt = prompt[: -len(commas[len(said) - 1])] + end
+    present = [part for part in parts if part]
+    prompt = "".join(part + comma for part, comma in zip(present, commas, strict=False))
+    prompt = prompt[: -len(commas[len(present) - 1])] + end
     if not (satellite or dataset):
         caption = (caption + end).strip()  # whose full stop is its own
     assert split(prompt) == PromptParts(kind, LEVELS[level], weather, category, caption, satellite, dataset)

@@ -42,12 +42,12 @@ class Conversion:
 
 @pytest.fixture(scope="module")
 def conversions(tmp_path_factory):
-    made: dict[str, Conversion] = {}
+    by_form: dict[str, Conversion] = {}
 
     def conversion(form: str) -> Conversion:
-        if form not in made:
-            made[form] = Conversion(form, tmp_path_factory.mktemp(form))
-        return made[form]
+        if form not in by_form:
+            by_form[form] = Conversion(form, tmp_path_factory.mktemp(form))
+        return by_form[form]
 
     return conversion
 
@@ -89,8 +89,8 @@ def test_a_conversion_that_is_asked_to_stop_does_so_with_one_line(form, number, 
             break
         assert run.code == 128 + number
         assert run.seconds < 2
-        said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
-        assert run.output == f"mmm-rs: {said}. Run the same command again to continue\n"
+        reason = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+        assert run.output == f"mmm-rs: {reason}. Run the same command again to continue\n"
         assert not list(out.rglob("*.tmp"))
     assert conversion.run(out).code == REPORTED
     assert tree(out) == conversion.expected

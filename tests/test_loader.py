@@ -356,9 +356,9 @@ def test_samples_are_complete_unless_all_are_wanted(tmp_path):
     assert "sar_mask" not in read("WHU-OPT-SAR", tmp_path)[0]
     assert set(keys_of(read("WHU-OPT-SAR", tmp_path, modalities=["rgb", "nir"]))) == samples.keys()
     for batch in read("WHU-OPT-SAR", tmp_path, 1, complete=False):
-        there = batch["key"][0] in complete
-        assert batch["sar"].shape == (1, 64, 64, 3) and batch["sar_mask"].tolist() == [there]
-        assert batch["sar"].any() == there and (batch["sar_prompt"][0] is None) == (not there)
+        has_radar = batch["key"][0] in complete
+        assert batch["sar"].shape == (1, 64, 64, 3) and batch["sar_mask"].tolist() == [has_radar]
+        assert batch["sar"].any() == has_radar and (batch["sar_prompt"][0] is None) == (not has_radar)
 
 
 def test_samples_without_any_chosen_modality_do_not_come(tmp_path):
@@ -981,8 +981,8 @@ def test_collate_takes_the_rows_without_code(tmp_path, form):
     keys = [key for batch in given for key in batch["__key__"]]
     expected = images_of(read("SEN1-2", tmp_path, complete=False), "sar")
     for batch in given:
-        for key, image, there in zip(batch["__key__"], batch["sar.jpg"], batch["sar.jpg_mask"], strict=True):
-            assert there and np.array_equal(image.permute(1, 2, 0), expected[key.rpartition("/")[2]])
+        for key, image, present in zip(batch["__key__"], batch["sar.jpg"], batch["sar.jpg_mask"], strict=True):
+            assert present and np.array_equal(image.permute(1, 2, 0), expected[key.rpartition("/")[2]])
         assert all(prompt is None or "farmland" in prompt for prompt in batch["sar.txt"])
     assert len(keys) == len(expected) and given[0]["json"][0]["subset"] == "SEN1-2"
 

@@ -48,15 +48,15 @@ def served(tmp_path):
 
 def large(number: int) -> list[converted.Sample]:
     """Samples whose images are too large to be read unnoticed."""
-    made = [
+    dataset = [
         converted.Sample(f"SEN1-2/ROIs1158_spring_1_p{i}", {"rgb": f"a{i}", "sar": f"b{i}"}, f"a{i}")
         for i in range(number)
     ]
-    for sample in made:
+    for sample in dataset:
         for modality in sample.prompts:
             noise = random.Random(f"{sample.key} {modality}").randbytes(100_000)
             sample.images[modality] = converted.picture(modality, 1)[:-2] + noise + b"\xff\xd9"
-    return made
+    return dataset
 
 
 def test_show_reads_one_row_and_saves_its_images(served, tmp_path):

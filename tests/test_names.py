@@ -43,8 +43,8 @@ from conversion import names, sharding
 )
 def test_the_way_to_a_folder_tells_its_subset(path, subset, within):
     parts = path.split("/")
-    found, depth = names.locate(parts)
-    assert found == subset
+    located, depth = names.locate(parts)
+    assert located == subset
     if subset:
         assert "/".join(parts[depth:]) == within
 

@@ -47,13 +47,13 @@ def shards(out: Path, subset: str) -> list[str]:
 
 def stored(out: Path, subset: str) -> dict[str, dict[str, bytes]]:
     """key -> suffix -> bytes, as `tarfile` reads them, in the order of the shards."""
-    found: dict[str, dict[str, bytes]] = {}
+    samples: dict[str, dict[str, bytes]] = {}
     for shard in shards(out, subset):
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 key, _, suffix = member.name.partition(".")
-                found.setdefault(key, {})[suffix] = tar.extractfile(member).read()
-    return found
+                samples.setdefault(key, {})[suffix] = tar.extractfile(member).read()
+    return samples
 
 
 def pixels(data: bytes) -> bytes:
@@ -66,7 +66,7 @@ def pixels(data: bytes) -> bytes:
 def test_the_usual_pipeline_of_webdataset(out):
     samples = wds.WebDataset(shards(out, "fMoW"), shardshuffle=False).decode("pil").to_tuple("__key__", "jpg", "txt")
     assert [(key, image.tobytes(), text) for key, image, text in samples] == [
-        (key, pixels(one["jpg"]), one["txt"].decode()) for key, one in stored(out, "fMoW").items()
+        (key, pixels(members["jpg"]), members["txt"].decode()) for key, members in stored(out, "fMoW").items()
     ]
 
 
@@ -81,21 +81,23 @@ def test_shuffled_and_in_batches(out):
 def test_members_of_aligned_samples_keep_apart(out, subset):
     """A suffix begins at the first dot, in lower case: `nir.jpg` is a column of its own and nothing meets in one."""
     expected = stored(out, subset)
-    found = {
+    samples = {
         sample["__key__"]: {name: value for name, value in sample.items() if not name.startswith("__")}
         for sample in wds.WebDataset(shards(out, subset), shardshuffle=False)
     }
-    assert found == expected
-    assert {"jpg", "txt", "sar.jpg", "sar.txt", "json"} <= {suffix for one in found.values() for suffix in one}
+    assert samples == expected
+    assert {"jpg", "txt", "sar.jpg", "sar.txt", "json"} <= {
+        suffix for members in samples.values() for suffix in members
+    }
 
     decoded = wds.WebDataset(shards(out, subset), shardshuffle=False).decode("pilrgb")
     for sample in decoded:
-        one = expected[sample["__key__"]]
-        for suffix in one:
+        members = expected[sample["__key__"]]
+        for suffix in members:
             if suffix.endswith("jpg"):
-                assert sample[suffix].tobytes() == pixels(one[suffix])
+                assert sample[suffix].tobytes() == pixels(members[suffix])
             elif suffix.endswith("txt"):
-                assert sample[suffix] == one[suffix].decode()
+                assert sample[suffix] == members[suffix].decode()
         assert sample["json"]["subset"] == subset
 
 
@@ -108,9 +110,9 @@ def test_the_ready_pipeline_reads_each_sample_once_over_nodes_and_workers(out, m
         for worker in range(workers):
             for name, value in (("RANK", rank), ("WORLD_SIZE", nodes), ("WORKER", worker), ("NUM_WORKERS", workers)):
                 monkeypatch.setenv(name, str(value))
-            mine = [sample["__key__"] for sample in mmm_rs.webdataset("fMoW", str(out), shuffle=shuffle, decode=None)]
-            assert len(mine) == COUNT // (nodes * workers)
-            seen += mine
+            keys = [sample["__key__"] for sample in mmm_rs.webdataset("fMoW", str(out), shuffle=shuffle, decode=None)]
+            assert len(keys) == COUNT // (nodes * workers)
+            seen += keys
     assert Counter(seen) == dict.fromkeys(stored(out, "fMoW"), 1)
     if (nodes, workers) == (1, 1):
         assert (seen == list(stored(out, "fMoW"))) == (shuffle == 0)
@@ -145,8 +147,8 @@ def test_the_ready_pipeline_raises_for_a_shard_cut_between_two_members(out, tmp_
         file.truncate(start_of_the_last)
         file.truncate(size if padded else start_of_the_last)
     assert len(list(wds.WebDataset(shards(copy, "fMoW"), shardshuffle=False))) == COUNT - 1
-    said = r"2 samples came, the manifest says 3" if padded else r"has \d+ bytes, the manifest says \d+"
-    with pytest.raises(mmm_rs.ReadError, match=rf"train-00003-of-00032\.tar: {said}"):
+    reason = r"2 samples came, the manifest says 3" if padded else r"has \d+ bytes, the manifest says \d+"
+    with pytest.raises(mmm_rs.ReadError, match=rf"train-00003-of-00032\.tar: {reason}"):
         list(mmm_rs.webdataset("fMoW", str(copy), shuffle=0))
 
 
@@ -241,10 +243,10 @@ def test_the_data_part_of_a_text_to_image_training_script(out, subset, streaming
     }
     assert pairs == {
         (
-            to_pixel_values(PIL.Image.open(io.BytesIO(one["jpg"])).convert("RGB")).tobytes(),
-            tuple(words([one["txt"].decode()])[0].tolist()),
+            to_pixel_values(PIL.Image.open(io.BytesIO(members["jpg"])).convert("RGB")).tobytes(),
+            tuple(words([members["txt"].decode()])[0].tolist()),
         )
-        for one in expected.values()
+        for members in expected.values()
     }
 
 
@@ -268,17 +270,17 @@ def test_the_pipeline_of_a_clip_training(out, subset):
         wds.to_tuple("image", "text"),
         wds.batched(4, partial=True),
     )
-    found = Counter()
+    pairs = Counter()
     for images, texts in pipeline:
         assert images.shape[1:] == (3, 16, 16) and texts.shape == (len(images), 12)
-        found.update((image.tobytes(), tuple(text.tolist())) for image, text in zip(images, texts, strict=True))
-    assert found == Counter(
+        pairs.update((image.tobytes(), tuple(text.tolist())) for image, text in zip(images, texts, strict=True))
+    assert pairs == Counter(
         (
-            to_pixel_values(PIL.Image.open(io.BytesIO(one["jpg"])).convert("RGB")).tobytes(),
-            tuple(words([one["txt"].decode()])[0].tolist()),
+            to_pixel_values(PIL.Image.open(io.BytesIO(members["jpg"])).convert("RGB")).tobytes(),
+            tuple(words([members["txt"].decode()])[0].tolist()),
         )
-        for one in stored(out, subset).values()
-        if "jpg" in one and "txt" in one
+        for members in stored(out, subset).values()
+        if "jpg" in members and "txt" in members
     )
 
 
@@ -359,7 +361,7 @@ def test_dali_writes_the_same_index_and_reads_by_it(out, sidecars, tmp_path):
     pipeline.build()
     images, texts = pipeline.run()
     came = [(bytes(images.at(number)), bytes(texts.at(number))) for number in range(COUNT)]
-    assert sorted(came) == sorted((one["jpg"], one["txt"]) for one in stored(out, "fMoW").values())
+    assert sorted(came) == sorted((members["jpg"], members["txt"]) for members in stored(out, "fMoW").values())
 
 
 # ------------------------------------------------------------------------------------------------------------- energon
@@ -396,11 +398,13 @@ def test_megatron_energon_prepares_and_reads_it(out, tmp_path):
         max_samples_per_sequence=None,
         repeat=False,
     )
-    found = {}
+    pairs = {}
     for batch in energon.get_loader(samples):
         image = (batch.image[0].numpy() * 255).round().astype(np.uint8)
-        found[batch.__key__[0]] = image.transpose(1, 2, 0).tobytes(), batch.caption[0]
-    assert found == {key: (pixels(one["jpg"]), one["txt"].decode()) for key, one in stored(out, "fMoW").items()}
+        pairs[batch.__key__[0]] = image.transpose(1, 2, 0).tobytes(), batch.caption[0]
+    assert pairs == {
+        key: (pixels(members["jpg"]), members["txt"].decode()) for key, members in stored(out, "fMoW").items()
+    }
 
 
 # ----------------------------------------------------------------------------------------------------- SQL on the index
@@ -412,14 +416,16 @@ QUERY = """
 """
 
 
-def check_found(out: Path, found: list[tuple]) -> None:
+def check_radar_rows(out: Path, rows: list[tuple]) -> None:
     """The rows name the radar images of the aligned subsets, and where their bytes lie."""
     every = {**stored(out, "SEN1-2"), **stored(out, "WHU-OPT-SAR")}
     expected = sorted(
-        key for key, one in every.items() if "sar.jpg" in one and b'"gsd_level":"low"' in one["json"].replace(b" ", b"")
+        key
+        for key, members in every.items()
+        if "sar.jpg" in members and b'"gsd_level":"low"' in members["json"].replace(b" ", b"")
     )
-    assert [key for key, *_ in found] == expected and expected
-    for key, shard, offset, size, prompt in found:
+    assert [key for key, *_ in rows] == expected and expected
+    for key, shard, offset, size, prompt in rows:
         with (out / shard).open("rb") as file:
             file.seek(offset)
             assert file.read(size) == every[key]["sar.jpg"]
@@ -428,9 +434,9 @@ def check_found(out: Path, found: list[tuple]) -> None:
 
 def test_duckdb_on_the_index(out):
     duckdb = pytest.importorskip("duckdb")
-    check_found(out, duckdb.sql(QUERY.format(f"'{out}/index/*.parquet'")).fetchall())
+    check_radar_rows(out, duckdb.sql(QUERY.format(f"'{out}/index/*.parquet'")).fetchall())
 
 
 def test_polars_on_the_index(out):
     polars = pytest.importorskip("polars")
-    check_found(out, polars.scan_parquet(f"{out}/index/*.parquet").sql(QUERY.format("self")).collect().rows())
+    check_radar_rows(out, polars.scan_parquet(f"{out}/index/*.parquet").sql(QUERY.format("self")).collect().rows())

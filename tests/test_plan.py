@@ -53,8 +53,11 @@ def test_a_modality_that_some_record_names_is_not_served_by_another(tmp_path):
     assert reasons(tmp_path / "out") == {"NH49E001013_512_0_SAR.jpg": "no_record"}
     kept = convert(path, tmp_path / "kept", options=Options(keep_unprompted=True))
     assert kept.manifest["subsets"]["WHU-OPT-SAR"]["pairs"] == {"rgb": 2, "nir": 2, "sar": 1}
-    found = members(tmp_path / "kept")
-    assert "WHU-OPT-SAR/NH49E001013_512_0.sar.jpg" in found and "WHU-OPT-SAR/NH49E001013_512_0.sar.txt" not in found
+    published = members(tmp_path / "kept")
+    assert (
+        "WHU-OPT-SAR/NH49E001013_512_0.sar.jpg" in published
+        and "WHU-OPT-SAR/NH49E001013_512_0.sar.txt" not in published
+    )
     assert kept.reported == 0
     verify(tmp_path / "kept", path)
 
@@ -74,8 +77,8 @@ def test_records_that_cannot_be_used_are_reported_with_file_and_position(tmp_pat
     ]
     subset = releases.Subset("GID", {"MMM-RS_GID.json": json.dumps(records).encode()} | image, {})
     convert(releases.zips_stored([subset], tmp_path / "release"), tmp_path / "out")
-    found = members(tmp_path / "out")
-    assert found["GID/0.txt"] == b"the first wins" and found["GID/1.txt"] == b"the first of a list"
+    published = members(tmp_path / "out")
+    assert published["GID/0.txt"] == b"the first wins" and published["GID/1.txt"] == b"the first of a list"
     rows = {
         row["position"]: (row["path"], row["reason"])
         for row in unpublished(tmp_path / "out")
@@ -103,15 +106,15 @@ def by_modality(subset):
     (name,) = (name for name in subset.files if releases.is_annotation(name))
     records = json.loads(subset.files[name])
     for token in ("_s2_", "_s1_"):
-        mine = {path: record for path, record in records.items() if token in path}
-        assert len(mine) == 4
-        yield {n: d for n, d in subset.images.items() if token in n}, json.dumps(mine).encode()
+        modality_records = {path: record for path, record in records.items() if token in path}
+        assert len(modality_records) == 4
+        yield {n: d for n, d in subset.images.items() if token in n}, json.dumps(modality_records).encode()
 
 
 def test_each_zip_of_a_modality_has_annotations_of_the_same_name(clean_release, tmp_path):
     zips = {}
-    for modality, (images, said) in zip(("RGB", "SAR"), by_modality(clean_release["SEN1-2"]), strict=True):
-        zips[f"SEN1-2_{modality}.zip"] = releases.zipped({**images, "annotations.json": said})
+    for modality, (images, annotations) in zip(("RGB", "SAR"), by_modality(clean_release["SEN1-2"]), strict=True):
+        zips[f"SEN1-2_{modality}.zip"] = releases.zipped({**images, "annotations.json": annotations})
     result = convert(releases.put(tmp_path / "MMM-RS", zips), tmp_path / "out")
     assert result.reported == 0
     assert result.manifest["subsets"]["SEN1-2"]["pairs"] == {"rgb": 4, "nir": 0, "sar": 4}
@@ -119,10 +122,15 @@ def test_each_zip_of_a_modality_has_annotations_of_the_same_name(clean_release, 
     assert all(row[PROMPT_COLUMNS["rgb"]] != row[PROMPT_COLUMNS["sar"]] for row in rows)
 
 
-@pytest.mark.parametrize("damage", [lambda said: b"<html>", lambda said: said[:3]], ids=["no JSON", "cut"])
+@pytest.mark.parametrize("damage", [lambda data: b"<html>", lambda data: data[:3]], ids=["no JSON", "cut"])
 def test_radar_images_have_no_optical_prompt_where_their_own_are_unreadable(damage, clean_release, tmp_path):
-    (optical, said), (radar, theirs) = by_modality(clean_release["SEN1-2"])
-    files = {**optical, **radar, "MMM-RS_SEN1-2_RGB.json": said, "MMM-RS_SEN1-2_SAR.json": damage(theirs)}
+    (optical, annotations), (radar, radar_annotations) = by_modality(clean_release["SEN1-2"])
+    files = {
+        **optical,
+        **radar,
+        "MMM-RS_SEN1-2_RGB.json": annotations,
+        "MMM-RS_SEN1-2_SAR.json": damage(radar_annotations),
+    }
     result = convert(releases.put(tmp_path / "MMM-RS", {"SEN1-2.zip": releases.zipped(files)}), tmp_path / "out")
     assert result.manifest["subsets"]["SEN1-2"]["pairs"] == {"rgb": 4, "nir": 0, "sar": 0}
     assert result.summary["subsets"]["SEN1-2"]["reasons"]["image"] == {"no_record": 4}

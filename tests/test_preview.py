@@ -74,7 +74,7 @@ class Page(HTMLParser):
         return {name: [int(cell.replace(",", "")) for cell in numbers] for name, *numbers in rows}
 
 
-def made() -> list[converted.Sample]:
+def example_samples() -> list[converted.Sample]:
     """The usual small dataset, and a sample whose texts want to be more than text."""
     hostile = converted.Sample(
         "GID/hostile_" + "k" * 70,
@@ -99,7 +99,7 @@ def page_of(samples: list[converted.Sample], folder: Path) -> Page:
 
 
 def test_every_prompt_stands_there_letter_by_letter(tmp_path):
-    samples = made()
+    samples = example_samples()
     page = page_of(samples, tmp_path)
     assert set(page.keys) == {sample.key for sample in samples}
     expected = {prompt for sample in samples for prompt in sample.prompts.values() if prompt is not None}
@@ -121,7 +121,7 @@ def test_parts_of_a_prompt_are_marked_as_what_they_are(tmp_path):
 
 
 def test_text_of_the_dataset_is_never_markup(tmp_path):
-    samples = made()
+    samples = example_samples()
     page = page_of(samples, tmp_path)
     tags = [tag for tag, _ in page.elements]
     assert len(page.images()) == sum(len(sample.prompts) for sample in samples)
@@ -132,7 +132,7 @@ def test_text_of_the_dataset_is_never_markup(tmp_path):
 
 
 def test_images_are_in_the_page_small_and_of_the_right_samples(tmp_path):
-    samples = made()
+    samples = example_samples()
     page = page_of(samples, tmp_path)
     expected = {f"{modality.upper()}": [] for modality in converted.MODALITIES}
     for image in page.images():
@@ -148,12 +148,12 @@ def test_images_are_in_the_page_small_and_of_the_right_samples(tmp_path):
         shown = sorted((s for s in samples if modality.lower() in s.prompts), key=lambda s: order[s.key])
         for sample, pixel in zip(shown, pixels, strict=True):
             with Image.open(io.BytesIO(sample.images[modality.lower()])) as original:
-                there = original.convert("RGB").getpixel((60, 60))
-            assert all(abs(a - b) < 12 for a, b in zip(pixel, there, strict=True)), sample.key
+                source_pixel = original.convert("RGB").getpixel((60, 60))
+            assert all(abs(a - b) < 12 for a, b in zip(pixel, source_pixel, strict=True)), sample.key
 
 
 def test_the_table_counts_the_whole_dataset(tmp_path):
-    samples = made()
+    samples = example_samples()
     converted.write(tmp_path / "out", samples)
     page = Page(write_preview(tmp_path / "out", ["SEN1-2"]).paths[0])
     table = page.table()
@@ -198,13 +198,13 @@ def test_the_page_stays_below_ten_megabytes_and_shows_an_even_share(tmp_path):
 def test_equal_folders_make_equal_pages(tmp_path):
     pages = []
     for name in ("a", "b"):
-        converted.write(tmp_path / name / "out", made())
+        converted.write(tmp_path / name / "out", example_samples())
         pages.append(write_preview(tmp_path / name / "out").paths[0].read_bytes())
     assert pages[0] == pages[1]
 
 
 def test_an_image_that_cannot_be_decoded_does_not_stop_the_page(tmp_path, monkeypatch):
-    sample = made()[0]
+    sample = example_samples()[0]
     data = sample.images["rgb"]
     monkeypatch.setitem(sample.images, "rgb", data[:300] + bytes(len(data) - 302) + data[-2:])
     page = page_of([sample], tmp_path)
@@ -311,7 +311,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Brows
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("preview")
-    converted.write(folder / "out", made())
+    converted.write(folder / "out", example_samples())
     return write_preview(folder / "out").paths[0]
 
 
@@ -459,10 +459,10 @@ CONTRAST = """(() => {
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_text_stands_out_in_the_scheme_that_the_reader_prefers(chromium, page, dark):
     chromium.open(page, dark=dark)
-    found = chromium.run(CONTRAST)
-    assert len(found) > 100 and {name.split(".")[0] for name, *_ in found} >= {"H1", "TD", "LABEL", "P", "SPAN", "DT"}
-    assert all((ground < 0.1) if dark else (ground > 0.5) for _, _, ground in found)
-    assert [one for one in found if one[1] < 4.5] == []
+    texts = chromium.run(CONTRAST)
+    assert len(texts) > 100 and {name.split(".")[0] for name, *_ in texts} >= {"H1", "TD", "LABEL", "P", "SPAN", "DT"}
+    assert all((ground < 0.1) if dark else (ground > 0.5) for _, _, ground in texts)
+    assert [text for text in texts if text[1] < 4.5] == []
 
 
 @needs_browser
@@ -476,17 +476,17 @@ def test_parts_differ_without_colour(chromium, page):
 @needs_browser
 def test_a_screen_reader_is_told_what_is_where(chromium, page):
     chromium.open(page)
-    found = chromium.accessible()
-    roles = [role for role, _ in found]
+    outline = chromium.accessible()
+    roles = [role for role, _ in outline]
     landmarks = ("banner", "main", "search", "contentinfo", "status", "table")
     assert [roles.count(role) for role in landmarks] == [1] * len(landmarks)
-    names = {role: [name for other, name in found if other == role] for role in set(roles)}
+    names = {role: [name for other, name in outline if other == role] for role in set(roles)}
     assert names["combobox"] == ["Subset", "Modality", "Category", "GSD level", "Weather"]
     assert names["complementary"] == ["Counts and legend"]
     assert names["searchbox"] == ["Words in prompt, key or labels"]
-    assert len(names["image"]) == sum(len(sample.prompts) for sample in made())
+    assert len(names["image"]) == sum(len(sample.prompts) for sample in example_samples())
     assert all(re.match("(RGB|NIR|SAR): .", name) for name in names["image"])
-    assert set(names["region"]) == {"The whole dataset", *(sample.fields()["subset"] for sample in made())}
+    assert set(names["region"]) == {"The whole dataset", *(sample.fields()["subset"] for sample in example_samples())}
     assert "SEN1-2/ROIs1158_spring_1_p1" in names["heading"] and names["heading"][0] == "out: a look inside"
     read = " ".join(names["StaticText"])
     assert "GSD level: Ordinary precision resolution ,  weather: fog ,  caption: a view of a farm." in read
@@ -498,10 +498,10 @@ def test_all_is_shown_without_scripts(chromium, page):
     chromium.send("Emulation.setScriptExecutionDisabled", value=True)
     try:
         chromium.open(page)
-        found = chromium.accessible()
+        outline = chromium.accessible()
     finally:
         chromium.send("Emulation.setScriptExecutionDisabled", value=False)
-    roles = [role for role, _ in found]
+    roles = [role for role, _ in outline]
     assert roles.count("article") == 21 and "search" not in roles  # no filters that would do nothing
 
 
@@ -509,7 +509,8 @@ def test_all_is_shown_without_scripts(chromium, page):
 def test_every_image_is_drawn(chromium, page):
     chromium.open(page)
     widths = chromium.run("Promise.all(Array.from(document.images, i => i.decode().then(() => i.naturalWidth)))")
-    assert len(widths) == sum(len(sample.prompts) for sample in made()) and set(widths) == {64, rendering.SIDE}
+    assert len(widths) == sum(len(sample.prompts) for sample in example_samples())
+    assert set(widths) == {64, rendering.SIDE}
 
 
 @needs_browser
@@ -525,7 +526,7 @@ def test_modality_and_category_filter_too(chromium, page):
     choose(chromium, "modality", "sar")
     assert {key.split("/")[0] for key in shown(chromium)} == {"SEN1-2", "WHU-OPT-SAR"} and len(shown(chromium)) == 8
     choose(chromium, "modality", "")
-    with_category = [sample for sample in made() if sample.category]
+    with_category = [sample for sample in example_samples() if sample.category]
     chromium.run(f"""(() => {{ const field = document.querySelector("[name=category]");
         field.value = {json.dumps(with_category[0].category)};
         field.dispatchEvent(new Event("input", {{bubbles: true}})); }})()""")
@@ -573,10 +574,10 @@ def test_a_sample_is_enlarged_and_a_divider_swipes_between_its_images(chromium, 
         images: Array.from(d.querySelectorAll('.stage img'), i => i.alt.slice(0, 3)),
         clip: getComputedStyle(d.querySelector('.over') ?? d).clipPath, focus: document.activeElement.type,
         text: d.querySelector('.text').textContent}))(document.querySelector('dialog'))"""
-    found = chromium.run(state)
-    assert found["open"] and found["key"] == key and found["images"] == ["RGB", "SAR"]
-    assert found["clip"] == "inset(0px 0px 0px 50%)" and found["focus"] == "range"
-    assert "a nir view" in found["text"] and "a sar view" in found["text"]
+    dialog = chromium.run(state)
+    assert dialog["open"] and dialog["key"] == key and dialog["images"] == ["RGB", "SAR"]
+    assert dialog["clip"] == "inset(0px 0px 0px 50%)" and dialog["focus"] == "range"
+    assert "a nir view" in dialog["text"] and "a sar view" in dialog["text"]
 
     for _ in range(3):
         chromium.press("ArrowRight")
@@ -634,10 +635,10 @@ def test_the_copied_code_loads_the_sample(chromium, page, monkeypatch):
     names: dict = {}
     exec(code, names)
     assert names["row"]["key"] == key and names["row"]["sar"].size == (64, 64)
-    told = (
+    confirmations = (
         "Array.from(document.querySelectorAll('article button'), b => b.textContent).filter(t => t === 'Copied').length"
     )
-    assert chromium.run(told) == 2
+    assert chromium.run(confirmations) == 2
 
 
 @needs_browser
@@ -654,7 +655,7 @@ def test_samples_come_before_the_legend_on_a_phone_and_beside_it_on_a_desk(chrom
 @needs_browser
 def test_the_next_page_keeps_the_filters(chromium, tmp_path, monkeypatch):
     monkeypatch.setattr(preview, "IMAGES", 10)
-    converted.write(tmp_path / "out", made())
+    converted.write(tmp_path / "out", example_samples())
     first, second, *_ = write_preview(tmp_path / "out", pages=2).paths
     chromium.open(first)
     choose(chromium, "weather", "fog")

@@ -89,8 +89,8 @@ from mmm_rs import SUBSETS
     ],
 )
 def test_parts(prompt, parts):
-    found = split(prompt)
-    assert found == parts, (found, parts)
+    result = split(prompt)
+    assert result == parts, (result, parts)
 
 
 @given(
@@ -132,11 +132,11 @@ PIECES = ["a b", "fog", "GF2.", "GID", "town", "NIR imagery", "High precision re
 def test_marks_say_what_the_split_says_and_leave_no_letter_out(prompt):
     cut = marked(prompt)
     assert "".join(text for _, text in cut) == prompt
-    said = {name: value for name, value in msgspec.structs.asdict(split(prompt)).items() if value is not None}
+    fields = {name: value for name, value in msgspec.structs.asdict(split(prompt)).items() if value is not None}
     parts = [(role, text) for role, text in cut if role]
-    assert sorted(role for role, _ in parts) == sorted(said)
+    assert sorted(role for role, _ in parts) == sorted(fields)
     for role, text in parts:
-        assert role in ("gsd_level", "weather") or text == said[role]
+        assert role in ("gsd_level", "weather") or text == fields[role]
 
 
 @pytest.mark.parametrize(

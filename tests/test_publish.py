@@ -227,13 +227,13 @@ def test_a_link_in_the_staging_folder_is_refused_by_name(hub, run, tmp_path):
 
 
 def test_it_says_what_it_will_do_and_asks(hub, run, tmp_path):
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.raises(UsageError, match="nothing was sent"):
-        run(yes=False, private=True, say=said.append, ask=lambda question: bool(said.append(question)))
-    assert re.match(rf"Convert (\d+) of \1 shards and send them to {REPO} at main, which .* \(private\)\?$", said[-1])
-    assert said[-4] == f"{REPO} at main: does not exist and will be created (private)"
-    assert re.match(rf"{REPO} at main: (\d+) of \1 shards to convert and send, at most .*B$", said[-3])
-    assert said[-2].startswith(f"{tmp_path / 'staging'}: holds 2 of them at a time, at most ")
+        run(yes=False, private=True, say=lines.append, ask=lambda question: bool(lines.append(question)))
+    assert re.match(rf"Convert (\d+) of \1 shards and send them to {REPO} at main, which .* \(private\)\?$", lines[-1])
+    assert lines[-4] == f"{REPO} at main: does not exist and will be created (private)"
+    assert re.match(rf"{REPO} at main: (\d+) of \1 shards to convert and send, at most .*B$", lines[-3])
+    assert lines[-2].startswith(f"{tmp_path / 'staging'}: holds 2 of them at a time, at most ")
     assert hub.repositories == {} and tars(tmp_path / "staging") == []
     with pytest.raises(UsageError, match="--yes"):  # standard input is no terminal here
         run(yes=False)
@@ -242,15 +242,15 @@ def test_it_says_what_it_will_do_and_asks(hub, run, tmp_path):
 def test_an_incomplete_release_is_called_so_before_it_asks_and_each_time(hub, run, tmp_path):
     path = releases.zips_stored(releases.small(unmatched=False)[5:7], tmp_path / "incomplete")
     releases.truncate(path / "GID.zip")
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.raises(UsageError, match="nothing was sent"):
-        run(path, yes=False, say=said.append, ask=lambda question: bool(said.append(question)))
-    (line,) = (line for line in said[:-1] if "incomplete: " in line)
+        run(path, yes=False, say=lines.append, ask=lambda question: bool(lines.append(question)))
+    (line,) = (line for line in lines[:-1] if "incomplete: " in line)
     assert line.startswith(f"{tmp_path / 'staging'}: ") and line.endswith("GID.zip could not be used. The rest is sent")
     for _ in range(2):
-        said.clear()
-        run(path, say=said.append)
-        assert said.count(line) == 1
+        lines.clear()
+        run(path, say=lines.append)
+        assert lines.count(line) == 1
 
 
 def test_progress_counts_every_shard_once_and_goes_on_where_it_stood(hub, run):
@@ -447,10 +447,10 @@ def connect(url: str, kill: tuple[str, int, bool] | None = None) -> None:
         calls.append(name)
         if len(calls) == number and not after:
             os.kill(os.getpid(), signal.SIGKILL)
-        made = call(*arguments, **named)
+        connection = call(*arguments, **named)
         if len(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        return made
+        return connection
 
     setattr(HfApi, name, killing)
 
@@ -533,9 +533,9 @@ def test_asked_to_stop_it_does_so_with_one_line(number, command, expected, tmp_p
             ended = command(hub, tmp_path / "staging", number, draw.randrange(1, moments // 2))
             assert ended.code == 128 + number, ended.output
             assert ended.seconds < 2
-            said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+            reason = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
             lines = [line for line in ended.output.splitlines() if line.startswith(("mmm-rs", "Traceback"))]
-            assert lines == [f"mmm-rs: {said}. Run the same command again to continue"]
+            assert lines == [f"mmm-rs: {reason}. Run the same command again to continue"]
         assert command(hub, tmp_path / "staging").code == REPORTED
         assert hub.content(REPO) == expected
 
@@ -555,8 +555,8 @@ def test_a_signal_ends_a_transfer_that_takes_long(release, tmp_path):
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=2)
-        assert process.returncode == 143 and said.count("terminated") == 1
+        _, errors = process.communicate(timeout=2)
+        assert process.returncode == 143 and errors.count("terminated") == 1
 
 
 @pytest.mark.parametrize("words", [(), ("--quiet",), ("--json", "--quiet")])

@@ -52,43 +52,43 @@ HAVING = {
 
 def members(out: Path, config: str, split: str = "train") -> dict[str, dict[str, bytes]]:
     """Members by key, in the order of the shards."""
-    found: dict[str, dict[str, bytes]] = {}
+    by_key: dict[str, dict[str, bytes]] = {}
     for subset in list(HAVING)[:-1] if config == "all" else [config]:
         for path in sorted((out / "data" / subset).glob(f"{split}-*.tar")):
             with tarfile.open(path) as tar:
                 for member in tar:
                     key, _, suffix = member.name.partition(".")
-                    found.setdefault(key, {})[suffix] = tar.extractfile(member).read()
-    return found
+                    by_key.setdefault(key, {})[suffix] = tar.extractfile(member).read()
+    return by_key
 
 
 def stored(out: Path, config: str, modalities: list[str] | None = None, split: str = "train") -> list[dict]:
     """The rows that the builder has to give, undecoded, from the shards alone."""
     rows = []
     for key, sample in members(out, config, split).items():
-        said = json.loads(sample["json"])
-        row = {"key": key, "subset": said["subset"]}
+        record = json.loads(sample["json"])
+        row = {"key": key, "subset": record["subset"]}
         chosen = modalities or HAVING.get(config, ["rgb"])
         for modality in chosen:
             suffix = "" if modality == "rgb" else f"{modality}."
             image, prompt = sample.get(f"{suffix}jpg"), sample.get(f"{suffix}txt")
             row[modality] = None if image is None else {"bytes": image, "path": f"{key}.{suffix}jpg"}
             row[PROMPTS[modality]] = None if prompt is None else prompt.decode()
-        labels = labels_of(said, chosen)
+        labels = labels_of(record, chosen)
         for name in ("caption", "category", "satellite", "gsd_level_derived", "gsd", "cloud_cover"):
             row[name] = labels.get(name)
         row["weather"] = WEATHERS.index(labels["weather"]) if labels.get("weather") else None
         row["gsd_level"] = LEVELS.index(labels["gsd_level"]) if labels.get("gsd_level") else None
-        row["annotation"] = said["annotation"]
+        row["annotation"] = record["annotation"]
         rows.append(row)
     return rows
 
 
-def labels_of(said: dict, modalities: list[str]) -> dict:
+def labels_of(record: dict, modalities: list[str]) -> dict:
     """What a sample's JSON says of the first of these modalities that it has. Format 1.0 says one thing of all."""
-    if "labels" not in said:
-        return said
-    return next((said["labels"][modality] for modality in modalities if said["labels"][modality]), {})
+    if "labels" not in record:
+        return record
+    return next((record["labels"][modality] for modality in modalities if record["labels"][modality]), {})
 
 
 def opened(row: dict) -> dict:
@@ -108,10 +108,10 @@ def keys(rows) -> list[str]:
 
 def many(out: Path, count: int, held_out: int = 0, shards: int = 3) -> Path:
     """A converted SEN1-2 with `count` samples to train and others held out; some lack the radar image or a prompt."""
-    made = []
+    dataset = []
     for number in range(count + held_out):
-        said = f"Low precision resolution, field {number}, Sentinel-2"
-        prompts = {"rgb": said if number % 5 else None, "sar": f"radar of field {number}"}
+        prompt = f"Low precision resolution, field {number}, Sentinel-2"
+        prompts = {"rgb": prompt if number % 5 else None, "sar": f"radar of field {number}"}
         if number % 4 == 3:
             del prompts["sar"]
         sample = converted.Sample(
@@ -124,8 +124,8 @@ def many(out: Path, count: int, held_out: int = 0, shards: int = 3) -> Path:
             split="train" if number < count else "validation",
         )
         sample.images.update({m: converted.picture(f"{m}{number}", number, 24) for m in prompts})
-        made.append(sample)
-    converted.write(out, made, shards)
+        dataset.append(sample)
+    converted.write(out, dataset, shards)
     return out
 
 
@@ -143,7 +143,7 @@ def sen12(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def mine(sen12, tmp_path) -> Path:
+def own_copy(sen12, tmp_path) -> Path:
     """The same, to be damaged."""
     return Path(shutil.copytree(sen12, tmp_path / "MMM-RS"))
 
@@ -823,51 +823,51 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 @either_way
-def test_what_is_not_whole_is_an_error_that_names_it(mine, name, streaming):
+def test_what_is_not_whole_is_an_error_that_names_it(own_copy, name, streaming):
     damage, says = DAMAGE[name]
-    damage(mine)
+    damage(own_copy)
     with pytest.raises(mmm_rs.ReadError, match=says) as raised:
-        list(load(mine, streaming=streaming))
+        list(load(own_copy, streaming=streaming))
     assert "\n" not in str(raised.value)
-    assert str(mine) in str(raised.value) or "column gsd_level" in str(raised.value)
+    assert str(own_copy) in str(raised.value) or "column gsd_level" in str(raised.value)
 
 
-def test_an_error_in_another_process_is_the_same(mine):
-    cut_at_a_member(mine)
+def test_an_error_in_another_process_is_the_same(own_copy):
+    cut_at_a_member(own_copy)
     with pytest.raises(mmm_rs.ReadError, match=SHARD):
-        load(mine, streaming=False, num_proc=2)
+        load(own_copy, streaming=False, num_proc=2)
 
 
-def test_the_rows_before_a_damaged_shard_come(mine):
-    before = stored(mine, "SEN1-2")[:13]
-    cut_at_a_member(mine)
+def test_the_rows_before_a_damaged_shard_come(own_copy):
+    before = stored(own_copy, "SEN1-2")[:13]
+    cut_at_a_member(own_copy)
     came = []
     with pytest.raises(mmm_rs.ReadError, match=SHARD):
-        for row in load(mine, decode=False):
+        for row in load(own_copy, decode=False):
             came.append(row)
     assert came == before
 
 
-def test_get_notices_damage(mine):
-    key = flipped(mine)
+def test_get_notices_damage(own_copy):
+    key = flipped(own_copy)
     with pytest.raises(mmm_rs.ReadError, match=rf"{SHARD}: the \w+ image of {key}: its CRC is not"):
-        mmm_rs.get(mine, key)
-    shard(mine).unlink()
+        mmm_rs.get(own_copy, key)
+    shard(own_copy).unlink()
     with pytest.raises(mmm_rs.ReadError, match=rf"{SHARD}: not found"):
-        mmm_rs.get(mine, key)
+        mmm_rs.get(own_copy, key)
 
 
 @either_way
-def test_crcs_are_checked_where_it_costs_little_or_is_asked_for(mine, streaming):
-    expected = stored(mine, "SEN1-2")
-    flipped(mine)
-    damaged = stored(mine, "SEN1-2")
+def test_crcs_are_checked_where_it_costs_little_or_is_asked_for(own_copy, streaming):
+    expected = stored(own_copy, "SEN1-2")
+    flipped(own_copy)
+    damaged = stored(own_copy, "SEN1-2")
     assert damaged != expected
     for options in ({}, {"check": True, "decode": False}):
         with pytest.raises(mmm_rs.ReadError, match="its CRC is not"):
-            list(load(mine, streaming=streaming, **options))
+            list(load(own_copy, streaming=streaming, **options))
     for options in ({"decode": False}, {"check": False, "decode": False}):
-        assert list(load(mine, streaming=streaming, **options)) == damaged
+        assert list(load(own_copy, streaming=streaming, **options)) == damaged
 
 
 # --------------------------------------------------------------------------------------------------------------- skip
@@ -878,7 +878,7 @@ def cut_inside(out: Path) -> set[str]:
         image = [member for member in tar if member.name.endswith(".jpg")][6]
         images = [member for member in tar.getmembers() if member.name.endswith(".jpg")]
     os.truncate(shard(out), image.offset_data + image.size // 2)
-    return {one.name.partition(".")[0] for one in images if one.offset >= image.offset}
+    return {other.name.partition(".")[0] for other in images if other.offset >= image.offset}
 
 
 def remove(out: Path) -> set[str]:
@@ -908,46 +908,48 @@ def builder(out, **options):
 
 @pytest.mark.parametrize("name", SKIPPED)
 @either_way
-def test_bad_samples_are_skipped_counted_and_listed(mine, name, streaming, warnings):
-    expected = stored(mine, "SEN1-2")
-    bad = SKIPPED[name](mine)
-    made = builder(mine, on_error="skip")
+def test_bad_samples_are_skipped_counted_and_listed(own_copy, name, streaming, warnings):
+    expected = stored(own_copy, "SEN1-2")
+    bad = SKIPPED[name](own_copy)
+    reader = builder(own_copy, on_error="skip")
     if streaming:
-        rows = made.as_streaming_dataset(split="train")
+        rows = reader.as_streaming_dataset(split="train")
     else:
-        made.download_and_prepare()
-        rows = made.as_dataset(split="train")
+        reader.download_and_prepare()
+        rows = reader.as_dataset(split="train")
     assert [opened(row) for row in rows] == [opened(row) for row in expected if row["key"] not in bad]
-    assert {one.key for one in made.skipped} == bad
-    assert {one.shard for one in made.skipped} == {f"data/SEN1-2/{shard(mine, 0).name}".replace("00000-", "00001-")}
+    assert {sample.key for sample in reader.skipped} == bad
+    assert {sample.shard for sample in reader.skipped} == {
+        f"data/SEN1-2/{shard(own_copy, 0).name}".replace("00000-", "00001-")
+    }
     (line,) = [line for line in warnings() if "samples skipped" in line]
     assert line.startswith(f"SEN1-2: {len(bad)} samples skipped: ")
     assert all(f"{key} in data/SEN1-2/" in line for key in bad)
 
 
-def test_skipped_samples_are_listed_when_the_stream_is_left_early(mine, warnings):
-    key = flipped(mine)
-    made = builder(mine, on_error="skip", decode=False)
-    assert len(list(made.as_streaming_dataset(split="train").take(30))) == 30
-    assert [one.key for one in made.skipped] == [key]
+def test_skipped_samples_are_listed_when_the_stream_is_left_early(own_copy, warnings):
+    key = flipped(own_copy)
+    reader = builder(own_copy, on_error="skip", decode=False)
+    assert len(list(reader.as_streaming_dataset(split="train").take(30))) == 30
+    assert [sample.key for sample in reader.skipped] == [key]
     assert any(f"1 samples skipped: {key}" in line for line in warnings())
 
 
-def test_what_was_skipped_in_an_earlier_preparation_is_said_again(mine, warnings):
-    flipped(mine)
+def test_what_was_skipped_in_an_earlier_preparation_is_said_again(own_copy, warnings):
+    flipped(own_copy)
     for number in (1, 2):
-        assert len(load(mine, streaming=False, on_error="skip")) == 39
+        assert len(load(own_copy, streaming=False, on_error="skip")) == 39
         lines = [line for line in warnings() if "39 of 40 samples of train" in line]
         assert len(lines) == number
 
 
-def test_a_resumed_stream_does_not_stumble_over_skipped_samples(mine, small_pieces):
-    flipped(mine)
-    rows = keys(load(mine, on_error="skip"))
+def test_a_resumed_stream_does_not_stumble_over_skipped_samples(own_copy, small_pieces):
+    flipped(own_copy)
+    rows = keys(load(own_copy, on_error="skip"))
     for position in range(0, len(rows) + 1, 3):
-        stream = load(mine, on_error="skip")
+        stream = load(own_copy, on_error="skip")
         assert keys(take(stream, position)) == rows[:position]
-        again = load(mine, on_error="skip")
+        again = load(own_copy, on_error="skip")
         again.load_state_dict(stream.state_dict())
         assert keys(again) == rows[position:]
 
@@ -965,20 +967,20 @@ def take(stream, count: int) -> list:
     return [row for _, row in zip(range(count), stream, strict=False)]
 
 
-def value(found):
+def value(item):
     """What came, in a form that can be compared: pixels for images, lists for arrays and tables."""
-    if isinstance(found, Picture.Image):
-        return found.size, hashlib.sha256(found.tobytes()).hexdigest()
-    if isinstance(found, pa.Table):
-        return value(found.to_pylist())
-    if isinstance(found, dict):
-        return {name: value(one) for name, one in found.items()}
-    if isinstance(found, list | tuple):
-        return [value(one) for one in found]
-    if isinstance(found, np.ndarray):
-        return found.shape, value(found.tolist())
-    found = found.item() if isinstance(found, np.generic) else found
-    return "nan" if found != found else found
+    if isinstance(item, Picture.Image):
+        return item.size, hashlib.sha256(item.tobytes()).hexdigest()
+    if isinstance(item, pa.Table):
+        return value(item.to_pylist())
+    if isinstance(item, dict):
+        return {name: value(element) for name, element in item.items()}
+    if isinstance(item, list | tuple):
+        return [value(element) for element in item]
+    if isinstance(item, np.ndarray):
+        return item.shape, value(item.tolist())
+    item = item.item() if isinstance(item, np.generic) else item
+    return "nan" if item != item else item
 
 
 def add_number(row):
@@ -1140,17 +1142,17 @@ def test_pieces_in_another_order_are_the_same_rows_the_larger_ones_first():
     ids=["plain", "undecoded", "filtered", "skipping"],
 )
 def test_copies_give_the_same_rows(sen12, small_pieces, twin, options):
-    made = builder(sen12, **options)
-    expected = [value(row) for row in made.as_streaming_dataset(split="train")]
+    original = builder(sen12, **options)
+    expected = [value(row) for row in original.as_streaming_dataset(split="train")]
     assert len(expected) >= 30
-    again = twin(made.as_streaming_dataset(split="train"))
+    again = twin(original.as_streaming_dataset(split="train"))
     assert [value(row) for row in again] == expected
     take(again, 5)
-    later = twin(made.as_streaming_dataset(split="train"))
+    later = twin(original.as_streaming_dataset(split="train"))
     later.load_state_dict(again.state_dict())
     assert [value(row) for row in later] == expected[5:]
-    assert [value(row) for row in twin(made).as_streaming_dataset(split="train")] == expected
-    assert keys(twin(made.as_streaming_dataset(split="train").map(add_number))) == keys(expected)
+    assert [value(row) for row in twin(original).as_streaming_dataset(split="train")] == expected
+    assert keys(twin(original.as_streaming_dataset(split="train").map(add_number))) == keys(expected)
 
 
 CHANGES = {
@@ -1193,9 +1195,9 @@ def test_images_are_not_encoded_anew_behind_map(sen12, name):
     holds(undecoded, sen12, decode=False)
 
 
-def test_too_many_open_files_skip_nothing(mine, monkeypatch):
+def test_too_many_open_files_skip_nothing(own_copy, monkeypatch):
     """The samples are whole, so `on_error="skip"` must not leave them out."""
-    made = builder(mine, on_error="skip")
+    reader = builder(own_copy, on_error="skip")
     opened = os.open
 
     def exhaust(path, *rest, **more):
@@ -1205,8 +1207,8 @@ def test_too_many_open_files_skip_nothing(mine, monkeypatch):
 
     monkeypatch.setattr(os, "open", exhaust)
     with pytest.raises(mmm_rs.ReadError, match=r"Too many open files.*Allow more open files"):
-        list(made.as_streaming_dataset("train"))
-    assert made.skipped == []
+        list(reader.as_streaming_dataset("train"))
+    assert reader.skipped == []
 
 
 def test_a_local_folder_with_two_colons_in_its_name_is_a_folder(subsets, tmp_path):

@@ -121,14 +121,14 @@ class _Handler(BaseHTTPRequestHandler):
             start, stop = (0, stop - start) if start else (1, stop + 1)
         if trouble == "part of the range":
             stop -= (stop - start) // 2
-        said = {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
+        headers = {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
         if trouble == "another range that it calls the right one":
-            return self.answer(206, data[1:][start:stop] + b"\0" * (stop + 1 > len(data)), said)
+            return self.answer(206, data[1:][start:stop] + b"\0" * (stop + 1 > len(data)), headers)
         if trouble == "no word of the range":
-            said = {}
+            headers = {}
         with server.lock:
             server.log.append((self.path.removeprefix("/MMM-RS/"), start, stop))
-        return self.answer(206, data[start:stop], said, cut=trouble == "cut")
+        return self.answer(206, data[start:stop], headers, cut=trouble == "cut")
 
     def answer(self, status: int, data: bytes, headers: dict[str, str], cut: bool = False) -> None:
         self.send_response(status)
@@ -159,7 +159,7 @@ def heavy(image: bytes, seed: int) -> bytes:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Path:
     """2,000 images of about 20 kB; 1 % are airports. Not to be changed by a test."""
-    draw, made = random.Random(0), []
+    draw, dataset = random.Random(0), []
     rare = set(draw.sample(range(2000), 20))
     pictures = [converted.picture(str(number), number) for number in range(7)]
     for number in range(2000):
@@ -167,20 +167,20 @@ def large(tmp_path_factory) -> Path:
         prompt = f"Ultra-high precision resolution, {category}, a satellite image of {category} {number}, Google Earth"
         sample = converted.Sample(f"fMoW/{category}_{number}", {"rgb": prompt}, f"{category} {number}", category)
         sample.images["rgb"] = heavy(pictures[number % 7], number)
-        made.append(sample)
-    converted.write(out := tmp_path_factory.mktemp("large") / "MMM-RS", made, 8)
+        dataset.append(sample)
+    converted.write(out := tmp_path_factory.mktemp("large") / "MMM-RS", dataset, 8)
     return out
 
 
 @pytest.fixture(scope="module")
 def aligned(tmp_path_factory) -> Path:
     """60 samples of three modalities, 20 kB each. Not to be changed by a test."""
-    made, prompts = [], dict.fromkeys(converted.MODALITIES, "a river")
+    dataset, prompts = [], dict.fromkeys(converted.MODALITIES, "a river")
     for number in range(60):
         sample = converted.Sample(f"WHU-OPT-SAR/tile_{number}", prompts, "a river")
         sample.images.update({m: heavy(converted.picture(m, number), 3 * number + i) for i, m in enumerate(prompts)})
-        made.append(sample)
-    converted.write(out := tmp_path_factory.mktemp("aligned") / "MMM-RS", made)
+        dataset.append(sample)
+    converted.write(out := tmp_path_factory.mktemp("aligned") / "MMM-RS", dataset)
     return out
 
 
@@ -322,8 +322,8 @@ def test_one_sample_takes_few_requests(large, door, web, on_the_hub):
     url, options, log = served(door, large, web, on_the_hub)
     for row in random.Random(1).sample(stored(large, "fMoW"), 3):
         log.clear()
-        found = mmm_rs.get(url, row["key"], decode=False, **options)
-        assert found == row
+        sample = mmm_rs.get(url, row["key"], decode=False, **options)
+        assert sample == row
         groups = pq.ParquetFile(large / "index" / "fMoW.parquet").metadata.num_row_groups
         parts = {name: [part for part in log if part[0].startswith(name)] for name in ("manifest", "index", "data")}
         assert len(parts["manifest"]) == 1
@@ -334,11 +334,11 @@ def test_one_sample_takes_few_requests(large, door, web, on_the_hub):
 
 def test_the_index_of_sorted_samples_is_not_searched_from_its_beginning(tmp_path, web):
     """Real conversions sort samples by a hash of their key: the place of a key can be guessed."""
-    made = [converted.Sample(f"Inria/512/roof_{number}", {"rgb": "a roof"}, "a roof") for number in range(150)]
-    made.sort(key=lambda sample: mmm_rs.key_hash(sample.key, 0))
-    for number, sample in enumerate(made):
+    dataset = [converted.Sample(f"Inria/512/roof_{number}", {"rgb": "a roof"}, "a roof") for number in range(150)]
+    dataset.sort(key=lambda sample: mmm_rs.key_hash(sample.key, 0))
+    for number, sample in enumerate(dataset):
         sample.images["rgb"] = converted.picture(str(number), number, 8)
-    converted.write(tmp_path / "MMM-RS", made, 10)
+    converted.write(tmp_path / "MMM-RS", dataset, 10)
     index = tmp_path / "MMM-RS" / "index" / "Inria.parquet"
     pq.write_table(pq.read_table(index), index, row_group_size=15)  # one a shard, as in a conversion
     manifest = json.loads((tmp_path / "MMM-RS" / "manifest.json").read_text())
@@ -346,7 +346,7 @@ def test_the_index_of_sorted_samples_is_not_searched_from_its_beginning(tmp_path
     converted.write_manifest(tmp_path / "MMM-RS", manifest)
     server = web(tmp_path / "MMM-RS")
     requests = []
-    for sample in made[::15]:
+    for sample in dataset[::15]:
         server.log.clear()
         assert mmm_rs.get(server.url, sample.key)["key"] == sample.key
         requests.append(sum(part[0].startswith("index") for part in server.log))
@@ -537,7 +537,7 @@ def test_bad_samples_are_skipped_and_counted(sen12, tmp_path, name, web):
     builder = mmm_rs.MMMRS(config_name="SEN1-2", data_dir=web(out).url, on_error="skip")
     came = keys(builder.as_streaming_dataset(split="train"))
     expected = keys(stored(sen12, "SEN1-2"))
-    assert sorted(came + [one.key for one in builder.skipped]) == sorted(expected)
+    assert sorted(came + [sample.key for sample in builder.skipped]) == sorted(expected)
     assert len(builder.skipped) == {"cut": 1, "missing": 13}[name]
 
 
@@ -650,10 +650,10 @@ def test_redirects_in_a_circle_are_an_error():
 def test_what_a_host_says_of_a_content_counts_from_the_folder_s_own_host_alone():
     addresses = Addresses("https://hub/datasets", {"Authorization": "secret"})
     headers = {"Location": "https://cdn/x", "X-Linked-Etag": f'"{"a" * 64}"', "X-Linked-Size": "5"}
-    there = addresses.redirected(addresses.own("x"), headers)
-    assert (there.tag, there.size, dict(there.headers)) == ("a" * 64, 5, {})
+    target = addresses.redirected(addresses.own("x"), headers)
+    assert (target.tag, target.size, dict(target.headers)) == ("a" * 64, 5, {})
     again = {"Location": "https://other/x", "X-Linked-Etag": f'"{"b" * 64}"', "X-Linked-Size": "6"}
-    further = addresses.redirected(there, again)
+    further = addresses.redirected(target, again)
     assert (further.url, further.tag, further.size, dict(further.headers)) == ("https://other/x", "a" * 64, 5, {})
 
 

@@ -78,8 +78,10 @@ def test_inrias_folders_are_part_of_its_keys(from_zips, beside):
         "Inria/512/crop_512_0_0_vienna1",
         "Inria/512/crop_512_center_vienna1",
     }
-    told = {row["key"].rsplit("/")[-1]: (row["prompt"], row["gsd"], row["rgb_crc32"]) for row in rows(out, "Inria")}
-    assert told == {
+    published = {
+        row["key"].rsplit("/")[-1]: (row["prompt"], row["gsd"], row["rgb_crc32"]) for row in rows(out, "Inria")
+    }
+    assert published == {
         row["key"].rsplit("/")[-1]: (row["prompt"], row["gsd"], row["rgb_crc32"]) for row in rows(from_zips, "Inria")
     }
 
@@ -100,7 +102,7 @@ def test_a_zip_with_the_same_folders_gives_inria_the_same_keys(clean_release, tm
 # ------------------------------------------------------------------------------------ annotations from somewhere else
 
 
-def said(subsets) -> dict[str, dict[str, bytes]]:
+def annotation_files(subsets) -> dict[str, dict[str, bytes]]:
     """{subset: its annotation files}"""
     return {
         subset.name: {path: data for path, data in subset.files.items() if releases.is_annotation(path)}
@@ -109,23 +111,31 @@ def said(subsets) -> dict[str, dict[str, bytes]]:
 
 
 def flat(subsets, folder: Path) -> Path:
-    return releases.put(folder, {path: data for files in said(subsets).values() for path, data in files.items()})
+    return releases.put(
+        folder, {path: data for files in annotation_files(subsets).values() for path, data in files.items()}
+    )
 
 
 def in_subfolders(subsets, folder: Path) -> Path:
     return releases.put(
         folder,
-        {f"annotations/{name}/{path}": data for name, files in said(subsets).items() for path, data in files.items()},
+        {
+            f"annotations/{name}/{path}": data
+            for name, files in annotation_files(subsets).items()
+            for path, data in files.items()
+        },
     )
 
 
 def in_a_zip(subsets, folder: Path) -> Path:
-    files = {path: data for files in said(subsets).values() for path, data in files.items()}
+    files = {path: data for files in annotation_files(subsets).values() for path, data in files.items()}
     return releases.put(folder, {"annotations.zip": releases.zipped(files)}) / "annotations.zip"
 
 
 def in_zips_by_subset(subsets, folder: Path) -> Path:
-    return releases.put(folder, {f"{name}.zip": releases.zipped(files) for name, files in said(subsets).items()})
+    return releases.put(
+        folder, {f"{name}.zip": releases.zipped(files) for name, files in annotation_files(subsets).items()}
+    )
 
 
 def in_zips_in_a_zip(subsets, folder: Path) -> Path:
@@ -212,23 +222,23 @@ def test_one_folder_alone(folder, clean_release, beside, tmp_path):
     [name] = [name for name, folders in FOLDERS.items() if folder in (path.split("/")[0] for path in folders)]
     path = releases.regenerated([clean_release[name]], tmp_path / "release", annotations=False) / folder
     annotations = flat([clean_release[name]], tmp_path / "apart")
-    found = inspect(path, annotations=annotations)
-    assert list(found["subsets"]) == [name] and found["problems"] == []
+    report = inspect(path, annotations=annotations)
+    assert list(report["subsets"]) == [name] and report["problems"] == []
     assert convert(path, tmp_path / "out", annotations=annotations).reported == 0
     assert rows(tmp_path / "out", name) == rows(beside[1], name)
 
 
 def test_some_subsets_in_zips_and_others_regenerated(clean_release, from_zips, beside, tmp_path):
     """As in upstream's cloud folder: weather's images are there, the others are made."""
-    zipped, made = clean_release.subsets[:2], clean_release.subsets[2:]
-    path = releases.regenerated(made, tmp_path / "release", annotations=False)
+    zipped, regenerated = clean_release.subsets[:2], clean_release.subsets[2:]
+    path = releases.regenerated(regenerated, tmp_path / "release", annotations=False)
     releases.put(path, {f"{subset.name}.zip": releases.zipped(subset.files) for subset in zipped})
-    result = convert(path, tmp_path / "out", annotations=flat(made, tmp_path / "apart"))
+    result = convert(path, tmp_path / "out", annotations=flat(regenerated, tmp_path / "apart"))
     assert result.reported == 0
-    for subsets, out in ((zipped, from_zips), (made, beside[1])):
+    for subsets, out in ((zipped, from_zips), (regenerated, beside[1])):
         for subset in subsets:
-            mine, theirs = tree(result.out / "data" / subset.name), tree(out / "data" / subset.name)
-            assert mine == theirs and mine
+            shards, expected = tree(result.out / "data" / subset.name), tree(out / "data" / subset.name)
+            assert shards == expected and shards
 
 
 def test_regenerated_folders_with_the_annotations_elsewhere(clean_release, reference, tmp_path):

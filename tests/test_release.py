@@ -195,8 +195,8 @@ def test_converted_folders_within_the_release_are_no_part_of_it(clean_release, t
     path = releases.zips_stored([clean_release["Inria"]], tmp_path)
     convert(path, path / "hub")
     assert convert(path, path / "other").reported == 0
-    found = inspect(path)
-    assert found["problems"] == [] and found["unknown"] == []
+    report = inspect(path)
+    assert report["problems"] == [] and report["unknown"] == []
     assert convert(path, tmp_path / "out").reported == 0
     assert members(tmp_path / "out") == members(path / "hub") == members(path / "other")
 
@@ -210,13 +210,13 @@ def test_a_converted_folder_is_no_release(clean_release, tmp_path):
 # --- what systems and programs leave in a folder ----------------------------------------------------------------------
 
 
-def problems(found: release.Release) -> dict[str, str]:
+def problems(listing: release.Release) -> dict[str, str]:
     """{last part of the path: code}."""
-    return {Path(problem.path).name: problem.code for problem in found.problems}
+    return {Path(problem.path).name: problem.code for problem in listing.problems}
 
 
-def images(found: release.Release) -> dict[str, int]:
-    return {name: sum(part.count("image") for part in files.parts) for name, files in found.subsets.items()}
+def images(listing: release.Release) -> dict[str, int]:
+    return {name: sum(part.count("image") for part in files.parts) for name, files in listing.subsets.items()}
 
 
 SYSTEM_FOLDERS = (
@@ -247,8 +247,8 @@ def test_waste_bins_previews_and_hidden_folders_are_no_part_of_a_release(folder,
     extracted = releases.put(tmp_path / "folder", {**inria.files, **old})
     zipped = releases.put(tmp_path / "zip", {"Inria.zip": releases.zipped({**inria.files, **old})})
     for path in extracted, zipped:
-        found = release.find(path)
-        assert (images(found), problems(found), found.unknown.num_rows) == ({"Inria": 5}, {}, 0)
+        listing = release.find(path)
+        assert (images(listing), problems(listing), listing.unknown.num_rows) == ({"Inria": 5}, {}, 0)
 
 
 def test_a_folder_of_the_system_that_may_not_be_read_is_not_a_problem(clean_release, tmp_path, monkeypatch):
@@ -309,28 +309,28 @@ def test_too_many_open_files_end_the_run_and_are_no_folder_that_may_not_be_read(
 def test_a_whole_zip_is_read_whatever_a_download_made_of_its_name(name, tmp_path):
     """Nothing within tells the subset: the name does."""
     files = {"512/a.jpg": releases.picture("a"), "annotations.json": b'[{"image": "a.jpg", "prompt": "a city"}]'}
-    found = release.find(releases.put(tmp_path, {name: releases.zipped(files)}))
-    assert (images(found), problems(found)) == ({"Inria": 1}, {})
+    listing = release.find(releases.put(tmp_path, {name: releases.zipped(files)}))
+    assert (images(listing), problems(listing)) == ({"Inria": 1}, {})
 
 
 @pytest.mark.parametrize("name", ["uc?export=download&id=1AbC", "download", "file.php?id=3"])
 def test_a_zip_whose_name_says_nothing_is_recognised_by_its_first_bytes(name, clean_release, tmp_path):
-    found = release.find(releases.put(tmp_path, {name: releases.zipped(clean_release["Inria"].files)}))
-    assert (images(found), problems(found)) == ({"Inria": 5}, {})
+    listing = release.find(releases.put(tmp_path, {name: releases.zipped(clean_release["Inria"].files)}))
+    assert (images(listing), problems(listing)) == ({"Inria": 5}, {})
 
 
 def test_files_beside_a_zip_that_are_none_are_passed_over(clean_release, tmp_path):
     files = {"Inria.zip": releases.zipped(clean_release["Inria"].files)}
     files |= {f"Inria.zip{suffix}": b"0123456789abcdef" for suffix in (".md5", ".sha256", ".torrent", ".txt", ".asc")}
-    found = release.find(releases.put(tmp_path, {**files, "README": b"text", "LICENSE": b"", "run.sh": b"PK"}))
-    assert (images(found), problems(found)) == ({"Inria": 5}, {})
+    listing = release.find(releases.put(tmp_path, {**files, "README": b"text", "LICENSE": b"", "run.sh": b"PK"}))
+    assert (images(listing), problems(listing)) == ({"Inria": 5}, {})
 
 
 def test_only_so_many_files_are_opened_to_see_what_they_are(clean_release, tmp_path, monkeypatch):
     monkeypatch.setattr(containers, "PEEKED", 3)
     data = releases.zipped(clean_release["Inria"].files)
-    found = release.find(releases.put(tmp_path, {"Inria.zip": data, **{f"{n}/x": data for n in range(5)}}))
-    assert len(found.subsets["Inria"].parts) == 4
+    listing = release.find(releases.put(tmp_path, {"Inria.zip": data, **{f"{n}/x": data for n in range(5)}}))
+    assert len(listing.subsets["Inria"].parts) == 4
 
 
 def test_a_page_that_was_saved_under_the_name_of_a_zip_is_named(clean_release, tmp_path):
@@ -384,8 +384,8 @@ def test_a_colon_in_a_name_is_no_drive(tmp_path):
         {"GID_dataset/a:b.jpg": jpeg[0], "GID_dataset/b.jpg": jpeg[1], "MMM-RS_GID.json": json.dumps(records).encode()},
     )
     convert(tmp_path / "MMM-RS", tmp_path / "out")
-    found = members(tmp_path / "out")
-    assert (found["GID/a_b.txt"], found["GID/b.txt"]) == (b"first", b"second")
+    published = members(tmp_path / "out")
+    assert (published["GID/a_b.txt"], published["GID/b.txt"]) == (b"first", b"second")
 
 
 # --- archives in parts ------------------------------------------------------------------------------------------------
@@ -395,10 +395,10 @@ def test_a_colon_in_a_name_is_no_drive(tmp_path):
 def test_every_part_of_a_split_archive_is_named(style, clean_release, tmp_path):
     path = releases.zips_stored([clean_release["GID"], clean_release["Inria"]], tmp_path)
     parts = releases.split_archive(path / "GID.zip", style=style)
-    found = release.find(path)
-    assert problems(found) == {part.name: "multi_part" for part in parts} and len(parts) == 3
-    assert all(problem.subset == "GID" and "join them" in problem.remedy for problem in found.problems)
-    assert images(found) == {"Inria": 5}
+    listing = release.find(path)
+    assert problems(listing) == {part.name: "multi_part" for part in parts} and len(parts) == 3
+    assert all(problem.subset == "GID" and "join them" in problem.remedy for problem in listing.problems)
+    assert images(listing) == {"Inria": 5}
 
 
 @pytest.mark.skipif(shutil.which("zip") is None, reason="Info-ZIP's zip is not installed")
@@ -416,10 +416,10 @@ def test_an_archive_that_was_joined_counts_and_its_parts_may_go(clean_release, t
     whole = (path / "GID.zip").read_bytes()
     parts = releases.split_archive(path / "GID.zip", style="001")
     (path / "GID.zip").write_bytes(whole)
-    found = release.find(path)
-    assert images(found) == {"GID": len(clean_release["GID"].images)}
-    assert {Path(problem.path).name for problem in found.problems} == {part.name for part in parts}
-    assert {problem.remedy for problem in found.problems} == {"Remove this part"}
+    listing = release.find(path)
+    assert images(listing) == {"GID": len(clean_release["GID"].images)}
+    assert {Path(problem.path).name for problem in listing.problems} == {part.name for part in parts}
+    assert {problem.remedy for problem in listing.problems} == {"Remove this part"}
 
 
 # --- copies that differ, files that were not fetched ------------------------------------------------------------------
@@ -556,5 +556,5 @@ def test_a_link_to_a_zip_is_read_and_one_to_a_folder_is_named(clean_release, tmp
     (tmp_path / "MMM-RS").mkdir()
     for name in "Inria.zip", "GID":
         (tmp_path / "MMM-RS" / name).symlink_to(tmp_path / "elsewhere" / name)
-    found = release.find(tmp_path / "MMM-RS")
-    assert (images(found), problems(found)) == ({"Inria": 5}, {"GID": "link"})
+    listing = release.find(tmp_path / "MMM-RS")
+    assert (images(listing), problems(listing)) == ({"Inria": 5}, {"GID": "link"})

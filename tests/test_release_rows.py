@@ -25,9 +25,9 @@ MODALITIES = ["rgb", "nir", "sar"]
 def by_key(rows) -> dict[str, dict]:
     """Rows by key, which must differ."""
     rows = list(rows)
-    found = {row["key"]: row for row in rows}
-    assert len(found) == len(rows)
-    return found
+    keyed = {row["key"]: row for row in rows}
+    assert len(keyed) == len(rows)
+    return keyed
 
 
 def expected_rows(out: Path, config: str) -> dict[str, dict]:
@@ -99,9 +99,9 @@ def test_modalities_and_filters(release, shards):
             if row["gsd_level"] == level and row["subset"] != "SEN1-2"
         }
         word = next(row["prompt"] for row in expected if row["prompt"]).split()[-1].upper()
-        found = by_key(load(release.path, "WHU-OPT-SAR", streaming, contains=word))
+        matching = by_key(load(release.path, "WHU-OPT-SAR", streaming, contains=word))
         prompts = ("prompt", "nir_prompt", "sar_prompt")
-        assert found and found == by_key(
+        assert matching and matching == by_key(
             row for row in expected if any(word in (row[name] or "").upper() for name in prompts)
         )
         assert by_key(load(release.path, streaming=streaming, filters=pc.field("key") == "none")) == {}
@@ -156,8 +156,8 @@ def test_what_is_wrong_with_the_release_is_warned_of_by_name(release, shards, tm
     releases.half_download(path / "Inria.zip", ".baiduyun.p.downloading")
     with caplog.at_level(logging.WARNING):
         rows = by_key(load(path))
-    said = [record.getMessage() for record in caplog.records if record.name == "conversion.unconverted"]
-    assert any("GID.zip" in line for line in said) and any("Inria.zip.baiduyun" in line for line in said)
+    messages = [record.getMessage() for record in caplog.records if record.name == "conversion.unconverted"]
+    assert any("GID.zip" in line for line in messages) and any("Inria.zip.baiduyun" in line for line in messages)
     left = {key: row for key, row in expected_rows(shards, "all").items() if row["subset"] not in ("GID", "Inria")}
     assert rows == left
     with pytest.raises(mmm_rs.ReadError, match=r"holds no GID\. It has weather"):

@@ -18,36 +18,36 @@ SUBSETS = releases.small()
 
 
 def zips(path):
-    found = [path] if path.is_file() else sorted(path.rglob("*.zip"))
-    return [one for one in found if not one.name.startswith("._")]
+    files = [path] if path.is_file() else sorted(path.rglob("*.zip"))
+    return [file for file in files if not file.name.startswith("._")]
 
 
 def images(data: bytes | str) -> set[bytes]:
     """The bytes of all images in a zip and in the zips within it."""
-    found = set()
+    contents = set()
     with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else data) as archive:
         for name in archive.namelist():
             if name.endswith(".zip") and not name.rpartition("/")[2].startswith("._"):
-                found |= images(archive.read(name))
+                contents |= images(archive.read(name))
             elif name.endswith(".jpg") and "._" not in name:
-                found.add(archive.read(name))
-    return found
+                contents.add(archive.read(name))
+    return contents
 
 
 @pytest.mark.parametrize("form", releases.FORMS)
 def test_every_form_holds_the_same_images(form, tmp_path):
     path = releases.FORMS[form](SUBSETS, tmp_path)
-    found = set().union(*(images(str(one)) for one in zips(path)), set())
+    contents = set().union(*(images(str(file)) for file in zips(path)), set())
     if path.is_dir():
-        found |= {one.read_bytes() for one in path.rglob("*.jpg") if not one.name.startswith("._")}
-    assert found == {data for subset in SUBSETS for data in subset.images.values()}
+        contents |= {file.read_bytes() for file in path.rglob("*.jpg") if not file.name.startswith("._")}
+    assert contents == {data for subset in SUBSETS for data in subset.images.values()}
 
 
 @pytest.mark.skipif(shutil.which("unzip") is None, reason="Info-ZIP's unzip is not installed")
 @pytest.mark.parametrize("form", ["zips_zip64", "zips_to_pipe", "zips_gbk", "one_zip_of_stored_deflated_zips"])
 def test_unzip_finds_no_error(form, tmp_path):
-    for one in zips(releases.FORMS[form](SUBSETS, tmp_path)):
-        assert subprocess.run(["unzip", "-tqq", one], stdin=subprocess.DEVNULL).returncode == 0
+    for archive in zips(releases.FORMS[form](SUBSETS, tmp_path)):
+        assert subprocess.run(["unzip", "-tqq", archive], stdin=subprocess.DEVNULL).returncode == 0
 
 
 def test_the_forms_differ_where_they_should():
@@ -79,9 +79,9 @@ def test_positions_point_at_the_records_without_an_image():
 
 
 def test_pictures_differ_by_name_and_open():
-    made = {releases.picture(f"{number}") for number in range(100)}
-    assert len(made) == 100
-    assert all(Image.open(io.BytesIO(data)).convert("RGB").size == (32, 32) for data in made)
+    pictures = {releases.picture(f"{number}") for number in range(100)}
+    assert len(pictures) == 100
+    assert all(Image.open(io.BytesIO(data)).convert("RGB").size == (32, 32) for data in pictures)
 
 
 def test_odd_images_that_are_to_be_published_decode_and_the_others_do_not():
@@ -132,7 +132,7 @@ def test_encrypted_entries_ask_for_a_password(tmp_path):
 def test_regenerated_folders_are_those_of_upstreams_scripts(tmp_path):
     path = releases.regenerated(SUBSETS, tmp_path, annotations=False)
     assert {"crop_Inria", "fmow_process", "HRSC2016_process", "RGB_jpg", "NIR_jpg", "SAR_jpg"} < {
-        one.name for one in path.iterdir()
+        entry.name for entry in path.iterdir()
     }
-    assert {one.name for one in (path / "crop_Inria").iterdir()} == {"512", "1024", "2048", "4096"}
-    assert all(releases.is_annotation(one.name) for one in (tmp_path / "annotations").iterdir())
+    assert {entry.name for entry in (path / "crop_Inria").iterdir()} == {"512", "1024", "2048", "4096"}
+    assert all(releases.is_annotation(entry.name) for entry in (tmp_path / "annotations").iterdir())

@@ -17,9 +17,9 @@ def test_what_does_not_match_is_reported_by_name_and_reason(release, converted):
     records = [row for row in rows if row["kind"] == "record"]
     assert {row["reason"] for row in records} == {"no_image"}
     for subset in release.subsets:
-        mine = [row for row in records if row["subset"] == subset.name]
-        assert sorted(row["detail"].split(": ")[0] for row in mine) == sorted(subset.unmatched_records)
-        assert all(row["position"] is not None and row["path"].endswith(".json") for row in mine)
+        subset_rows = [row for row in records if row["subset"] == subset.name]
+        assert sorted(row["detail"].split(": ")[0] for row in subset_rows) == sorted(subset.unmatched_records)
+        assert all(row["position"] is not None and row["path"].endswith(".json") for row in subset_rows)
 
 
 def test_the_reckoning_balances(release, converted):

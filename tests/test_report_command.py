@@ -72,8 +72,8 @@ def test_json_has_rows_and_reasons(out, run):
 def test_subset_and_reason_choose_rows(out, run, form):
     def rows(*words) -> list[tuple[str, str]]:
         _, printed, _ = run("report", out, form, *words)
-        found = csv.DictReader(io.StringIO(printed)) if form == "--csv" else json.loads(printed)["rows"]
-        return [(row["subset"], row["reason"]) for row in found]
+        listing = csv.DictReader(io.StringIO(printed)) if form == "--csv" else json.loads(printed)["rows"]
+        return [(row["subset"], row["reason"]) for row in listing]
 
     every = [(row["subset"], row["reason"]) for row in table(out)]
     assert rows("--subset", "fMoW", "--subset", "GID") == [row for row in every if row[0] in ("fMoW", "GID")]

@@ -56,7 +56,7 @@ def test_a_held_out_split_keeps_scenes_whole(tmp_path):
             parts = row["key"].split("/")[1].split("_")
             scene = "_".join(parts[:2]) if name == "fMoW" else scenes[name](parts)
             sides.setdefault(scene, set()).add(row["split"])
-        assert all(len(found) == 1 for found in sides.values())
+        assert all(len(scene_splits) == 1 for scene_splits in sides.values())
     verify(tmp_path / "out", path)
 
 
@@ -143,23 +143,23 @@ def test_only_keys_that_collide_get_a_digest_and_it_does_not_depend_on_their_ord
 
 def test_a_key_that_looks_like_anothers_with_a_digest_gets_one_too():
     taken = f"a_b-{digest('a b.jpg')}.jpg"
-    found = keys("GID", ["a b.jpg", "a_b.jpg", taken])
-    assert len(set(found)) == 3
-    assert found[1] == f"GID/a_b-{digest('a_b.jpg')}"
-    assert found[2] == f"GID/{Path(taken).stem}-{digest(taken)}"
+    sample_keys = keys("GID", ["a b.jpg", "a_b.jpg", taken])
+    assert len(set(sample_keys)) == 3
+    assert sample_keys[1] == f"GID/a_b-{digest('a_b.jpg')}"
+    assert sample_keys[2] == f"GID/{Path(taken).stem}-{digest(taken)}"
 
 
 def test_long_names_that_begin_alike_are_cut_and_stay_apart():
     sources = [f"{'x' * 200}{ending}.jpg" for ending in ("one", "two")]
-    found = keys("Inria", sources)
-    assert [key.rsplit("-", 1)[1] for key in found] == [digest(source) for source in sources]
-    assert [len(f"{key}.nir.jpg") - len("Inria/") for key in found] == [100, 100]  # the name field of a header
+    sample_keys = keys("Inria", sources)
+    assert [key.rsplit("-", 1)[1] for key in sample_keys] == [digest(source) for source in sources]
+    assert [len(f"{key}.nir.jpg") - len("Inria/") for key in sample_keys] == [100, 100]  # the name field of a header
 
 
 def test_places_that_are_not_chosen_have_no_key_and_collide_with_nothing():
     image = np.array([[0, -1, -1], [1, -1, -1]])
-    found = sharding.keys("GID", pa.array(["a b", "a_b"]), image, pa.array(["a b.jpg", "a_b.jpg"]), np.array([1]))
-    assert found.to_pylist() == [None, "GID/a_b"]
+    sample_keys = sharding.keys("GID", pa.array(["a b", "a_b"]), image, pa.array(["a b.jpg", "a_b.jpg"]), np.array([1]))
+    assert sample_keys.to_pylist() == [None, "GID/a_b"]
 
 
 # --- how much room a sample takes ------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ def test_members_of_a_sample_stand_together_in_order_with_fixed_metadata(convert
 
 
 def test_the_json_member_describes_the_sample(converted):
-    found = members(converted.out)
-    fmow = json.loads(found["fMoW/airport_0_0_rgb_center.json"])
+    published = members(converted.out)
+    fmow = json.loads(published["fMoW/airport_0_0_rgb_center.json"])
     assert fmow["subset"] == "fMoW"
     assert fmow["source"] == {"rgb": "fMoW_dataset/airport_0_0_rgb_center.jpg", "nir": None, "sar": None}
     assert (fmow["category"], fmow["gsd"], fmow["gsd_level"], fmow["gsd_level_derived"]) == (
@@ -52,10 +52,10 @@ def test_the_json_member_describes_the_sample(converted):
             "cloud_cover": 3,
         }
     }
-    fog = json.loads(found["weather/fog/00000.json"])
+    fog = json.loads(published["weather/fog/00000.json"])
     assert (fog["weather"], fog["satellite"], fog["gsd"]) == ("fog", "Sentinel-2", None)
-    assert json.loads(found["Inria/resize_512_from_4096_vienna1.json"])["gsd"] == 2.4
-    gid = json.loads(found["GID/GF2____001.json"])
+    assert json.loads(published["Inria/resize_512_from_4096_vienna1.json"])["gsd"] == 2.4
+    gid = json.loads(published["GID/GF2____001.json"])
     assert (gid["category"], gid["satellite"]) == ("built-up", "GF2")
 
 
@@ -63,8 +63,8 @@ def test_odd_but_whole_images_are_published_and_the_rest_is_reported(tmp_path):
     subset = releases.with_odd_images()
     path = releases.zips_stored([subset], tmp_path / "release")
     convert(path, tmp_path / "out")
-    found = members(tmp_path / "out")
-    assert {name: data for name, data in found.items() if not name.endswith(".json")} == expected_members([subset])
+    published = members(tmp_path / "out")
+    assert {name: data for name, data in published.items() if not name.endswith(".json")} == expected_members([subset])
     rejected = {f"{stem}.jpg" for stem, image in releases.odd_images().items() if not image.published}
     assert set(reasons(tmp_path / "out")) == rejected
     assert {row["reason"] for row in unpublished(tmp_path / "out") if row["kind"] == "record"} == {"image_rejected"}

@@ -24,8 +24,8 @@ def picture(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGBA")
 
 
-def near(one: tuple, other: tuple, by: int = 14) -> bool:
-    return all(abs(a - b) <= by for a, b in zip(one[:3], other[:3], strict=True))
+def near(colour: tuple, other: tuple, by: int = 14) -> bool:
+    return all(abs(a - b) <= by for a, b in zip(colour[:3], other[:3], strict=True))
 
 
 def plain(hue: int, size: int = 64) -> bytes:

@@ -27,20 +27,20 @@ def out(tmp_path: Path) -> Path:
 
 def blocks(printed: str) -> dict[str, dict[str, str]]:
     """What was printed: block (the sample's, then one a modality) -> name -> value."""
-    made = {}
+    fields = {}
     for block in printed.rstrip("\n").split("\n\n"):
         head, *lines = block.splitlines()
-        made[head] = dict(re.match(r" +(\S+) +(.*)$", line).groups() for line in lines)
-    return made
+        fields[head] = dict(re.match(r" +(\S+) +(.*)$", line).groups() for line in lines)
+    return fields
 
 
 def test_a_sample_is_printed_with_its_labels_prompts_and_places(out, run):
-    (expected,) = [made for made in converted.samples() if made.key == WHU]
+    (expected,) = [sample for sample in converted.samples() if sample.key == WHU]
     code, printed, errors = run("show", out, WHU)
     assert (code, errors) == (0, [])
-    found = blocks(printed)
-    assert list(found) == [WHU, "rgb", "nir", "sar"]
-    assert found[WHU] == {
+    sections = blocks(printed)
+    assert list(sections) == [WHU, "rgb", "nir", "sar"]
+    assert sections[WHU] == {
         "subset": "WHU-OPT-SAR",
         "split": "train",
         "caption": "a rgb view of a river 1",
@@ -53,7 +53,7 @@ def test_a_sample_is_printed_with_its_labels_prompts_and_places(out, run):
         "cloud_cover": "-",
     }
     for modality, data in expected.images.items():
-        image = found[modality]
+        image = sections[modality]
         with tarfile.open(out / image["shard"]) as tar:
             member = tar.getmember(f"{WHU}.{converted.SUFFIXES[modality]}jpg")
             assert image["bytes"] == f"{member.size:,} from offset {member.offset_data:,}"
@@ -65,10 +65,10 @@ def test_a_sample_is_printed_with_its_labels_prompts_and_places(out, run):
 
 
 def test_the_parts_of_each_prompt_are_named(out, run):
-    found = blocks(run("show", out, "weather/fog/a0")[1])["rgb"]
-    parts = {name: found[name] for name in ("gsd_level", "weather", "caption")}
+    fields = blocks(run("show", out, "weather/fog/a0")[1])["rgb"]
+    parts = {name: fields[name] for name in ("gsd_level", "weather", "caption")}
     assert parts == {"gsd_level": "ordinary", "weather": "fog", "caption": "a view of a farm."}
-    assert "satellite" not in found
+    assert "satellite" not in fields
 
 
 def test_an_image_without_a_prompt_says_so(out, run, tmp_path):
@@ -79,33 +79,33 @@ def test_an_image_without_a_prompt_says_so(out, run, tmp_path):
 
 
 def test_saved_files_are_byte_for_byte_the_shards_and_are_called_by_their_content(tmp_path, run):
-    made = converted.samples()[6:10]  # WHU-OPT-SAR
+    dataset = converted.samples()[6:10]  # WHU-OPT-SAR
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "PNG")
-    made[1].images["nir"] = buffer.getvalue()
-    converted.write(tmp_path / "out", made)
+    dataset[1].images["nir"] = buffer.getvalue()
+    converted.write(tmp_path / "out", dataset)
 
     code, _, errors = run("show", tmp_path / "out", WHU, "--save", tmp_path / "saved")
     assert code == 0
     expected = {
-        f"{WHU}.jpg": made[1].images["rgb"],
+        f"{WHU}.jpg": dataset[1].images["rgb"],
         f"{WHU}.nir.png": buffer.getvalue(),
-        f"{WHU}.sar.jpg": made[1].images["sar"],
+        f"{WHU}.sar.jpg": dataset[1].images["sar"],
     }
-    expected |= {f"{WHU}.{converted.SUFFIXES[m]}txt": prompt.encode() for m, prompt in made[1].prompts.items()}
+    expected |= {f"{WHU}.{converted.SUFFIXES[m]}txt": prompt.encode() for m, prompt in dataset[1].prompts.items()}
     files = [path for path in (tmp_path / "saved").rglob("*") if path.is_file()]
     assert {path.relative_to(tmp_path / "saved").as_posix(): path.read_bytes() for path in files} == expected
     assert sorted(errors) == sorted(f"{path}: written" for path in files)
 
 
 def test_nothing_is_overwritten_and_nothing_is_written_beside_it(out, run, tmp_path):
-    mine = tmp_path / "saved" / f"{WHU}.sar.txt"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
+    existing = tmp_path / "saved" / f"{WHU}.sar.txt"
+    existing.parent.mkdir(parents=True)
+    existing.write_text("mine")
     code, _, errors = run("show", out, WHU, "--save", tmp_path / "saved")
     assert code == 2
-    assert errors == [f"mmm-rs: {mine}: exists and is not overwritten. Remove it or give another folder"]
-    assert [path for path in (tmp_path / "saved").rglob("*") if path.is_file()] == [mine]
+    assert errors == [f"mmm-rs: {existing}: exists and is not overwritten. Remove it or give another folder"]
+    assert [path for path in (tmp_path / "saved").rglob("*") if path.is_file()] == [existing]
 
 
 def test_nothing_is_saved_into_the_converted_folder(out, run):
@@ -164,18 +164,18 @@ def flip(shard: Path, at: int) -> None:
 )
 def test_a_damaged_image_is_not_saved(out, tmp_path, damage):
     source = samples.open_dataset(out)
-    found = samples.find(source, WHU)
-    image = found.images[1]
+    sample = samples.find(source, WHU)
+    image = sample.images[1]
     damage(out / image.shard, image.offset + image.size // 2)
     with pytest.raises(VerificationError, match=f"{image.shard}: .*mmm-rs verify"):
-        show.save(source, found, tmp_path / "saved")
+        show.save(source, sample, tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
 
 def test_a_prompt_cannot_move_the_cursor_but_is_saved_as_it_is(tmp_path, run):
     prompt = "a town\x1b[2J\r\nover all\u202e"
-    made = converted.Sample("GID/a", {"rgb": prompt}, prompt, images={"rgb": converted.picture("x", 1)})
-    converted.write(tmp_path / "out", [made])
+    sample = converted.Sample("GID/a", {"rgb": prompt}, prompt, images={"rgb": converted.picture("x", 1)})
+    converted.write(tmp_path / "out", [sample])
     _, printed, _ = run("show", tmp_path / "out", "GID/a", "--save", tmp_path / "saved")
     assert blocks(printed)["rgb"]["prompt"] == r"a town\x1b[2J\r\nover all\u202e"
     assert not {"\x1b", "\r", "\u202e"} & set(printed)

@@ -53,7 +53,7 @@ def scenes(count: int) -> dict[str, dict[str, list[str]]]:
     }
 
 
-def made(name: str, by_scene: dict[str, list[str]]) -> releases.Subset:
+def subset_of_scenes(name: str, by_scene: dict[str, list[str]]) -> releases.Subset:
     """A subset of these samples, each with one image (two where modalities are aligned)."""
     entries = []
     for place in (place for places in by_scene.values() for place in places):
@@ -76,9 +76,9 @@ def made(name: str, by_scene: dict[str, list[str]]) -> releases.Subset:
 @pytest.mark.parametrize("subset", scenes(1))
 def test_all_samples_of_a_scene_are_known_as_one_and_no_two_scenes_are(subset):
     by_scene = scenes(24)[subset]
-    found = {scene: {names.scene(subset, place) for place in places} for scene, places in by_scene.items()}
-    assert all(len(one) == 1 for one in found.values())
-    assert len(set.union(*found.values())) == len(by_scene)
+    scene_names = {scene: {names.scene(subset, place) for place in places} for scene, places in by_scene.items()}
+    assert all(len(identifiers) == 1 for identifiers in scene_names.values())
+    assert len(set.union(*scene_names.values())) == len(by_scene)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def described():
 @pytest.fixture(scope="module")
 def release(described, tmp_path_factory):
     """All of them, and HRSC2016 with one image: a subset of one scene."""
-    subsets = [made(name, by_scene) for name, by_scene in described.items()]
-    subsets.append(made("HRSC2016", {"100000001": ["100000001"]}))
+    subsets = [subset_of_scenes(name, by_scene) for name, by_scene in described.items()]
+    subsets.append(subset_of_scenes("HRSC2016", {"100000001": ["100000001"]}))
     return releases.zips_stored(subsets, tmp_path_factory.mktemp("release"))
 
 
@@ -152,9 +152,9 @@ def sides(out: Path, subset: str, by_scene: dict[str, list[str]]) -> dict[str, s
 
 def test_no_scene_is_on_both_sides(out, described):
     for subset, by_scene in described.items():
-        found = sides(out, subset, by_scene)
-        assert all(len(splits) == 1 for splits in found.values())
-        assert set.union(*found.values()) == {"train", "validation"}
+        by_name = sides(out, subset, by_scene)
+        assert all(len(splits) == 1 for splits in by_name.values())
+        assert set.union(*by_name.values()) == {"train", "validation"}
 
 
 def test_the_share_is_about_right_on_many_scenes(out, described):
@@ -208,14 +208,16 @@ def card_yaml(out: Path) -> dict:
 def test_the_card_lists_both_splits_with_their_counts(out, described):
     card = card_yaml(out)
     info = {
-        one["config_name"]: {split["name"]: split["num_examples"] for split in one["splits"]}
-        for one in card["dataset_info"]
+        entry["config_name"]: {split["name"]: split["num_examples"] for split in entry["splits"]}
+        for entry in card["dataset_info"]
     }
-    files = {one["config_name"]: [split["split"] for split in one["data_files"]] for one in card["configs"]}
+    files = {entry["config_name"]: [split["split"] for split in entry["data_files"]] for entry in card["configs"]}
     total = {"train": 0, "validation": 0}
     for subset in [*described, "HRSC2016"]:
-        found = list(split_of(out, subset).values())
-        counts = {split: found.count(split) for split in ("train", "validation") if split in found}
+        sides_of_samples = list(split_of(out, subset).values())
+        counts = {
+            split: sides_of_samples.count(split) for split in ("train", "validation") if split in sides_of_samples
+        }
         assert info[subset] == counts and files[subset] == list(counts)
         total = {split: total[split] + counts.get(split, 0) for split in total}
     assert info["all"] == total and files["all"] == list(total)
@@ -224,11 +226,11 @@ def test_the_card_lists_both_splits_with_their_counts(out, described):
 
 def test_the_card_says_how_the_split_was_made(out):
     text = (out / "README.md").read_text()
-    [said] = [line for line in text.splitlines() if line.startswith("The `validation` split")]
+    [sentence] = [line for line in text.splitlines() if line.startswith("The `validation` split")]
     for words in ("whole scenes", str(SHARE), "seed 0", "an fMoW location", "`HRSC2016`, which have no such split"):
-        assert words in said
+        assert words in sentence
     count = list(split_of(out, "fMoW").values()).count("validation")
-    assert f"`fMoW` {count:,}" in said
+    assert f"`fMoW` {count:,}" in sentence
 
 
 @pytest.mark.parametrize("config", ["WHU-OPT-SAR", "SEN1-2", "Inria", "fMoW", "weather", "MRSSC2.0", "HRSC2016", "all"])
@@ -237,8 +239,8 @@ def test_both_splits_load(config, out):
     expected = {key: split for subset in subsets for key, split in split_of(out, subset).items()}
     for split in sorted(set(expected.values())):
         loaded = datasets.load_dataset(str(out), config, split=split, streaming=True)
-        found = [sample["__key__"] for sample in loaded.select_columns("__key__")]
-        assert sorted(found) == sorted(key for key, side in expected.items() if side == split)
+        keys = [sample["__key__"] for sample in loaded.select_columns("__key__")]
+        assert sorted(keys) == sorted(key for key, side in expected.items() if side == split)
 
 
 def test_a_config_without_the_split_says_so(out):

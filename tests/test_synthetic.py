@@ -32,19 +32,19 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def records(files: dict[str, bytes]) -> list[tuple[str, str]]:
     """(image path, prompt) of all annotation files, whichever form they have."""
-    found = []
+    pairs = []
     for data in (data for name, data in files.items() if releases.is_annotation(name)):
         text = data.decode()
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = [json.loads(line) for line in text.splitlines()]
-        if isinstance(value, dict) and all(isinstance(one, dict) for one in value.values()):
+        if isinstance(value, dict) and all(isinstance(entry, dict) for entry in value.values()):
             value = value.get("data") or [{"image": path, **fields} for path, fields in value.items()]
         if isinstance(value, dict):
-            value = next(one for one in value.values() if isinstance(one, list))
-        found += [tuple(list(record.values())[:2]) for record in value]
-    return found
+            value = next(entry for entry in value.values() if isinstance(entry, list))
+        pairs += [tuple(list(record.values())[:2]) for record in value]
+    return pairs
 
 
 def test_one_zip_for_each_of_the_ten_subsets(written):
@@ -68,13 +68,13 @@ def test_the_truth_is_what_the_zip_holds(written, name):
     truth = written.subsets[name]
     files = contents(written.path / f"{name}.zip")
     images = {path for path in files if not releases.is_annotation(path)}
-    said = records(files)
+    listed = records(files)
     assert images == set(truth.images)
-    assert len(said) == truth.records
+    assert len(listed) == truth.records
     pairs = {pair for modalities in truth.samples.values() for pair in modalities.values()}
-    assert pairs == {(path, prompt) for path, prompt in said if path in images}
-    assert set(truth.unmatched_images) == images - {path for path, _ in said}
-    assert set(truth.unmatched_records) == {path for path, _ in said} - images
+    assert pairs == {(path, prompt) for path, prompt in listed if path in images}
+    assert set(truth.unmatched_images) == images - {path for path, _ in listed}
+    assert set(truth.unmatched_records) == {path for path, _ in listed} - images
     assert truth.pairs == len(pairs)
 
 
@@ -84,9 +84,9 @@ def test_what_does_not_match_is_there_on_purpose(written):
     assert sum(len(subset.unmatched_records) for subset in subsets) >= 3
     assert contents(written.path / "weather.zip")["MMM-RS_night.json"] == b"[]"
     for name, modalities in (("WHU-OPT-SAR", {"rgb", "nir", "sar"}), ("SEN1-2", {"rgb", "sar"})):
-        found = [set(sample) for sample in written.subsets[name].samples.values()]
-        assert found.count(modalities - {"sar"}) == 1
-        assert found.count(modalities) == len(found) - 1
+        samples = [set(sample) for sample in written.subsets[name].samples.values()]
+        assert samples.count(modalities - {"sar"}) == 1
+        assert samples.count(modalities) == len(samples) - 1
 
 
 def test_all_images_but_one_have_the_same_size(written):

@@ -34,11 +34,11 @@ def out(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def keys(out) -> list[str]:
     """The keys in the order of the shards, as `tarfile` reads them."""
-    found = []
+    sample_keys = []
     for shard in sorted((out / "data" / "fMoW").iterdir()):
         with tarfile.open(shard, "r:") as tar:
-            found += [name.partition(".")[0] for name in tar.getnames() if name.endswith(".jpg")]
-    return found
+            sample_keys += [name.partition(".")[0] for name in tar.getnames() if name.endswith(".jpg")]
+    return sample_keys
 
 
 def builder(out: Path, **options: Any) -> datasets.IterableDataset:
@@ -59,8 +59,8 @@ def read(dataset: Any, workers: int = 0, batch: int = 8) -> list[str]:
     return [key for keys in loader for key in keys]
 
 
-def each_once(found: list[str], keys: list[str]) -> bool:
-    return Counter(found) == dict.fromkeys(keys, 1)
+def each_once(seen: list[str], keys: list[str]) -> bool:
+    return Counter(seen) == dict.fromkeys(keys, 1)
 
 
 # ---------------------------------------------------------------------------------------------------- workers and nodes
@@ -69,10 +69,10 @@ def each_once(found: list[str], keys: list[str]) -> bool:
 @pytest.mark.parametrize("workers", [0, 2, 4])
 @pytest.mark.parametrize("load", [builder, without_code])
 def test_a_dataloader_reads_each_sample_once(out, keys, load, workers):
-    found = read(load(out), workers)
-    assert each_once(found, keys)
+    seen = read(load(out), workers)
+    assert each_once(seen, keys)
     if workers == 0:
-        assert found == keys
+        assert seen == keys
 
 
 def test_so_does_one_whose_workers_start_with_nothing(out, keys):

@@ -38,7 +38,7 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # all but the newline
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made") / "MMM-RS"
     converted.write(out)
     write_card(out)
@@ -46,8 +46,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def out(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "MMM-RS"))
+def out(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "MMM-RS"))
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def lines_of(error: pytest.ExceptionInfo) -> list[str]:
 
 
 def test_everything_arrives_shards_first_card_and_manifest_last(out, hub, api):
-    said: list[str] = []
-    proof = upload(out, Destination(REPO, yes=True), api=api, say=said.append)
+    lines: list[str] = []
+    proof = upload(out, Destination(REPO, yes=True), api=api, say=lines.append)
 
     assert hub.files(REPO) == local(out)
     assert sent(hub) == [
@@ -93,7 +93,7 @@ def test_everything_arrives_shards_first_card_and_manifest_last(out, hub, api):
     ]
     assert (proof.files, proof.shards, proof.samples) == (len(local(out)), 10, 20)
     assert proof.revision == hub.repositories[REPO].refs["main"]
-    assert f"{REPO} at main: 29 of 29 files to send" in "\n".join(said)
+    assert f"{REPO} at main: 29 of 29 files to send" in "\n".join(lines)
     assert f'load_dataset("{REPO}"' in hub.files(REPO)["README.md"].decode()
 
 
@@ -108,8 +108,8 @@ def test_the_same_command_again_sends_nothing_and_proves_it_again(out, hub, api)
 
 def test_a_dry_run_says_what_it_would_send_and_changes_nothing(out, hub, api):
     before = local(out)
-    said: list[str] = []
-    plan = plan_upload(out, Destination(REPO), api=api, say=said.append)
+    lines: list[str] = []
+    plan = plan_upload(out, Destination(REPO), api=api, say=lines.append)
     assert hub.repositories == {} and local(out) == before
     assert plan.refusal is None
     created, files = plan.lines()
@@ -398,17 +398,17 @@ def test_an_incomplete_release_is_called_so_before_anything_is_sent(hub, api, ru
     convert(path, out)
     reported = json.loads((out / "report" / "summary.json").read_text())["sources"]
     what = f"incomplete: {reported[0]['path']} could not be used"
-    said: list[str] = []
-    plan_upload(out, Destination(REPO), api=api, say=said.append)
-    assert said.count(f"{out}: {what}. The rest is sent") == 1
-    said.clear()
+    lines: list[str] = []
+    plan_upload(out, Destination(REPO), api=api, say=lines.append)
+    assert lines.count(f"{out}: {what}. The rest is sent") == 1
+    lines.clear()
     with pytest.raises(UsageError, match="nothing was sent"):
-        upload(out, Destination(REPO), api=api, say=said.append, ask=lambda question: bool(said.append(question)))
-    assert said.index(f"{out}: {what}. The rest is sent") < len(said) - 1 and said[-1].startswith("Send ")
-    upload(out, Destination(REPO, yes=True), api=api, say=said.append)
-    said.clear()
-    verify_hub(URL, api=api, say=said.append)
-    assert said == [f"{URL}: {what}"]
+        upload(out, Destination(REPO), api=api, say=lines.append, ask=lambda question: bool(lines.append(question)))
+    assert lines.index(f"{out}: {what}. The rest is sent") < len(lines) - 1 and lines[-1].startswith("Send ")
+    upload(out, Destination(REPO, yes=True), api=api, say=lines.append)
+    lines.clear()
+    verify_hub(URL, api=api, say=lines.append)
+    assert lines == [f"{URL}: {what}"]
     code, printed, errors = run("verify", out, "--quiet")
     assert code == 0 and " is OK: " in printed and errors == [f"{out}: {what}"]
 
@@ -418,11 +418,11 @@ def test_what_other_tools_leave_is_passed_over_with_a_line(out, hub, api):
     (out / "data" / "Inria" / ".nv-meta" / "split.yaml").write_text("x")
     (out / "data" / "Inria" / "train-00000-of-00002.tar.idx").write_text("x")
     (out / "notes.txt").write_text("x")
-    said: list[str] = []
-    upload(out, Destination(REPO, yes=True), api=api, say=said.append)
-    assert "not sent: data/Inria/.nv-meta: was left by another tool and is ignored" in said
-    assert "not sent: data/Inria/train-00000-of-00002.tar.idx: was left by another tool and is ignored" in said
-    assert "not sent: notes.txt: is not part of the dataset" in said
+    lines: list[str] = []
+    upload(out, Destination(REPO, yes=True), api=api, say=lines.append)
+    assert "not sent: data/Inria/.nv-meta: was left by another tool and is ignored" in lines
+    assert "not sent: data/Inria/train-00000-of-00002.tar.idx: was left by another tool and is ignored" in lines
+    assert "not sent: notes.txt: is not part of the dataset" in lines
     assert not [path for path in hub.files(REPO) if ".nv-meta" in path or path.endswith((".idx", ".txt"))]
 
 
@@ -431,9 +431,9 @@ def test_left_files_on_the_hub_are_passed_over_with_a_line(published, hub, api):
     more = files["data/Inria/train-00000-of-00002.tar"]
     left = {"data/Inria/.nv-meta/split.yaml": more, "data/Inria/train-00000-of-00002.tar.idx": more, "notes.txt": more}
     hub.repositories[REPO].add("main", files | left, "other tools")
-    said: list[str] = []
-    verify_hub(URL, api=api, say=said.append)
-    assert len(said) == 3 and "notes.txt: is not part of the dataset" in said
+    lines: list[str] = []
+    verify_hub(URL, api=api, say=lines.append)
+    assert len(lines) == 3 and "notes.txt: is not part of the dataset" in lines
     upload(published, Destination(REPO, yes=True), api=api)
     assert left.keys() <= hub.files(REPO).keys()  # and an upload removes none of them
 
@@ -587,7 +587,7 @@ def test_deep_reads_every_shard(published, hub, api):
 
 
 @pytest.mark.parametrize(
-    ("path", "change", "said"),
+    ("path", "change", "message"),
     [
         ("data/Inria/train-00000-of-00002.tar", lambda data: data[:-1] + b"x", "train-00000-of-00002.tar: sha256"),
         ("data/Inria/train-00000-of-00002.tar", lambda data: data[:5120], "5,120 bytes on the hub, 10,240 expected"),
@@ -604,31 +604,33 @@ def test_deep_reads_every_shard(published, hub, api):
         ("report/summary.json", lambda data: data + b" ", "summary.json: its sha256 is not the manifest's"),
     ],
 )
-def test_whatever_was_changed_on_the_hub_is_named(published, hub, api, path, change, said):
+def test_whatever_was_changed_on_the_hub_is_named(published, hub, api, path, change, message):
     hub.damage(REPO, path, change(hub.files(REPO)[path]))
     with pytest.raises(VerificationError) as error:
         verify_hub(URL, api=api)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert error.value.exit_code == 6
     assert verify_hub(f"{URL}@v1", api=api)  # as it was tagged it is right
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda data: b"{", "summary.json: cannot be read"),
         (lambda data: data.replace(b'"reported": 1', b'"reported": 2', 1), "does not balance"),
         (lambda data: data.replace(b'"rgb": 6', b'"rgb": 5'), "images of weather by modality"),
     ],
 )
-def test_a_report_that_contradicts_the_index_is_named_though_the_manifest_means_it(published, hub, api, change, said):
+def test_a_report_that_contradicts_the_index_is_named_though_the_manifest_means_it(
+    published, hub, api, change, message
+):
     text = change(hub.files(REPO)["report/summary.json"])
     manifest = json.loads(hub.files(REPO)["manifest.json"])
     manifest["files"]["report/summary.json"] = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
     manifest["digest"] = manifest_digest(manifest)
     hub.damage(REPO, "report/summary.json", text)
     hub.damage(REPO, "manifest.json", json.dumps(manifest).encode())
-    with pytest.raises(VerificationError, match=said):
+    with pytest.raises(VerificationError, match=message):
         verify_hub(URL, api=api)
 
 
@@ -696,24 +698,26 @@ def test_the_commands(out, hub, command):
     assert command("card", str(out))[0] == 0
     code, printed, _ = command("upload", str(out), REPO, "--dry-run")
     assert code == 0 and "29 of 29 files to send" in printed and hub.repositories == {}
-    code, _, said = command("upload", str(out), REPO)
-    assert code == 2 and "--yes" in said
-    code, _, said = command("upload", str(out), REPO, "--yes", HF_TOKEN="hf_wrong")
-    assert code == 5 and "write access" in said and hub.repositories == {}
+    code, _, errors = command("upload", str(out), REPO)
+    assert code == 2 and "--yes" in errors
+    code, _, errors = command("upload", str(out), REPO, "--yes", HF_TOKEN="hf_wrong")
+    assert code == 5 and "write access" in errors and hub.repositories == {}
     code, printed, _ = command("upload", str(out), REPO, "--yes", "--tag", "v1")
     assert code == 0 and "10 shards with 20 samples, as the manifest says" in printed
     code, printed, _ = command("verify", f"{URL}@v1", "--deep")
     assert code == 0 and "10 downloaded and read" in printed
     hub.damage(REPO, "data/Inria/train-00000-of-00002.tar", None)
-    code, _, said = command("verify", URL)
-    assert code == 6 and "data/Inria/train-00000-of-00002.tar: is not on the hub" in said
+    code, _, errors = command("verify", URL)
+    assert code == 6 and "data/Inria/train-00000-of-00002.tar: is not on the hub" in errors
 
 
 def test_without_a_token_a_dry_run_shows_its_plan_and_ends_with_what_is_missing(out, hub, command):
     for words in ((), ("--json",)):
-        code, printed, said = command("upload", str(out), REPO, "--dry-run", *words, HF_TOKEN="")
+        code, printed, errors = command("upload", str(out), REPO, "--dry-run", *words, HF_TOKEN="")
         assert code == 5 and hub.repositories == {}
-        assert said.splitlines()[-1].startswith("mmm-rs: nothing could be sent: there is no token for the hub. Run `hf")
+        assert errors.splitlines()[-1].startswith(
+            "mmm-rs: nothing could be sent: there is no token for the hub. Run `hf"
+        )
         if words:
             assert json.loads(printed)["to_send"] == 29 and "no token" in json.loads(printed)["refusal"]
         else:
@@ -721,10 +725,10 @@ def test_without_a_token_a_dry_run_shows_its_plan_and_ends_with_what_is_missing(
 
 
 def test_what_is_written_to_a_pipe_is_a_few_plain_lines(out, hub, command):
-    code, printed, said = command("upload", str(out), REPO, "--yes")
+    code, printed, errors = command("upload", str(out), REPO, "--yes")
     assert code == 0
-    assert len(said.splitlines()) <= 5
-    assert re.search(r"^sending: 100% of \S+B, \S+B/s, \S+ elapsed, 00:00 left$", said, flags=re.M)
+    assert len(errors.splitlines()) <= 5
+    assert re.search(r"^sending: 100% of \S+B, \S+B/s, \S+ elapsed, 00:00 left$", errors, flags=re.M)
     assert len(printed.splitlines()) < 20
 
 
@@ -747,11 +751,11 @@ def test_one_file_is_one_file(out, hub, command):
 
 
 def test_quiet_leaves_the_result_and_json_is_for_programs(out, hub, command):
-    code, printed, said = command("upload", str(out), REPO, "--yes", "--quiet", "--tag", "v1")
-    assert (code, said) == (0, "") and f"{hub.url}/datasets/{REPO}" in printed
-    code, printed, said = command("upload", str(out), REPO, "--yes", "--quiet", "--json", "--tag", "v1")
+    code, printed, errors = command("upload", str(out), REPO, "--yes", "--quiet", "--tag", "v1")
+    assert (code, errors) == (0, "") and f"{hub.url}/datasets/{REPO}" in printed
+    code, printed, errors = command("upload", str(out), REPO, "--yes", "--quiet", "--json", "--tag", "v1")
     facts = json.loads(printed)
-    assert (code, said) == (0, "")
+    assert (code, errors) == (0, "")
     assert (facts["ok"], facts["shards"], facts["samples"], facts["sent"], facts["tag"]) == (True, 10, 20, 0, "v1")
     assert facts["revision"] == hub.repositories[REPO].refs["v1"]
     (out / "data/Inria/train-00000-of-00002.tar").write_bytes(b"")
@@ -780,10 +784,10 @@ def test_load_dataset_and_the_builder_give_the_local_rows_over_http(published, h
         code = f"DATA, DATA_DIR = {data!r}, {data_dir!r}\n{ROWS}"
         return [json.loads(line) for line in run(code, hub, tmp_path / data.replace("/", "-")).splitlines()]
 
-    there = rows(REPO, URL)
-    assert there == rows(str(published), str(published))
-    assert [len(one) for one in there] == [20] * 4 + [2] * 4
-    assert there[0] == there[2] and there[1] == there[3]  # streaming or not
+    remote = rows(REPO, URL)
+    assert remote == rows(str(published), str(published))
+    assert [len(reading) for reading in remote] == [20] * 4 + [2] * 4
+    assert remote[0] == remote[2] and remote[1] == remote[3]  # streaming or not
 
 
 def test_every_line_of_code_in_the_card_runs(published, hub, tmp_path):

@@ -55,31 +55,31 @@ def faults(out: Path, release=None) -> list[str]:
 
 def only_fault(out: Path, name: str, *says: str) -> None:
     """One line, which names the file and what is wrong with it."""
-    found = faults(out)
-    assert len(found) == 1, found
-    assert found[0].startswith(f"{out / name}: ")
+    lines = faults(out)
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"{out / name}: ")
     for part in says:
-        assert part in found[0]
+        assert part in lines[0]
 
 
 def edit_manifest(out: Path, change, digest: bool = True) -> None:
     """By someone who knows that the digest has to fit, or not."""
-    made = json.loads((out / layout.MANIFEST).read_bytes())
-    change(made)
+    document = json.loads((out / layout.MANIFEST).read_bytes())
+    change(document)
     if digest:
-        made["digest"] = manifest.manifest_digest(made)
-    (out / layout.MANIFEST).write_text(json.dumps(made))
+        document["digest"] = manifest.manifest_digest(document)
+    (out / layout.MANIFEST).write_text(json.dumps(document))
 
 
 def admit(out: Path, name: str) -> None:
     """Make the manifest say what a changed shard is, sums and all, so that only what it holds can tell."""
     import hashlib
 
-    def change(made):
-        row = next(shard for shard in made["shards"] if shard["name"] == name)
+    def change(document):
+        row = next(shard for shard in document["shards"] if shard["name"] == name)
         data = (out / name).read_bytes()
         row["bytes"], row["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-        made["subsets"] = subset_totals(made["shards"])
+        document["subsets"] = subset_totals(document["shards"])
 
     edit_manifest(out, change)
     from dataset_card.card import write as write_card
@@ -92,13 +92,13 @@ def edit_index(out: Path, change) -> None:
     """Change rows of an index and let the manifest say its checksum, so that only what it holds can tell."""
     rows = pq.read_table(out / INDEX)
     pq.write_table(pa.Table.from_pylist(change(rows.to_pylist()), rows.schema), out / INDEX)
-    edit_manifest(out, lambda made: made["files"].update({INDEX: described(out / INDEX)}))
+    edit_manifest(out, lambda document: document["files"].update({INDEX: described(out / INDEX)}))
 
 
 def test_what_was_converted_is_right(converted, source):
-    found = verify(converted, source)
-    assert (found.shards, found.samples, found.images) == (7, 7, 11)
-    assert found.compared == found.images
+    result = verify(converted, source)
+    assert (result.shards, result.samples, result.images) == (7, 7, 11)
+    assert result.compared == result.images
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------
@@ -184,15 +184,15 @@ CHANGED_MEMBERS = {
 def test_members_are_compared_with_the_index_even_where_the_manifest_fits(what, out):
     (out / SHARD).write_bytes(rewritten(out / SHARD, CHANGED_MEMBERS[what]))
     admit(out, SHARD)
-    found = faults(out)
-    assert found and all(str(out / SHARD) in fault for fault in found)
+    lines = faults(out)
+    assert lines and all(str(out / SHARD) in fault for fault in lines)
 
 
 def test_a_file_that_is_no_tar_even_where_the_manifest_fits(out):
     (out / SHARD).write_bytes(b"this is no tar" * 100)
-    edit_manifest(out, lambda made: None)
-    found = faults(out)
-    assert len(found) == 1 and SHARD in found[0]
+    edit_manifest(out, lambda document: None)
+    lines = faults(out)
+    assert len(lines) == 1 and SHARD in lines[0]
 
 
 # --- index -----------------------------------------------------------------------------------------------------------
@@ -202,8 +202,8 @@ def test_a_file_that_is_no_tar_even_where_the_manifest_fits(out):
 @pytest.mark.parametrize("by", [-1, 1])
 def test_an_index_row_off_by_one(column, by, out):
     edit_index(out, lambda rows: [row | {column: row[column] + by} if not at else row for at, row in enumerate(rows)])
-    found = faults(out)
-    assert len(found) == 1 and "the index says" in found[0]
+    lines = faults(out)
+    assert len(lines) == 1 and "the index says" in lines[0]
 
 
 CHANGED_ROWS = {
@@ -246,20 +246,20 @@ def test_an_index_of_a_subset_that_is_not_there(out):
 # --- manifest, report, card ------------------------------------------------------------------------------------------
 
 
-def first_shard(made):
-    return made["shards"][0]
+def first_shard(document):
+    return document["shards"][0]
 
 
 EDITS = {
-    "a digest of a shard": lambda made: first_shard(made).update(sha256="0" * 64),
-    "bytes": lambda made: first_shard(made).update(bytes=1),
-    "samples": lambda made: first_shard(made).update(samples=2),
-    "pairs": lambda made: first_shard(made)["pairs"].update(rgb=9),
-    "a total": lambda made: made["subsets"]["GID"].update(samples=4),
-    "a split": lambda made: made["subsets"]["GID"]["splits"]["train"].update(samples=4),
-    "a digest of a subset": lambda made: made["subsets"]["GID"].update(digest="0" * 64),
-    "a shard less": lambda made: made["shards"].pop(),
-    "a shard more": lambda made: made["shards"].append(first_shard(made) | {"name": "data/GID/other.tar"}),
+    "a digest of a shard": lambda document: first_shard(document).update(sha256="0" * 64),
+    "bytes": lambda document: first_shard(document).update(bytes=1),
+    "samples": lambda document: first_shard(document).update(samples=2),
+    "pairs": lambda document: first_shard(document)["pairs"].update(rgb=9),
+    "a total": lambda document: document["subsets"]["GID"].update(samples=4),
+    "a split": lambda document: document["subsets"]["GID"]["splits"]["train"].update(samples=4),
+    "a digest of a subset": lambda document: document["subsets"]["GID"].update(digest="0" * 64),
+    "a shard less": lambda document: document["shards"].pop(),
+    "a shard more": lambda document: document["shards"].append(first_shard(document) | {"name": "data/GID/other.tar"}),
 }
 
 
@@ -267,9 +267,9 @@ EDITS = {
 @pytest.mark.parametrize("digest", [False, True])
 def test_an_edited_manifest(what, digest, out):
     edit_manifest(out, EDITS[what], digest)
-    found = faults(out)
+    lines = faults(out)
     if not digest:
-        assert len(found) == 1 and found[0].startswith(f"{out / layout.MANIFEST}: was edited or damaged")
+        assert len(lines) == 1 and lines[0].startswith(f"{out / layout.MANIFEST}: was edited or damaged")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe"])
@@ -292,8 +292,8 @@ def edit_card(out: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize("old", ["num_examples: 4", "num_bytes: ", "download_size: ", "| `SEN1-2` | 4 |"])
 def test_a_card_whose_counts_differ(old, out):
     edit_card(out, old, old.replace("4", "5") if "4" in old and "num_bytes" not in old else old + "1")
-    found = faults(out)
-    assert all(f"{out}/README.md: " in fault and f"mmm-rs card {out}" in fault for fault in found)
+    lines = faults(out)
+    assert all(f"{out}/README.md: " in fault and f"mmm-rs card {out}" in fault for fault in lines)
 
 
 def test_no_card(out):
@@ -332,8 +332,8 @@ def test_an_image_that_is_not_the_releases(converted, source, tmp_path):
     chosen = [subset for subset in releases.small() if subset.name in ("SEN1-2", "GID")]
     path = next(iter(chosen[0].images))
     other = chosen[0].with_files(**{path: releases.picture("another")})
-    found = faults(converted, releases.zips_stored([other, chosen[1]], tmp_path / "release"))
-    assert len(found) == 1 and f"differs from the release's {path}" in found[0]
+    lines = faults(converted, releases.zips_stored([other, chosen[1]], tmp_path / "release"))
+    assert len(lines) == 1 and f"differs from the release's {path}" in lines[0]
 
 
 def test_an_image_that_the_release_does_not_have(converted, tmp_path):
@@ -341,8 +341,8 @@ def test_an_image_that_the_release_does_not_have(converted, tmp_path):
     path = next(iter(chosen[0].images))
     files = {name: data for name, data in chosen[0].files.items() if name != path}
     less = releases.Subset("SEN1-2", files, {})
-    found = faults(converted, releases.zips_stored([less, chosen[1]], tmp_path / "release"))
-    assert len(found) == 1 and f"the release has no image {path}" in found[0]
+    lines = faults(converted, releases.zips_stored([less, chosen[1]], tmp_path / "release"))
+    assert len(lines) == 1 and f"the release has no image {path}" in lines[0]
 
 
 def test_an_inner_zip_is_inflated_once_and_its_images_are_read_forward(tmp_path, monkeypatch):
@@ -359,8 +359,8 @@ def test_an_inner_zip_is_inflated_once_and_its_images_are_read_forward(tmp_path,
         read.setdefault(id(self), (self, []))[1].append(entry.offset)
         return read_entry(self, entry)
 
-    found = release.find(path, exclude=tmp_path / "out")
-    monkeypatch.setattr(release, "find", lambda *_, **__: found)  # which inflates too, to read the directory
+    listing = release.find(path, exclude=tmp_path / "out")
+    monkeypatch.setattr(release, "find", lambda *_, **__: listing)  # which inflates too, to read the directory
     monkeypatch.setattr(archives.inner, "inner_chunks", counted)
     monkeypatch.setattr(archives.Reader, "read", noted)
     before = {path.name for path in (tmp_path / "out").iterdir()}
@@ -438,8 +438,8 @@ def test_a_field_that_is_not_there(field, out):
 @pytest.mark.parametrize("content", [{}, [], None, 0, "subset"])
 def test_json_that_says_nothing(content, out):
     change_json(out, lambda fields: content)
-    found = faults(out)
-    assert found and all(line.startswith(f"{out / SHARD}: ") and "JSON" in line for line in found)
+    lines = faults(out)
+    assert lines and all(line.startswith(f"{out / SHARD}: ") and "JSON" in line for line in lines)
 
 
 def test_a_label_of_one_modality_that_is_not_what_the_index_says(out):
@@ -486,7 +486,7 @@ def test_a_release_that_has_more_than_was_converted_is_not_verified(clean_releas
 
 
 def test_a_mistyped_release_is_told_before_the_shards_are_read(reference, tmp_path):
-    told = []
+    calls = []
     with pytest.raises(UsageError, match="no such file or folder"):
-        verify(reference, tmp_path / "nothing", progress=lambda *progress: told.append(progress))
-    assert told == []
+        verify(reference, tmp_path / "nothing", progress=lambda *progress: calls.append(progress))
+    assert calls == []
