@@ -373,11 +373,11 @@ def test_an_inner_zip_is_inflated_once_and_its_images_are_read_forward(tmp_path,
 def test_of_the_index_only_the_rows_of_the_shards_in_hand_are_held(out, monkeypatch):
     asked, batches = [], pq.ParquetFile.iter_batches
 
-    def noted(self, size=65_536, row_groups=None, columns=None):
+    def noted(self, size=65_536, row_groups=None, columns=None, **options):
         if columns is None:  # whole rows, not the column that says which shard they are of
             numbers = range(self.num_row_groups) if row_groups is None else row_groups
             asked.append(sum(self.metadata.row_group(number).num_rows for number in numbers))
-        return batches(self, size, row_groups, columns)
+        return batches(self, size, row_groups, columns, **options)
 
     def whole(*_, **__):
         raise AssertionError("the whole index was read")
