@@ -71,8 +71,8 @@ def write_zip(path: Path, names: Iterator[tuple[str, str]], bases: list[bytes], 
     records = []
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", method, compresslevel=1) as archive:
-        for at, (name, prompt) in enumerate(names):
-            archive.writestr(zipfile.ZipInfo(name, DATE), unique(bases[at % BASES], at), method)
+        for number, (name, prompt) in enumerate(names):
+            archive.writestr(zipfile.ZipInfo(name, DATE), unique(bases[number % BASES], number), method)
             records.append(
                 json.dumps({"image": name, "prompt": prompt, "category": "airport", "spatial_resolution": 0.4})
             )
@@ -81,12 +81,12 @@ def write_zip(path: Path, names: Iterator[tuple[str, str]], bases: list[bytes], 
 
 
 def fmow(count: int) -> Iterator[tuple[str, str]]:
-    for at in range(count):
-        stem = f"airport_{at}_0_rgb_center"
+    for number in range(count):
+        stem = f"airport_{number}_0_rgb_center"
         yield (
             f"fMoW_dataset/{stem}.jpg",
             f"Satellite imagery,  Ultra-high precision resolution, airport, a satellite image "
-            f"of an airport with planes number {at} parked beside a long runway, Google Earth, fMoW",
+            f"of an airport with planes number {number} parked beside a long runway, Google Earth, fMoW",
         )
 
 
@@ -103,9 +103,9 @@ def converted(folder: Path, images: int, bases: list[bytes]) -> Path:
 
 
 def sen12(count: int) -> Iterator[tuple[str, str]]:
-    for at in range(count):
+    for number in range(count):
         for token, folder in (("s2", "RGB"), ("s1", "SAR")):
             yield (
-                f"SEN1-2_dataset/SEN1-2_{folder}/ROIs1158_spring_{token}_{at // 1000}_p{at % 1000}.jpg",
-                f"Low precision resolution, an image of patch {at} with fields and a river, Sentinel, SEN1-2",
+                f"SEN1-2_dataset/SEN1-2_{folder}/ROIs1158_spring_{token}_{number // 1000}_p{number % 1000}.jpg",
+                f"Low precision resolution, an image of patch {number} with fields and a river, Sentinel, SEN1-2",
             )

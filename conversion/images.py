@@ -59,20 +59,20 @@ def measure(data: bytes | memoryview, decode: bool = False, upright: bool = True
 def _jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
     """(width, height) of a plain JPEG, None where only a decoder can tell."""
     head = bytes(data[:LONGEST_HEADER])  # the parts of bytes are got at twice as fast as those of a memoryview
-    at, following, end = 2, 2, len(head)
+    start, following, end = 2, 2, len(head)
     size: tuple[int, int] | None = None
     tables = quantised = False
-    while at + 4 <= end:
-        marker = head[at + 1]
-        if head[at] != 0xFF or marker not in PLAIN:
+    while start + 4 <= end:
+        marker = head[start + 1]
+        if head[start] != 0xFF or marker not in PLAIN:
             return None
-        begin, following = at + 4, at + 2 + (head[at + 2] << 8 | head[at + 3])
+        begin, following = start + 4, start + 2 + (head[start + 2] << 8 | head[start + 3])
         if following > end:
             break
         if not _is_plain(marker, head, begin, following):
             return None
         if marker == SOS:
-            _check_end(data, at)
+            _check_end(data, start)
             return size if size and tables and quantised and all(size) else None
         if marker == DHT:
             tables = True
@@ -83,29 +83,29 @@ def _jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
                 return None
             size = (head[begin + 3] << 8 | head[begin + 4], head[begin + 1] << 8 | head[begin + 2])
             _check_pixels(*size)
-        at = following
-    if max(at + 4, following) <= len(data):  # the header goes on after `head`
+        start = following
+    if max(start + 4, following) <= len(data):  # the header goes on after `head`
         return None
     raise RejectedImage("no_end_marker", f"the JPEG ends inside its header, after {end} bytes")
 
 
-def _is_plain(marker: int, data: bytes, at: int, end: int) -> bool:
+def _is_plain(marker: int, data: bytes, start: int, end: int) -> bool:
     """Whether what a segment holds, `data[at:end]`, takes just its length and is of the usual kind (ITU T.81 B.2)."""
-    length = end - at
+    length = end - start
     if marker == DQT:  # 8-bit tables, numbered 0 to 3
-        return length > 0 and length % 65 == 0 and max(data[at:end:65]) < 4
+        return length > 0 and length % 65 == 0 and max(data[start:end:65]) < 4
     if marker == DHT:  # each: a class and number, how many codes there are of 1 to 16 bits, a byte for each code
-        while at + 17 <= end and not data[at] & 0xEC:
-            at += 17 + sum(data[at + 1 : at + 17])
-        return length > 0 and at == end
+        while start + 17 <= end and not data[start] & 0xEC:
+            start += 17 + sum(data[start + 1 : start + 17])
+        return length > 0 and start == end
     if marker <= SOF2:  # 8 bits; grey, YCbCr or CMYK; three bytes for each component
-        return length >= 6 and data[at] == 8 and data[at + 5] in (1, 3, 4) and length == 6 + 3 * data[at + 5]
+        return length >= 6 and data[start] == 8 and data[start + 5] in (1, 3, 4) and length == 6 + 3 * data[start + 5]
     if marker == SOS:
-        return length > 0 and length == 4 + 2 * data[at]
+        return length > 0 and length == 4 + 2 * data[start]
     if marker == APP0:
-        return length == 14 and data[at : at + 5] == b"JFIF\0"
+        return length == 14 and data[start : start + 5] == b"JFIF\0"
     if marker == APP14:
-        return length == 12 and data[at : at + 5] == b"Adobe"
+        return length == 12 and data[start : start + 5] == b"Adobe"
     return length == 2 if marker == DRI else length >= 0
 
 

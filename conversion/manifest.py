@@ -94,7 +94,7 @@ def build(
 
     Raises OutputError if a file cannot be read.
     """
-    order = {name: at for at, name in enumerate(SUBSETS)}
+    order = {name: number for number, name in enumerate(SUBSETS)}
     rows = sorted(shards, key=lambda shard: (order[shard["subset"]], shard["split"], shard["name"]))
     subsets = subset_totals(rows)
     kept = {name: (earlier or {"files": {}})["files"].get(name) for name in map(index_name, subsets)}

@@ -75,10 +75,10 @@ class SubsetPlan:
         shard = self.shards[number]
         places = self.order[shard.start : shard.stop]
         columns: dict[str, Any] = {"key": self.keys.take(pa.array(places))}
-        for at, modality in enumerate(MODALITIES):
+        for position, modality in enumerate(MODALITIES):
             if modality not in SUBSETS[self.subset].modalities:
                 continue
-            rows, records = self.image[places, at], self.record[places, at]
+            rows, records = self.image[places, position], self.record[places, position]
             taken = self.images.take(pa.array(rows, mask=rows < 0))
             for name in IMAGE_COLUMNS:
                 columns[f"{modality}_{name}"] = taken[name].combine_chunks()
@@ -351,7 +351,7 @@ def _record_grid(
     if aligned:
         columns = [MODALITIES.index(m) for m in SUBSETS[subset].modalities]
         # A modality that some record names has its own records; those that could not be read may name it too.
-        bare = [] if records.lacking else [at for at in columns if not (matches.modality == at).any()]
+        bare = [] if records.lacking else [column for column in columns if not (matches.modality == column).any()]
         grid = _share(grid, columns, bare)
     grid = np.where(image >= 0, grid, -1)
     used = np.zeros(len(place), bool)

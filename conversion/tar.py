@@ -25,8 +25,8 @@ def header(name: str, size: int) -> bytes:
     raw = name.encode("ascii")
     prefix = b""
     if len(raw) > names.USTAR_NAME:
-        at = raw.rfind(b"/", 0, names.USTAR_PREFIX + 1)
-        prefix, raw = raw[:at], raw[at + 1 :]
+        slash = raw.rfind(b"/", 0, names.USTAR_PREFIX + 1)
+        prefix, raw = raw[:slash], raw[slash + 1 :]
     digits = b"%011o\0" % size
     checksum = _FIXED_SUM + sum(raw) + sum(prefix) + sum(digits)
     return b"%b%b%b%b%06o\0 %b%b%b" % (

@@ -424,11 +424,11 @@ def _print_published(proof: Proof, destination: Destination, quiet: bool) -> Non
     if quiet:
         return
     revision = destination.tag or (destination.revision if destination.revision != MAIN else None)
-    at = f', revision="{revision}"' if revision else ""
+    argument = f', revision="{revision}"' if revision else ""
     results(f"""
 load it:
   from datasets import load_dataset
-  load_dataset("{proof.repo_id}", "{proof.config}", split="train", streaming=True{at})""")
+  load_dataset("{proof.repo_id}", "{proof.config}", split="train", streaming=True{argument})""")
     _print_next(f"mmm-rs verify hf://datasets/{proof.repo_id}{f'@{revision}' if revision else ''}")
 
 

@@ -67,8 +67,8 @@ def encoded(image: Image.Image, format: str, **options) -> bytes:
 
 def resized_header(jpeg: bytes, width: int, height: int) -> bytes:
     """The JPEG with other dimensions in its frame header: what a decoder believes before it reads on."""
-    at = next(match.start() for match in re.finditer(rb"\xff[\xc0\xc2]\x00\x11\x08", jpeg))
-    return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
+    frame = next(match.start() for match in re.finditer(rb"\xff[\xc0\xc2]\x00\x11\x08", jpeg))
+    return jpeg[: frame + 5] + struct.pack(">HH", height, width) + jpeg[frame + 9 :]
 
 
 @dataclass(frozen=True)
@@ -822,17 +822,17 @@ def image_names(path: Path) -> list[str]:
         return [name for name in archive.namelist() if not name.endswith("/") and not is_annotation(name)]
 
 
-def overwrite(path: Path, at: int, data: bytes) -> None:
+def overwrite(path: Path, offset: int, data: bytes) -> None:
     with path.open("r+b") as file:
-        file.seek(at)
+        file.seek(offset)
         file.write(data)
 
 
-def flip_bit(path: Path, at: int, bit: int = 0) -> None:
+def flip_bit(path: Path, offset: int, bit: int = 0) -> None:
     with path.open("rb") as file:
-        file.seek(at)
+        file.seek(offset)
         byte = file.read(1)[0]
-    overwrite(path, at, bytes([byte ^ 1 << bit]))
+    overwrite(path, offset, bytes([byte ^ 1 << bit]))
 
 
 def flip_bit_of_image(path: Path, number: int, where: float = 0.5, bit: int = 0) -> str:
@@ -856,17 +856,17 @@ def changed(data: bytes, changes: Iterable[tuple[float, int, str]]) -> bytes:
     """The bytes after changes of any kind: where, as a share of the length, a number, and what is done there."""
     raw = bytearray(data)
     for where, value, how in changes:
-        at = min(int(where * len(raw)), max(len(raw) - 1, 0))
+        start = min(int(where * len(raw)), max(len(raw) - 1, 0))
         if how == "cut":
-            del raw[at : at + value]
+            del raw[start : start + value]
         elif how == "copy":
-            raw[at:at] = raw[at : at + value]
+            raw[start:start] = raw[start : start + value]
         elif how == "zero":
-            raw[at : at + value] = bytes(len(raw[at : at + value]))
+            raw[start : start + value] = bytes(len(raw[start : start + value]))
         elif how == "end":
-            del raw[max(at, 1) :]
+            del raw[max(start, 1) :]
         elif raw:
-            raw[at] = value if how == "set" else raw[at] ^ 1 << value % 8
+            raw[start] = value if how == "set" else raw[start] ^ 1 << value % 8
     return bytes(raw)
 
 
@@ -890,15 +890,14 @@ def mark_encrypted(path: Path, name: str | None = None) -> None:
         infos = [info for info in archive.infolist() if name in (None, info.filename)]
         start = archive.start_dir
     data = bytearray(path.read_bytes())
-    at = start
     chosen = {info.header_offset for info in infos}
-    while data[at : at + 4] == b"PK\1\2":
-        lengths = struct.unpack_from("<3H", data, at + 28)
-        offset = struct.unpack_from("<I", data, at + 42)[0]
+    while data[start : start + 4] == b"PK\1\2":
+        lengths = struct.unpack_from("<3H", data, start + 28)
+        offset = struct.unpack_from("<I", data, start + 42)[0]
         if offset in chosen:
-            data[at + 8] |= 1
+            data[start + 8] |= 1
             data[offset + 6] |= 1
-        at += 46 + sum(lengths)
+        start += 46 + sum(lengths)
     path.write_bytes(data)
 
 

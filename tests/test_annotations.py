@@ -190,12 +190,14 @@ class Endless(io.RawIOBase):
 
     def __init__(self, count, words=""):
         self.words = words
-        self.pieces = (self.record(at, count) for at in range(count))
+        self.pieces = (self.record(number, count) for number in range(count))
         self.rest = b""
 
-    def record(self, at, count):
-        row = json.dumps({"image": f"folder/{at}.jpg", "prompt": f"an image of field number {at}{self.words}"}).encode()
-        return (b"[" if at == 0 else b",\n") + row + (b"]" if at == count - 1 else b"")
+    def record(self, number, count):
+        row = json.dumps(
+            {"image": f"folder/{number}.jpg", "prompt": f"an image of field number {number}{self.words}"}
+        ).encode()
+        return (b"[" if number == 0 else b",\n") + row + (b"]" if number == count - 1 else b"")
 
     def readable(self):
         return True
@@ -359,7 +361,7 @@ def test_a_key_of_the_first_records_holds_for_all():
 
 def test_a_bad_byte_costs_its_record_alone():
     data = json.dumps(
-        [{"image": f"{at}.jpg", "prompt": "农田 und Wälder"} for at in range(9)], ensure_ascii=False
+        [{"image": f"{number}.jpg", "prompt": "农田 und Wälder"} for number in range(9)], ensure_ascii=False
     ).encode()
     form, records = read(data.replace("田".encode(), b"\xff\xfe", 1))
     assert form.encoding == "utf-8"
@@ -386,7 +388,7 @@ def test_what_json_does_not_know_but_python_writes():
 
 
 def test_commas_too_many_or_too_few_do_no_harm():
-    a, b = (json.dumps({"image": f"{at}.jpg", "prompt": "x"}) for at in (1, 2))
+    a, b = (json.dumps({"image": f"{number}.jpg", "prompt": "x"}) for number in (1, 2))
     for text in (f"{a},\n{b},\n", f"{a}{b}", f"[{a},,{b},]", f"[{a} {b}]", f"[{a}]\n[{b}]"):
         assert paths(text) == [("1.jpg", "x"), ("2.jpg", "x")]
 
@@ -403,11 +405,11 @@ def test_commas_too_many_or_too_few_do_no_harm():
 )
 @pytest.mark.parametrize("form", ["array", "lines", "keyed"])
 def test_an_absurd_record_costs_itself_alone(inner, problem, form):
-    rows = [f'"prompt": "x", "gsd": {inner if at == 1 else 2}' for at in range(3)]
+    rows = [f'"prompt": "x", "gsd": {inner if number == 1 else 2}' for number in range(3)]
     if form == "keyed":
-        text = "{" + ", ".join(f'"{at}.jpg": {{{row}}}' for at, row in enumerate(rows)) + "}"
+        text = "{" + ", ".join(f'"{number}.jpg": {{{row}}}' for number, row in enumerate(rows)) + "}"
     else:
-        rows = [f'{{"image": "{at}.jpg", {row}}}' for at, row in enumerate(rows)]
+        rows = [f'{{"image": "{number}.jpg", {row}}}' for number, row in enumerate(rows)]
         text = "\n".join(rows) if form == "lines" else f"[{','.join(rows)}]"
     _, records = read(text, limits=Limits(longest=5000))
     assert [record.path for record in records if record.problem is None] == (
@@ -418,9 +420,9 @@ def test_an_absurd_record_costs_itself_alone(inner, problem, form):
 
 def test_a_wrapper_with_much_beside_its_records():
     beside = {
-        "images": [{"id": at, "width": 512} for at in range(1000)],
+        "images": [{"id": number, "width": 512} for number in range(1000)],
         "text": "x" * 9000,
-        "tree": {str(at): [at] for at in range(1000)},
+        "tree": {str(number): [number] for number in range(1000)},
     }
     value = {**beside, "annotations": ROWS, "last": beside}
     assert paths(json.dumps(value), limits=Limits(longest=5000, window=1000)) == TWO

@@ -108,9 +108,9 @@ def problems(archive) -> dict[str, str | None]:
     return {row["name"]: row["problem"] for row in rows(archive)}
 
 
-def patched(data: bytes, at: int, form: str, *values) -> bytes:
+def patched(data: bytes, offset: int, form: str, *values) -> bytes:
     raw = bytearray(data)
-    struct.pack_into("<" + form, raw, at, *values)
+    struct.pack_into("<" + form, raw, offset, *values)
     return bytes(raw)
 
 
@@ -122,15 +122,15 @@ def local(data: bytes, name: str) -> int:
 def central(data: bytes, name: str) -> int:
     """Where an entry's row in the directory begins."""
     raw = name.encode()
-    at = data.index(b"PK\1\2")
-    while data[at + 46 : at + 46 + len(raw)] != raw:
-        at = data.index(b"PK\1\2", at + 1)
-    return at
+    offset = data.index(b"PK\1\2")
+    while data[offset + 46 : offset + 46 + len(raw)] != raw:
+        offset = data.index(b"PK\1\2", offset + 1)
+    return offset
 
 
 def payload(data: bytes, name: str) -> int:
-    at = local(data, name)
-    return at + 30 + sum(struct.unpack_from("<2H", data, at + 26))
+    offset = local(data, name)
+    return offset + 30 + sum(struct.unpack_from("<2H", data, offset + 26))
 
 
 # --- whole archives --------------------------------------------------------------------------------------------------
@@ -391,10 +391,10 @@ def raw_named(names: list[bytes], flag=0) -> bytes:
     for stand_in, name in zip(stand_ins, names, strict=True):
         data = data.replace(stand_in, name)
     if flag:
-        for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        for signature, field in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
             start = data.find(signature)
             while start >= 0:
-                data = patched(data, start + at, "H", flag)
+                data = patched(data, start + field, "H", flag)
                 start = data.find(signature, start + 1)
     return data
 
@@ -577,10 +577,10 @@ def test_overlapping_entries_are_marked(tmp_path):
 def test_a_bomb_of_entries_that_share_their_bytes_is_defused(tmp_path):
     """Many rows for the same bytes: at most one is left, so the work is bounded by the file's size."""
     data = zipped({"000.jpg": b"\0" * 100_000}, DEFLATED)
-    at = data.index(b"PK\1\2")
-    row, end = data[at : data.index(b"PK\5\6")], data[data.index(b"PK\5\6") :]
+    directory = data.index(b"PK\1\2")
+    row, end = data[directory : data.index(b"PK\5\6")], data[data.index(b"PK\5\6") :]
     many = b"".join(row[:46] + b"%03d.jpg" % number for number in range(300))
-    data = data[:at] + many + patched(end, 8, "2HI", 300, 300, len(many))
+    data = data[:directory] + many + patched(end, 8, "2HI", 300, 300, len(many))
     codes = list(problems(on_disk(tmp_path, data)).values())
     assert codes.count("overlap") == 299
 
@@ -618,8 +618,8 @@ def test_sizes_that_cannot_be_are_marked_before_any_memory_is_asked_for(tmp_path
 def test_zip64_values_that_are_missing_or_absurd_are_marked(tmp_path, monkeypatch):
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
     data = zipped({"a.jpg": bytes(500), "b.jpg": bytes(500)})
-    at = central(data, "b.jpg")
-    extra = at + 46 + 5
+    offset = central(data, "b.jpg")
+    extra = offset + 46 + 5
     assert problems(on_disk(tmp_path, patched(data, extra + 2, "H", 8)))["b.jpg"] == "bad_directory_entry"
     assert problems(on_disk(tmp_path, patched(data, extra + 4, "Q", 1 << 63)))["b.jpg"] == "bad_directory_entry"
 
@@ -662,8 +662,8 @@ def test_an_entry_is_judged_by_itself_where_another_one_bars_the_referees(tmp_pa
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_a_flipped_bit_is_noticed(tmp_path, method):
     data = zipped(FILES, method)
-    at = payload(data, "Inria_dataset/4096/b.jpg") + 1500
-    archive = on_disk(tmp_path, patched(data, at, "B", data[at] ^ 4))
+    offset = payload(data, "Inria_dataset/4096/b.jpg") + 1500
+    archive = on_disk(tmp_path, patched(data, offset, "B", data[offset] ^ 4))
     assert damage(archive, 1) in {"crc_mismatch", "inflate_error", "size_mismatch"}
     with Reader(archive) as reader:
         row = rows(archive)[0]
@@ -672,8 +672,8 @@ def test_a_flipped_bit_is_noticed(tmp_path, method):
 
 def test_a_zeroed_block_is_noticed(tmp_path):
     data = zipped(FILES)
-    at = payload(data, "Inria_dataset/4096/b.jpg")
-    assert damage(on_disk(tmp_path, data[:at] + bytes(512) + data[at + 512 :]), 1) == "crc_mismatch"
+    offset = payload(data, "Inria_dataset/4096/b.jpg")
+    assert damage(on_disk(tmp_path, data[:offset] + bytes(512) + data[offset + 512 :]), 1) == "crc_mismatch"
 
 
 def test_a_file_cut_after_planning_is_truncated(tmp_path):
@@ -729,8 +729,8 @@ def test_a_folder_that_header_and_directory_name_differently_is_damage(tmp_path)
     name = "Inria_dataset/4096/a.jpg"
     data = zipped(FILES)
     for wrong in "Inria_dataset/5096/a.jpg", "Inria_dataset/4096x/.jpg":
-        at = central(data, name) + 46
-        archive = on_disk(tmp_path, data[:at] + wrong.encode() + data[at + len(wrong) :])
+        offset = central(data, name) + 46
+        archive = on_disk(tmp_path, data[:offset] + wrong.encode() + data[offset + len(wrong) :])
         assert damage(archive, 0) == "bad_local_header"
         with zipfile.ZipFile(archive.path) as file, pytest.raises(zipfile.BadZipFile):
             file.read(wrong)
@@ -867,8 +867,8 @@ def test_a_split_zip_of_info_zip_is_recognised(tmp_path):
 def test_a_damaged_directory_is_refused(tmp_path):
     data = zipped(FILES)
     second = central(data, "Inria_dataset/4096/b.jpg")
-    for at, form, value in ((0, "B", 0), (28, "H", 5), (30, "H", 60_000)):
-        damaged = on_disk(tmp_path, patched(data, second + at, form, value))
+    for field, form, value in ((0, "B", 0), (28, "H", 5), (30, "H", 60_000)):
+        damaged = on_disk(tmp_path, patched(data, second + field, form, value))
         assert "its directory is damaged after" in refused(damaged)
 
 
@@ -1205,14 +1205,14 @@ def alone(data: bytes, offset: int):
     Both referees give up a whole zip for one entry's sake: `zipfile` for an extra field in the directory, `unzip` for a
     size in a header. So each entry that we read is shown to them by itself.
     """
-    at = data.find(b"PK\1\2")
-    while 0 <= at <= len(data) - 46:
-        row = data[at : at + 46 + sum(struct.unpack_from("<3H", data, at + 28))]
-        (stated,) = struct.unpack_from("<I", data, at + 42)
+    start = data.find(b"PK\1\2")
+    while 0 <= start <= len(data) - 46:
+        row = data[start : start + 46 + sum(struct.unpack_from("<3H", data, start + 28))]
+        (stated,) = struct.unpack_from("<I", data, start + 42)
         before = 0 if stated == 0xFFFFFFFF else offset - stated  # bytes before the zip
-        if 0 <= before <= at:
-            yield data[:at] + row + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(row), at - before, 0)
-        at = data.find(b"PK\1\2", at + 1)
+        if 0 <= before <= start:
+            yield data[:start] + row + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(row), start - before, 0)
+        start = data.find(b"PK\1\2", start + 1)
 
 
 def assert_not_accepted_alone_nor_read_differently(archive, data: bytes) -> None:

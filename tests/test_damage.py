@@ -146,8 +146,8 @@ def test_damage_in_a_compressed_archive_in_an_archive_costs_an_image_and_is_told
         ]
     )
     damaged = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    at = inner.index(VICTIM_DATA) + 500
-    payload = damaged.compress(inner[:at] + bytes([inner[at] ^ 1]) + inner[at + 1 :]) + damaged.flush()
+    offset = inner.index(VICTIM_DATA) + 500
+    payload = damaged.compress(inner[:offset] + bytes([inner[offset] ^ 1]) + inner[offset + 1 :]) + damaged.flush()
     outer = releases.raw_zip([RawEntry(b"GID.zip", inner, DEFLATED, payload=payload)])
     path = releases.put(tmp_path / "release", {"MMM-RS.zip": outer}) / "MMM-RS.zip"
     assert outcome(path, tmp_path / "out") == Outcome(
@@ -304,8 +304,9 @@ def test_thirty_thousand_pixels_a_side(tmp_path):
 
 
 def test_full_decoding_finds_what_the_structure_does_not_show(tmp_path):
-    at = VICTIM_DATA.index(b"\xff\xda") + 6
-    broken = VICTIM_DATA[:at] + b"\x33" + VICTIM_DATA[at + 1 :]  # its scan asks for code tables that there are not
+    offset = VICTIM_DATA.index(b"\xff\xda") + 6
+    # Its scan asks for code tables that there are not.
+    broken = VICTIM_DATA[:offset] + b"\x33" + VICTIM_DATA[offset + 1 :]
     files = {"MMM-RS_GID.json": annotation([*GOOD, VICTIM]), **GOOD, VICTIM: broken}
     path = releases.put(tmp_path / "release", {"GID.zip": releases.zipped(files)})
     assert outcome(path, tmp_path / "structure").published == good_and(victim=broken)

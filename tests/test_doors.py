@@ -152,8 +152,8 @@ def by_index(out: Path, config: str, streaming: bool, split: str = "train") -> l
             shard = (out / row["shard"]).read_bytes()
             rows.append({"key": row["key"], **{PROMPT[m]: row[PROMPT[m]] for m in PROMPT}})
             for m in PROMPT:
-                at, size = row[f"{m}_offset"], row[f"{m}_size"]
-                rows[-1][m] = None if at is None else shard[at : at + size]
+                offset, size = row[f"{m}_offset"], row[f"{m}_size"]
+                rows[-1][m] = None if offset is None else shard[offset : offset + size]
     return rows
 
 

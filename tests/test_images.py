@@ -52,8 +52,8 @@ def test_whole_images_are_measured(name, decode):
 def large():
     """A JPEG header that claims 30,000 x 30,000 pixels."""
     data = bytearray(encoded())
-    at = data.index(b"\xff\xc0")
-    data[at + 5 : at + 9] = (30_000).to_bytes(2, "big") * 2
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (30_000).to_bytes(2, "big") * 2
     return bytes(data)
 
 
@@ -104,11 +104,11 @@ def test_decoding_finds_what_structure_cannot_show():
 
 def segments(data):
     """Where each segment of a JPEG's header begins and ends, with its marker; the scan's is the last."""
-    at, marker = 2, 0
+    start, marker = 2, 0
     while marker != 0xDA:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        yield marker, at, at + 2 + length
-        at += 2 + length
+        marker, length = data[start + 1], int.from_bytes(data[start + 2 : start + 4], "big")
+        yield marker, start, start + 2 + length
+        start += 2 + length
 
 
 JPEGS = {
@@ -149,10 +149,10 @@ def test_a_changed_byte_of_the_header_is_never_accepted_where_pillow_cannot_open
     length that leads into the middle of the next segment, a component too many."""
     data = JPEGS[name]
     *_, (_, _, scan) = segments(data)
-    for at in range(2, scan):
+    for offset in range(2, scan):
         for bit in range(8):
             changed = bytearray(data)
-            changed[at] ^= 1 << bit
+            changed[offset] ^= 1 << bit
             size = taken_for_whole(changed)
             assert size is None or size == size_in_pillow(changed)
 

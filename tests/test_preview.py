@@ -70,7 +70,7 @@ class Page(HTMLParser):
 
     def table(self) -> dict[str, list[int]]:
         """subset -> shown here, samples, pairs by modality."""
-        rows = [self.cells[at : at + 6] for at in range(6, len(self.cells), 6)]
+        rows = [self.cells[start : start + 6] for start in range(6, len(self.cells), 6)]
         return {name: [int(cell.replace(",", "")) for cell in numbers] for name, *numbers in rows}
 
 
@@ -88,8 +88,8 @@ def example_samples() -> list[converted.Sample]:
     hostile.images["rgb"] = converted.picture("x", 1, 600)
     usual = converted.samples()
     for number, sample in enumerate(usual):  # no two images of one colour
-        for at, modality in enumerate(sample.prompts):
-            sample.images[modality] = converted.picture(modality, 3 * number + at)
+        for place, modality in enumerate(sample.prompts):
+            sample.images[modality] = converted.picture(modality, 3 * number + place)
     return [*usual, hostile]
 
 
@@ -143,7 +143,7 @@ def test_images_are_in_the_page_small_and_of_the_right_samples(tmp_path):
             assert thumbnail.size == (int(image["width"]), int(image["height"]))
             assert max(thumbnail.size) <= rendering.SIDE
             expected[image["alt"].split(":")[0]].append(thumbnail.convert("RGB").getpixel((60, 60)))
-    order = {key: at for at, key in enumerate(page.keys)}
+    order = {key: position for position, key in enumerate(page.keys)}
     for modality, pixels in expected.items():
         shown = sorted((s for s in samples if modality.lower() in s.prompts), key=lambda s: order[s.key])
         for sample, pixel in zip(shown, pixels, strict=True):

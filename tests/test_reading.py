@@ -729,15 +729,15 @@ def rewrite_index(out: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     converted.write_manifest(out, manifest)
 
 
-def replaced(rows: pa.Table, name: str, at: int, value) -> pa.Table:
+def replaced(rows: pa.Table, name: str, position: int, value) -> pa.Table:
     values = rows[name].to_pylist()
-    values[at] = value
+    values[position] = value
     field = rows.schema.field(name)
     return rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, field.type))
 
 
-def moved(rows: pa.Table, at: int, by: int) -> pa.Table:
-    return replaced(rows, "rgb_offset", at, rows["rgb_offset"][at].as_py() + by)
+def moved(rows: pa.Table, position: int, by: int) -> pa.Table:
+    return replaced(rows, "rgb_offset", position, rows["rgb_offset"][position].as_py() + by)
 
 
 def cut_at_a_member(out: Path) -> None:

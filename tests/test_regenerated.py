@@ -163,9 +163,9 @@ def test_a_folder_that_is_given_twice_is_read_once(clean_release, beside, tmp_pa
     """The annotations' folder is within the release, or the other way round, or both are one."""
     images = releases.regenerated(clean_release.subsets, tmp_path / "both", annotations=False)
     both = images.parent  # `images` and `annotations`
-    for at, (path, apart) in enumerate([(both, both / "annotations"), (images, both), (both, both)]):
-        assert convert(path, tmp_path / f"out{at}", annotations=apart).reported == 0
-        assert tree(tmp_path / f"out{at}") == tree(beside[1])
+    for number, (path, apart) in enumerate([(both, both / "annotations"), (images, both), (both, both)]):
+        assert convert(path, tmp_path / f"out{number}", annotations=apart).reported == 0
+        assert tree(tmp_path / f"out{number}") == tree(beside[1])
 
 
 def test_a_file_is_no_folder_of_annotations(clean_release, beside, tmp_path):

@@ -23,10 +23,10 @@ from tests.outputs import members, tree, unpublished
 
 def test_one_subset_alone_as_zip_or_folder(clean_release, tmp_path):
     inria = clean_release["Inria"]
-    for at, path in enumerate(
+    for number, path in enumerate(
         [releases.single_zip(inria, tmp_path / "zip"), releases.single_folder(inria, tmp_path / "folder")]
     ):
-        convert(path, tmp_path / f"out{at}")
+        convert(path, tmp_path / f"out{number}")
     assert tree(tmp_path / "out0") == tree(tmp_path / "out1")
     assert list(pq.read_table(tmp_path / "out0/index/Inria.parquet")["key"]) != []
 

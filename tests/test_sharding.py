@@ -63,7 +63,7 @@ def test_a_held_out_split_keeps_scenes_whole(tmp_path):
 def test_one_sample_larger_than_a_shard_leaves_the_others_as_they_are(clean_release, tmp_path):
     inria = clean_release["Inria"]
     name, data = next(iter(inria.images.items()))
-    many = {f"{name[:-4]}_{at}.jpg": data for at in range(40)} | {f"{name[:-4]}_0.jpg": data + bytes(200_000)}
+    many = {f"{name[:-4]}_{number}.jpg": data for number in range(40)} | {f"{name[:-4]}_0.jpg": data + bytes(200_000)}
     records = [{"image": path, "prompt": "a city"} for path in many]
     files = {"MMM-RS_Inria.json": json.dumps(records).encode(), **many}
     path = releases.put(tmp_path / "MMM-RS", {"Inria.zip": releases.zipped(files)})

@@ -151,15 +151,15 @@ def test_an_index_that_cannot_be_read_is_named(out, run):
         assert errors[0].startswith(f"mmm-rs: {index}: {says}")
 
 
-def flip(shard: Path, at: int) -> None:
+def flip(shard: Path, offset: int) -> None:
     data = bytearray(shard.read_bytes())
-    data[at] ^= 1
+    data[offset] ^= 1
     shard.write_bytes(data)
 
 
 @pytest.mark.parametrize(
     "damage",
-    [flip, lambda shard, at: shard.write_bytes(shard.read_bytes()[:at]), lambda shard, at: shard.unlink()],
+    [flip, lambda shard, offset: shard.write_bytes(shard.read_bytes()[:offset]), lambda shard, offset: shard.unlink()],
     ids=["flipped", "cut", "gone"],
 )
 def test_a_damaged_image_is_not_saved(out, tmp_path, damage):

@@ -146,13 +146,13 @@ def boundaries(shard: Path) -> list[int]:
 @pytest.mark.parametrize("admitted", [False, True])
 def test_a_shard_cut_at_the_boundary_of_a_member(admitted, out):
     shard = out / SHARD
-    at = boundaries(shard)[-2]
-    shard.write_bytes(shard.read_bytes()[:at] + bytes(1024 if admitted else 0))
+    end = boundaries(shard)[-2]
+    shard.write_bytes(shard.read_bytes()[:end] + bytes(1024 if admitted else 0))
     if admitted:
         admit(out, SHARD)
         assert any("samples" in fault or "no json" in fault for fault in faults(out))
     else:
-        only_fault(out, SHARD, f"has {at} bytes")
+        only_fault(out, SHARD, f"has {end} bytes")
 
 
 def rewritten(shard: Path, change) -> bytes:
@@ -201,7 +201,10 @@ def test_a_file_that_is_no_tar_even_where_the_manifest_fits(out):
 @pytest.mark.parametrize("column", ["rgb_offset", "sar_offset", "rgb_size", "sar_crc32"])
 @pytest.mark.parametrize("by", [-1, 1])
 def test_an_index_row_off_by_one(column, by, out):
-    edit_index(out, lambda rows: [row | {column: row[column] + by} if not at else row for at, row in enumerate(rows)])
+    edit_index(
+        out,
+        lambda rows: [row | {column: row[column] + by} if not position else row for position, row in enumerate(rows)],
+    )
     lines = faults(out)
     assert len(lines) == 1 and "the index says" in lines[0]
 
