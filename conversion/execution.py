@@ -43,7 +43,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOOK = 1.0  # seconds between two looks at the file of a run; quick enough for a person, rare enough for a file server
-AHEAD = 256  # tasks in the executor's hands: more than a cluster has cores, few enough to be cancelled one by one
+# Tasks in the executor's hands: more than a cluster has cores, few enough to be cancelled one by one. On this machine no
+# more workers are started either: they would have nothing to do.
+AHEAD = 256
 
 HELD = (signal.SIGINT, signal.SIGTERM)  # that wait while something is done that they must not cut in two
 stop = threading.Event()  # set while the threads of this process should end early; they look at it often
@@ -69,15 +71,17 @@ def local(workers: int | None) -> Iterator[Executor]:
     else threads. None of them runs any more afterwards.
 
     Enter it before threads are started and files locked: a forked process has its parent's locks.
+
+    Raises OutputError where the system does not let as many processes be started.
     """
-    count = workers or cores()
+    count = min(workers or cores(), AHEAD)
     pool = (_forked(count) if count > 1 else None) or ThreadPoolExecutor(count)
     with ended(pool):
         yield pool
 
 
 def _forked(count: int) -> ProcessPoolExecutor | None:
-    """Processes that run already; None where there can be none."""
+    """Processes that run already; None where there can be none. Raises OutputError where there cannot be as many."""
     # macOS has "fork" too, but its own libraries do not survive it. A daemonic process may have no children.
     if sys.platform != "linux" or multiprocessing.current_process().daemon:
         return None
@@ -85,6 +89,7 @@ def _forked(count: int) -> ProcessPoolExecutor | None:
         pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_begin_worker)
     except (OSError, NotImplementedError):  # no shared semaphores here, as in some sandboxes
         return None
+    before = multiprocessing.active_children()
     try:
         with signals_held():  # or a signal could reach a new process before it knows what to do with it
             masked = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)  # theirs wait until `_begin_worker` lets them in
@@ -92,6 +97,15 @@ def _forked(count: int) -> ProcessPoolExecutor | None:
                 pool.submit(os.getpid).result()  # the first task starts all processes
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    except OSError as error:
+        # The pool gave up in between: nothing will tell those that run already to end, and Python waits for them.
+        for process in set(multiprocessing.active_children()) - set(before):
+            process.terminate()
+            process.join()
+        raise OutputError(
+            f"{count} worker processes cannot be started: {error.strerror}. Give a smaller number with --workers, then "
+            "run the same command again"
+        ) from None
     except BaseException:  # a signal that came meanwhile: nobody else knows of the processes yet
         with signals_held():
             pool.shutdown()

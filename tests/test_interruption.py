@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion import images
+from conversion import execution, images
 from conversion.errors import REPORTED, OutputError
 from conversion.layout import WORK
 from tests import releases, stopping
@@ -186,6 +186,32 @@ def test_workers_end_with_the_process_that_began_them(tmp_path):
             return
         time.sleep(0.01)
     raise AssertionError("a worker still runs")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are threads")
+def test_workers_that_cannot_all_be_started_end_with_one_line(tmp_path):
+    release = releases.zips_stored([releases.small(unmatched=False)[6]], tmp_path / "MMM-RS")
+    command = ["mmm-rs", "convert", release, tmp_path / "out", "--workers", "100"]
+    ended = subprocess.run(
+        ["sh", "-c", 'ulimit -n 80; exec "$@"', "sh", Path(sys.executable).parent / command[0], *command[1:]],
+        capture_output=True,
+        text=True,
+        timeout=300,  # Python waited forever for the workers that had started
+    )
+    assert (ended.returncode, ended.stdout) == (OutputError.exit_code, "")
+    assert ended.stderr == (
+        "mmm-rs: 100 worker processes cannot be started: Too many open files. Give a smaller number with --workers, then "
+        "run the same command again\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are threads")
+def test_no_more_workers_are_started_than_could_have_a_task(monkeypatch):
+    monkeypatch.setattr(execution, "AHEAD", 3)
+    before = set(multiprocessing.active_children())
+    with execution.local(100_000):
+        assert len(set(multiprocessing.active_children()) - before) == 3
 
 
 def runs(pid: int) -> bool:
