@@ -9,7 +9,7 @@ Everything here works on whole columns: a subset can have a million images, and 
   meets an image where one path ends in the other: `4096/x` or `/data/Inria/4096/x.png` meet `Inria_dataset/4096/x.jpg`,
   and so does `x` if no other folder has an `x`; `/data/2048/x.png` does not.
 
-Suffixes never matter, nor case unless two images differ by nothing else.
+Suffixes never matter, nor case and Unicode's normal form, unless two images differ by nothing else.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def match(
     `sources` and `located`: the images. `paths`: the records' image paths as they stand. `hints`: (start, stop, hint)
     slices of `paths`, one an annotation file, with the modality or weather scene that the file is about.
     """
-    paths = normalised(paths)
+    spelled, paths = (sources, paths), normalised(paths)
     image = np.full(len(paths), NO_MATCH, np.int64)
     if is_aligned(subset):
         return _match_aligned(located, paths, hints, image)
@@ -154,7 +154,7 @@ def match(
     for label in set(scene.tolist()):
         rows = np.flatnonzero(scene == label)
         candidates = np.flatnonzero(located.group == label) if label else np.arange(len(sources))
-        image[rows] = _by_tail(sources, located, paths, rows, candidates, skip=1 if label else 0)
+        image[rows] = _by_tail(sources, located, paths, rows, candidates, spelled, skip=1 if label else 0)
     return Matches(image, pa.nulls(len(paths), pa.string()), np.zeros(len(paths), np.int8))
 
 
@@ -218,11 +218,18 @@ def _tails(paths: pa.Array, rows: np.ndarray, length: int) -> np.ndarray:
 
 
 def _by_tail(
-    sources: pa.Array, located: Places, paths: pa.Array, rows: np.ndarray, candidates: np.ndarray, skip: int
+    sources: pa.Array,
+    located: Places,
+    paths: pa.Array,
+    rows: np.ndarray,
+    candidates: np.ndarray,
+    spelled: tuple[pa.Array, pa.Array],
+    skip: int,
 ) -> np.ndarray:
     """For the records `rows` the image among `candidates` whose path and theirs end alike, as far as the shorter goes.
 
-    `skip` leading parts of the images' places need not be in the record: the annotation file says them.
+    `spelled`: `sources` and `paths` as the release has them. `skip` leading parts of the images' places need not be in
+    the record: the annotation file says them.
     """
     result = np.full(len(rows), NO_MATCH, np.int64)
     if not len(rows) or not len(candidates):
@@ -244,20 +251,25 @@ def _by_tail(
             single = ok & (end - begin == 1)
             result[some[single]] = candidates[candidate[single]]
             for number in np.flatnonzero(ok & ~single):
-                record = paths[int(rows[some[number]])].as_py()
+                record = int(rows[some[number]])
                 fitting = candidates[deep[begin[number] : end[number]]].tolist()
-                result[some[number]] = _exact(record, fitting, sources, length)
+                result[some[number]] = _exact(record, fitting, (spelled, (sources, paths)), length)
         open_ = open_[result[open_] == NO_MATCH]
         if not len(open_):
             break
     return result
 
 
-def _exact(record: str, candidates: list[int], sources: pa.Array, length: int) -> int:
-    """Of images that differ by case or suffix only, the one the record spells; AMBIGUOUS where it spells none."""
-    tail = "/".join(record.split("/")[-length:])
+def _exact(record: int, candidates: list[int], spellings: tuple[tuple[pa.Array, pa.Array], ...], length: int) -> int:
+    """Of images that differ by case, normal form or suffix only, the one the record spells; AMBIGUOUS where it spells
+    none. `spellings`: the paths of images and records, the spelling that counts most first."""
+
+    def tail(paths: pa.Array, row: int) -> str:
+        return "/".join(paths[row].as_py().replace("\\", "/").split("/")[-length:])
+
     for form in (lambda name: name, names.stem):
-        same = [row for row in candidates if form("/".join(sources[row].as_py().split("/")[-length:])) == form(tail)]
-        if len(same) == 1:
-            return same[0]
+        for sources, paths in spellings:
+            same = [row for row in candidates if form(tail(sources, row)) == form(tail(paths, record))]
+            if len(same) == 1:
+                return same[0]
     return AMBIGUOUS

@@ -138,5 +138,15 @@ def test_images_that_differ_by_suffix_or_case_are_told_apart_by_the_records_spel
     assert named("GID", images, "a.tif") == "ambiguous"
 
 
+@pytest.mark.parametrize("folders", ["", "GID_dataset/", "D:\\data\\GID_dataset\\"])
+def test_images_that_differ_by_normal_form_are_told_apart_by_the_records_spelling(folders):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    images = [f"GID_dataset/{composed}.jpg", f"GID_dataset/{decomposed}.jpg"]
+    assert named("GID", images, f"{folders}{composed}.jpg") == images[0]
+    assert named("GID", images, f"{folders}{decomposed}.png") == images[1]
+    assert named("GID", images, f"{folders}{composed.upper()}.jpg") == "ambiguous"
+    assert named("GID", images[:1], f"{folders}{decomposed}.jpg") == images[0]
+
+
 def test_an_image_called_by_nothing_but_its_token_keeps_that_as_its_place():
     assert places("WHU-OPT-SAR", ["WHU-OPT-SAR_dataset/RGB_jpg/RGB.jpg"]) == [("RGB", "rgb")]
