@@ -26,7 +26,7 @@ from conversion.annotations import AnnotationError, Form, Record, UnknownKeys
 from conversion.annotations import read as read_annotations
 from conversion.archives import Archive, DamagedEntry, Entry, Reader
 from conversion.disk import BUFFER
-from conversion.findings import LFS_POINTER, PROBLEMS, REMEDIES, Problem, Reported
+from conversion.findings import LFS_POINTER, PROBLEMS, REASONS, REMEDIES, Problem, Reported
 from conversion.key_guess import guess
 from conversion.options import Options
 from conversion.release import ANNOTATION, BARRED, SubsetFiles
@@ -312,8 +312,8 @@ def _stream(source: _Source) -> BinaryIO:
 def _damage(source: _Source, subset: str) -> Problem | None:
     """Why an annotation file cannot be read, as far as that is known before it is opened."""
     if code := source.row["problem"]:
-        detail = f"this annotation file is not read: it is {code}"
-        return Problem(source.label, code, detail, "Repair or remove it", subset)
+        remedy = REMEDIES[code] if code != "not_a_file" else "Put the file itself there"  # that one is for images
+        return Problem(source.label, code, f"this annotation file is not read: {REASONS[code]}", remedy, subset)
     if _is_lfs_pointer(source):
         code = "lfs_pointer"
         return Problem(source.label, code, PROBLEMS[code], REMEDIES[code], subset)

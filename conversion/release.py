@@ -166,9 +166,10 @@ def find(
     empty = pa.table({"path": pa.array([], pa.string()), "type": pa.array([], pa.string())})
     unknown = pa.concat_tables([empty, *strays])
     if not subsets and all(problem.code in INDIFFERENT for problem in problems):
+        unread = f". Not looked into: {'; '.join(map(str, problems[:EXAMPLES]))}" if problems else ""
         raise ReleaseError(
             f"{path}: nothing of MMM-RS was found here{_among(unknown, problems)}. Give the folder with the downloaded "
-            "zips, MMM-RS.zip, or one subset's zip or folder"
+            f"zips, MMM-RS.zip, or one subset's zip or folder{unread}"
         )
     unknown = unknown.filter(pc.not_equal(unknown["type"], OTHER))
     return Release(path, subsets, tuple(problems), unknown, imageless)

@@ -166,3 +166,14 @@ def test_a_missing_annotation_file_is_named_as_upstream_calls_it(subset, upstrea
     assert code == 4
     assert f"Problem: {subset}: no annotation file was found; upstream calls it {upstreams}. " in printed
     assert printed.splitlines()[0].endswith(": 0 of 10 subsets (1 more cannot be used)")
+
+
+def test_an_annotation_file_that_is_a_link_is_named_with_the_reason_and_the_remedy(tmp_path):
+    releases.put(tmp_path, {"elsewhere.json": annotation("a place")})
+    releases.put(tmp_path / "MMM-RS/Inria", {**IMAGES, "more.json": annotation("another place")})
+    (tmp_path / "MMM-RS/Inria" / ORIGINAL).symlink_to(tmp_path / "elsewhere.json")
+    convert(tmp_path / "MMM-RS", tmp_path / "out")
+    (source,) = json.loads((tmp_path / "out/report/summary.json").read_text())["sources"]
+    assert (source["path"], source["problem"]) == (f"MMM-RS/Inria/{ORIGINAL}", "link")
+    assert source["detail"] == "this annotation file is not read: it is a symbolic link, which is not followed"
+    assert source["remedy"] == "Replace the link with what it points to"

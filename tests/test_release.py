@@ -551,6 +551,18 @@ def test_a_folder_of_hidden_files_alone_is_said_to_be_that(tmp_path, clean_relea
         release.find(tmp_path / "x")
 
 
+def test_where_nothing_is_found_the_links_are_named_that_may_lead_to_it(clean_release, tmp_path):
+    releases.put(tmp_path / "disk2/Inria", clean_release["Inria"].files)
+    (tmp_path / "MMM-RS").mkdir()
+    (tmp_path / "MMM-RS/Inria").symlink_to(tmp_path / "disk2/Inria")
+    with pytest.raises(ReleaseError) as error:
+        release.find(tmp_path / "MMM-RS")
+    assert str(error.value).endswith(
+        "Not looked into: MMM-RS/Inria: it is a symbolic link, which is not followed. Move here what it points to, or "
+        "give that as the release"
+    )
+
+
 def test_a_link_to_a_zip_is_read_and_one_to_a_folder_is_named(clean_release, tmp_path):
     releases.put(tmp_path / "elsewhere", {"Inria.zip": releases.zipped(clean_release["Inria"].files), "GID/a": b"x"})
     (tmp_path / "MMM-RS").mkdir()
