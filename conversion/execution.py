@@ -43,8 +43,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOOK = 1.0  # seconds between two looks at the file of a run; quick enough for a person, rare enough for a file server
-# Tasks in the executor's hands: more than a cluster has cores, few enough to be cancelled one by one. On this machine no
-# more workers are started either: they would have nothing to do.
+# Tasks in the executor's hands: more than a cluster has cores, few enough to be cancelled one by one. On this machine
+# no more workers than that are started: they would have nothing to do.
 AHEAD = 256
 
 HELD = (signal.SIGINT, signal.SIGTERM)  # that wait while something is done that they must not cut in two

@@ -200,8 +200,8 @@ def test_workers_that_cannot_all_be_started_end_with_one_line(tmp_path):
     )
     assert (ended.returncode, ended.stdout) == (OutputError.exit_code, "")
     assert ended.stderr == (
-        "mmm-rs: 100 worker processes cannot be started: Too many open files. Give a smaller number with --workers, then "
-        "run the same command again\n"
+        "mmm-rs: 100 worker processes cannot be started: Too many open files. Give a smaller number with --workers, "
+        "then run the same command again\n"
     )
     assert not (tmp_path / "out").exists()
 
