@@ -8,11 +8,18 @@ interpreter of its own that shares nothing with the others but the disk: all imp
 moment, and read their shares of it. Each count of processes begins with empty caches. With `--node-cache` they read a
 second epoch, which a cache on the node then holds. `webshart` reads from the real hub's address alone, so it goes
 through a proxy that is the hub itself, encrypted.
+
+MosaicML Streaming and litdata read formats of their own, and always keep a cache. The same samples are converted for
+them: by `MDSWriter`, and as `mmm-rs export --to parquet` does. They are not installed with the package:
+
+    pip install mosaicml-streaming litdata
+    python benchmarks/cluster.py --images 1600 --contenders mosaicml litdata --processes 1 4 16
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import os
@@ -25,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from inputs import converted, pictures
-from line import REPO, Line, Speed
+from line import REPO, Line, Speed, free_port
 from network import certificate, served
 
 SUBSET = "fMoW"
@@ -72,7 +79,67 @@ def webshart_rows(number: int, count: int, cache: str | None) -> Callable[[], It
     return rows
 
 
-CONTENDERS = {"mmm_rs": mmm_rs_rows, "datasets": datasets_rows, "webshart": webshart_rows}
+def mosaicml_rows(number: int, count: int, cache: str | None) -> Callable[[], Iterator[Any]]:
+    from streaming import StreamingDataset
+
+    rows = StreamingDataset(remote=f"{HUB}/{SUBSET}", local=cache, shuffle=False, batch_size=64)
+    return lambda: iter(rows)
+
+
+def litdata_rows(number: int, count: int, cache: str | None) -> Callable[[], Iterator[Any]]:
+    from litdata import StreamingDataset
+    from litdata.streaming.item_loader import ParquetLoader
+
+    rows = StreamingDataset(f"{HUB}/data", cache_dir=cache, item_loader=ParquetLoader(), shuffle=False)
+    return lambda: iter(rows)
+
+
+def join_ranks(number: int, count: int, module: str) -> None:
+    """Import what takes its share from torch's ranks."""
+    import torch.distributed
+
+    ranks = {"RANK": number, "WORLD_SIZE": count, "LOCAL_RANK": number, "LOCAL_WORLD_SIZE": count}
+    os.environ.update({name: str(value) for name, value in ranks.items()})
+    if count > 1:
+        torch.distributed.init_process_group("gloo")
+    importlib.import_module(module)
+
+
+CONTENDERS = {
+    "mmm_rs": mmm_rs_rows,
+    "datasets": datasets_rows,
+    "webshart": webshart_rows,
+    "mosaicml": mosaicml_rows,
+    "litdata": litdata_rows,
+}
+
+
+def as_mds(out: Path, folder: Path) -> Path:
+    """The same samples in as many shards as MosaicML Streaming reads them."""
+    from streaming import MDSWriter
+
+    import mmm_rs
+
+    rows = list(mmm_rs.load_dataset(SUBSET, out, streaming=True, decode=False))
+    columns = {"key": "str", "jpg": "bytes", "prompt": "str"}
+    size = sum(len(row["rgb"]["bytes"]) for row in rows) // len(list(out.rglob("*.tar")))
+    with MDSWriter(out=str(folder / SUBSET), columns=columns, size_limit=size) as writer:
+        for row in rows:
+            writer.write({"key": row["key"], "jpg": row["rgb"]["bytes"], "prompt": row["prompt"]})
+    return folder
+
+
+def as_parquet(out: Path, folder: Path) -> Path:
+    """The same samples as Parquet, which litdata reads, in as many files."""
+    from conversion.exports.job import export
+
+    export(out, folder, to="parquet")
+    return folder
+
+
+# Those that do not read the shards: what is served to them, and what they import. They always keep a cache.
+CONVERSIONS = {"mosaicml": as_mds, "litdata": as_parquet}
+MODULES = {"mosaicml": "streaming", "litdata": "litdata"}
 
 
 def read(name: str, number: int, count: int, cache: str | None, epochs: int) -> None:
@@ -82,6 +149,8 @@ def read(name: str, number: int, count: int, cache: str | None, epochs: int) -> 
     import mmm_rs  # noqa: F401
 
     datasets.disable_progress_bars()
+    if name in MODULES:
+        join_ranks(number, count, MODULES[name])
     share = None
     for _ in range(epochs):
         print(SAYS, "ready", flush=True)
@@ -154,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=6400)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS)[:3])
     parser.add_argument("--node-cache", action="store_true", help="also with a cache on the node, for two epochs")
     parser.add_argument("--folder", type=Path, help="where input and output go (default: a temporary folder)")
     for name in ("--read", "--cache"):  # of a reader
@@ -170,16 +239,21 @@ def main() -> None:
 
 
 def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, float]]]:
-    out = converted(folder, arguments.images, pictures(256, 15_000))
-    out = served(out, folder / "served")  # with the indexes that webshart wants beside the shards
+    converted_folder = converted(folder, arguments.images, pictures(256, 15_000))
+    shards = served(converted_folder, folder / "served")  # with the indexes that webshart wants beside the shards
     paths = certificate(folder)
     for name in arguments.contenders:
-        for with_cache in (False, True) if arguments.node_cache and name == "mmm_rs" else (False,):
+        out = CONVERSIONS[name](converted_folder, folder / name) if name in CONVERSIONS else shards
+        cached = (name in CONVERSIONS,)
+        for with_cache in (False, True) if arguments.node_cache and name == "mmm_rs" else cached:
             for count in arguments.processes:
                 with tempfile.TemporaryDirectory(dir=folder) as home, Line(out, Speed(), paths) as line:
                     environment = {
                         "HF_ENDPOINT": line.hub,
                         "HF_HOME": home,
+                        "HOME": home,  # where litdata keeps what it knows of Parquet files
+                        "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": str(free_port()),
                         "HF_HUB_DISABLE_TELEMETRY": "1",
                         "SERVED": str(out),
                         "HF_UPDATE_DOWNLOAD_COUNTS": "0",

@@ -29,6 +29,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 REPO = "org/MMM-RS"
 COMMIT = "0" * 40
 ALLOWED, WINDOW = 3000, 300  # requests to the hub per so many seconds
+LARGE = (".tar", ".parquet", ".mds")  # files that are not kept in git itself: the hub redirects to them
 CHUNK = 64 << 10  # bytes that are sent between two looks at the clock
 
 
@@ -168,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = Path(self.folder, name)
         if not path.is_file():
             self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-        elif path.suffix in (".tar", ".parquet"):
+        elif path.suffix in LARGE:
             host = "https://cdn.example" if self.tls else f"http://127.0.0.1:{self.web_port}"
             tag = f'"{_tag(path)}"'
             linked = {"X-Linked-Size": str(path.stat().st_size), "X-Linked-Etag": tag, "ETag": tag}
@@ -226,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
 @functools.cache
 def _tag(path: Path) -> str:
     """What the hub says of a file's content: the sha256 of a large file, git's own hash of a small one."""
-    if path.suffix in (".tar", ".parquet"):
+    if path.suffix in LARGE:
         with open(path, "rb") as file:
             digest = hashlib.sha256()
             while data := file.read(1 << 20):
