@@ -141,7 +141,7 @@ CHECKS = {
     "docs/recipes.md: SQL over the index 2": """
         import io, PIL.Image
         assert PIL.Image.open(io.BytesIO(jpeg)).size == (64, 64)
-        assert found.height == SAMPLES["SEN1-2"] + SAMPLES["WHU-OPT-SAR"] - 2
+        assert places.height == SAMPLES["SEN1-2"] + SAMPLES["WHU-OPT-SAR"] - 2
     """,
     "docs/recipes.md: Croissant 1": """
         assert len(samples) == SAMPLES["SEN1-2"] and samples[0]["SEN1-2/rgb"].size == (64, 64)

@@ -800,7 +800,7 @@ def test_every_line_of_code_in_the_card_runs(published, hub, tmp_path):
     assert blocks[4].count(".show()") == 1
     blocks[4] = blocks[4].replace("duckdb.sql", "counts = duckdb.sql").replace(".show()", ".fetchall()")
     blocks[4] += "assert sum(count for _, _, count in counts) == 20\n"
-    blocks[5] += "assert found.height == 5\n"
+    blocks[5] += "assert places.height == 5\n"
     blocks[6] += """
 import io, PIL.Image
 assert PIL.Image.open(io.BytesIO(jpeg)).size == image.size == (64, 64)
