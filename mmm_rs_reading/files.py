@@ -126,11 +126,12 @@ class RemoteFiles:
 
     def cached(self, name: str) -> CachedShard | None:
         """The cache of a shard, if there is one."""
-        if self.ahead or self._latest[0] != name:  # whatever is fetched may change its key
+        latest, cached = self._latest
+        if self.ahead or latest != name:  # whatever is fetched may change its key
             places = self._cache_places(name)
-            kept = [place for place in places[1:] if place.exists()] + places[:1]
-            self._latest = name, kept[0] if kept else None
-        return self._latest[1]
+            cached = next(iter([place for place in places[1:] if place.exists()] + places[:1]), None)
+            self._latest = name, cached
+        return cached
 
     def cache_of_fetched(self, name: str) -> CachedShard | None:
         """Where bytes that were fetched of a shard are kept; None if they must not be."""
