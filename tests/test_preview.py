@@ -441,17 +441,17 @@ CONTRAST = """(() => {
                               return Array.from(draw.getImageData(0, 0, 1, 1).data).slice(0, 3); };
   const linear = (value) => (value /= 255) <= .03928 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
   const light = (rgb) => { const [r, g, b] = rgb.map(linear); return .2126 * r + .7152 * g + .0722 * b; };
-  const found = [];
+  const contrasts = [];
   for (const node of document.querySelectorAll("body *")) {
     if (!node.checkVisibility() || !Array.from(node.childNodes).some(n => n.nodeType === 3 && n.data.trim())) continue;
     if (node.closest("script, option")) continue;
-    const above = []; for (let at = node; at; at = at.parentElement) above.unshift(at);
-    let behind; for (const at of above) behind = paint(getComputedStyle(at).backgroundColor);
+    const above = []; for (let element = node; element; element = element.parentElement) above.unshift(element);
+    let behind; for (const element of above) behind = paint(getComputedStyle(element).backgroundColor);
     const text = paint(getComputedStyle(node).color);
     const [low, high] = [light(text), light(behind)].sort((a, b) => a - b);
-    found.push([node.tagName + "." + node.className, (high + .05) / (low + .05), light(behind)]);
+    contrasts.push([node.tagName + "." + node.className, (high + .05) / (low + .05), light(behind)]);
   }
-  return found;
+  return contrasts;
 })()"""
 
 
