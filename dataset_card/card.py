@@ -82,22 +82,51 @@ def check(out: Path) -> None:
 
 
 def faults(out: Path) -> list[str]:
-    """What the card of a folder says wrongly, or why that cannot be told, and what of `written` is missing."""
+    """What the card of a folder and `croissant.json` say wrongly, or why that cannot be told, and which files of
+    `written` and pictures of the card are missing or damaged."""
     remedy = f"Run `mmm-rs card {out}`"
-    missing = [
-        f"{out / name}: is missing. {remedy}"
-        for name in written()
-        if name != layout.CARD and not (out / name).is_file()
-    ]
     try:
-        card = (out / layout.CARD).read_text(encoding="utf-8", errors="replace")
+        card, unread = (out / layout.CARD).read_text(encoding="utf-8", errors="replace"), []
     except OSError as error:
-        return [*missing, f"{out / layout.CARD}: cannot be read: {error.strerror}. {remedy}"]
+        card, unread = "", [f"{layout.CARD}: cannot be read: {error.strerror}"]
+    shown = {name for name in layout.FIGURES if name in card}
+    names = [*written(), *sorted(shown.difference(written()))]
+    faults = [f"{name}: is missing" for name in names if name != layout.CARD and not (out / name).is_file()]
+    faults += [f"{name}: is not a whole picture" for name in names if name in layout.FIGURES and not _opens(out / name)]
     try:
         converted = read_converted(out)
     except MMMRSError as error:
-        return [*missing, str(error)]
-    return [*missing, *(f"{out}/{fault}. {remedy}" for fault in text_faults(card, converted))]
+        return [*(f"{out}/{fault}. {remedy}" for fault in [*faults, *unread]), str(error)]
+    faults += unread or text_faults(card, converted)
+    faults += croissant_faults(out, converted) if (out / layout.CROISSANT).is_file() else []
+    return [f"{out}/{fault}. {remedy}" for fault in faults]
+
+
+def croissant_faults(out: Path, converted: Converted) -> list[str]:
+    """What is wrong with the `croissant.json` of a folder or of what was fetched of a copy on the hub."""
+    from dataset_card import croissant
+
+    try:
+        described = (out / layout.CROISSANT).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return [f"{layout.CROISSANT}: cannot be read: {error.strerror}"]
+    if described != croissant.render(converted, croissant.base_of(described) or ""):
+        return [f"{layout.CROISSANT}: is not what manifest and index say"]
+    return []
+
+
+def _opens(path: Path) -> bool:
+    """Whether a picture is whole; so is one that is not there."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except FileNotFoundError:
+        return True
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for a damaged file
+        return False
+    return True
 
 
 def text_faults(card: str, converted: Converted) -> list[str]:

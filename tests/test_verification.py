@@ -133,6 +133,31 @@ def test_what_other_tools_leave_beside_shards_is_passed_over_and_named(out):
     assert verified.others == ("thesis.docx",)
 
 
+@pytest.mark.parametrize("what", ["assets/pairs.png", "assets/samples.webp", "assets/samples-SEN1-2.webp"])
+@pytest.mark.parametrize("kept", [None, 0, 0.5])
+def test_a_picture_of_the_card_that_is_missing_or_cut(out, what, kept):
+    assert what in (out / "README.md").read_text()
+    data = (out / what).read_bytes()
+    (out / what).unlink()
+    if kept is not None:
+        (out / what).write_bytes(data[: int(kept * len(data))])
+    only_fault(out, what, "is missing" if kept is None else "is not a whole picture", f"Run `mmm-rs card {out}`")
+    assert cli.main(["card", str(out)]) == 0
+    assert (out / what).read_bytes() == data
+    verify(out)
+
+
+def test_a_croissant_file_that_is_damaged_or_says_something_else(out):
+    right = (out / "croissant.json").read_text()
+    shard = next(file for file in json.loads(right)["distribution"] if "sha256" in file)
+    for wrong in ("", right[: len(right) // 2], right.replace(shard["sha256"], "0" * 64), "[" * 100_000):
+        (out / "croissant.json").write_text(wrong)
+        only_fault(out, "croissant.json", "is not what manifest and index say", f"Run `mmm-rs card {out}`")
+    assert cli.main(["card", str(out)]) == 0
+    assert (out / "croissant.json").read_text() == right
+    verify(out)
+
+
 def test_a_shard_of_another_name(out):
     (out / SHARD).rename(out / "data/SEN1-2/train-00009-of-00004.tar")
     assert [fault.split(": ")[1].split(".")[0] for fault in faults(out)] == ["is missing", "is not in the manifest"]
@@ -205,7 +230,10 @@ def test_an_index_row_off_by_one(column, by, out):
         out,
         lambda rows: [row | {column: row[column] + by} if not position else row for position, row in enumerate(rows)],
     )
-    lines = faults(out)
+    described, *lines = faults(out)
+    assert described.startswith(
+        f"{out}/croissant.json: is not what manifest and index say"
+    )  # it has the index's sha256
     assert len(lines) == 1 and "the index says" in lines[0]
 
 
