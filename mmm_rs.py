@@ -855,6 +855,8 @@ def open_source(
         raise ReadError(f"{files}: {export}")
     if above := _converted_above(files.root):
         raise ReadError(f"{files}: is a part of a converted folder. Give the folder above: {above}")
+    if any(os.path.exists(os.path.join(files.root, name)) for name in _BEGUN):
+        raise ReadError(f"{files}: holds an unfinished conversion or export. Run the command that began it again")
     if subset := _subset_of_shards(files.root):  # part of a dataset that was downloaded by pattern
         raise ReadError(
             f"{files}: has shards but no manifest.json. Fetch manifest.json and {index_name(subset)} too, and the "
@@ -899,6 +901,9 @@ def _converted_above(root: str) -> str | None:
     if os.path.basename(parent) == "data" and name in SUBSETS:
         parent, name = os.path.split(parent)
     return parent if name in ("data", "index") and os.path.isfile(os.path.join(parent, "manifest.json")) else None
+
+
+_BEGUN = (".mmm-rs/options.json", ".mmm-rs/export.json")  # are there as long as a conversion or an export is unfinished
 
 
 def _subset_of_shards(root: str) -> str | None:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conversion import names
+from conversion import layout, names
 from conversion.archives import Archive
 from conversion.columns import split_folders
 from conversion.containers import ANNOTATION, IMAGE, OTHER, Remark, containers
@@ -166,6 +166,8 @@ def find(
     empty = pa.table({"path": pa.array([], pa.string()), "type": pa.array([], pa.string())})
     unknown = pa.concat_tables([empty, *strays])
     if not subsets and all(problem.code in INDIFFERENT for problem in problems):
+        if all((path / name).exists() for name in layout.SIGNS):
+            raise ReleaseError(f"{path}: is a converted folder. Give the release that it was converted from")
         unread = f". Not looked into: {'; '.join(map(str, problems[:EXAMPLES]))}" if problems else ""
         raise ReleaseError(
             f"{path}: nothing of MMM-RS was found here{_among(unknown, problems)}. Give the folder with the downloaded "

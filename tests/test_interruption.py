@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import mmm_rs
 from conversion import execution, images
 from conversion.errors import REPORTED, OutputError
 from conversion.layout import WORK
@@ -107,6 +108,14 @@ def begun(folder: Path, *options: str) -> subprocess.Popen[str]:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     return process
+
+
+def test_what_reads_an_unfinished_conversion_says_that_it_is_one(conversions, tmp_path):
+    conversion, out = conversions("zips_stored"), tmp_path / "out"
+    assert conversion.run(out, signal.SIGINT, conversion.moments // 2).code == 128 + signal.SIGINT
+    for read in (lambda: mmm_rs.load_dataset("Inria", str(out), split="train"), lambda: mmm_rs.info(str(out))):
+        with pytest.raises(mmm_rs.ReadError, match=r"unfinished conversion or export\. Run the command that began it"):
+            read()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

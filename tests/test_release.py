@@ -205,6 +205,8 @@ def test_a_converted_folder_is_no_release(clean_release, tmp_path):
     convert(releases.zips_stored([clean_release["Inria"]], tmp_path), tmp_path / "out")
     with pytest.raises(UsageError, match=r"this is a converted folder\. Is the order swapped\?"):
         convert(tmp_path / "out", tmp_path / "other")
+    with pytest.raises(ReleaseError, match=r"out: is a converted folder\. Give the release that it was converted from"):
+        release.find(tmp_path / "out")
 
 
 # --- what systems and programs leave in a folder ----------------------------------------------------------------------
