@@ -104,7 +104,7 @@ REMEDIES = {
     "not_decodable": "If it was unzipped or copied, do that again; otherwise ask upstream",
     "no_images": "Download the images of this subset too",
     "damaged_sample": "Fetch the damaged shards again, then export again",
-    "no_image": "Check that all images are there: a part of the download may be missing",
+    "no_image": "See whether the report names its image; otherwise a part of the download may be missing",
     "ambiguous_path": "Give the whole path of the image in the annotation file",
     "duplicate_record": "Nothing to do: the prompt is published once",
     "conflicting_prompt": "Remove the record that you do not want",

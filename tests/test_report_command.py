@@ -68,6 +68,22 @@ def test_json_has_rows_and_reasons(out, run):
     assert report["total"] == summary["total"]
 
 
+def test_a_record_whose_image_was_withheld_is_referred_to_the_image(tmp_path, run):
+    paths = [f"Inria_dataset/{number}.jpg" for number in range(3)]
+    records = json.dumps([{"image": path, "prompt": f"place {path}"} for path in paths])
+    folder = releases.put(tmp_path / "MMM-RS/Inria", {path: releases.picture(path) for path in paths[:2]})
+    (folder / "MMM-RS_Inria.json").write_text(records)
+    (tmp_path / "elsewhere.jpg").write_bytes(releases.picture(paths[2]))
+    (folder / paths[2]).symlink_to(tmp_path / "elsewhere.jpg")
+    assert run("convert", tmp_path / "MMM-RS", tmp_path / "out", "--quiet")[0] == 3
+    _, printed, _ = run("report", tmp_path / "out", "--json")
+    image, record = json.loads(printed)["rows"]
+    assert (image["kind"], image["path"], image["reason"]) == ("image", paths[2], "link")
+    assert (record["kind"], record["reason"]) == ("record", "no_image") and paths[2] in record["detail"]
+    remedies = {reason["reason"]: reason["remedy"] for reason in json.loads(printed)["reasons"]}
+    assert remedies["no_image"].startswith("See whether the report names its image; otherwise")
+
+
 @pytest.mark.parametrize("form", ["--csv", "--json"])
 def test_subset_and_reason_choose_rows(out, run, form):
     def rows(*words) -> list[tuple[str, str]]:
