@@ -6,6 +6,7 @@ import pytest
 
 from conversion.disk import RESERVE
 from conversion.errors import OutputError, ReleaseError, UsageError
+from conversion.findings import REMEDIES
 from conversion.inspection import inspect
 from conversion.options import Options
 from conversion.shards import read_marker
@@ -144,9 +145,9 @@ def test_where_no_record_fits_an_image_the_error_shows_the_reasons_and_their_rem
         convert(path, tmp_path / "out", workers=1)
     first, *rest = caught.value.lines
     assert first.startswith(f"{path}: none of its images can be published")
-    assert [line.partition(". Check that")[0] for line in rest] == [
-        "1 image, no_record: no usable record names it",
-        "1 record, no_image: no image of the release fits its path",
+    assert [line.split(". ", 1) for line in rest] == [
+        ["1 image, no_record: no usable record names it", REMEDIES["no_record"]],
+        ["1 record, no_image: no image of the release fits its path", REMEDIES["no_image"]],
     ]
 
 
