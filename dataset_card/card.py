@@ -92,7 +92,9 @@ def faults(out: Path) -> list[str]:
     shown = {name for name in layout.FIGURES if name in card}
     names = [*written(), *sorted(shown.difference(written()))]
     faults = [f"{name}: is missing" for name in names if name != layout.CARD and not (out / name).is_file()]
-    faults += [f"{name}: is not a whole picture" for name in names if name in layout.FIGURES and not _opens(out / name)]
+    faults += [
+        f"{name}: is not a whole picture" for name in names if name in layout.FIGURES and not _is_whole(out / name)
+    ]
     try:
         converted = read_converted(out)
     except MMMRSError as error:
@@ -115,16 +117,15 @@ def croissant_faults(out: Path, converted: Converted) -> list[str]:
     return []
 
 
-def _opens(path: Path) -> bool:
-    """Whether a picture is whole; so is one that is not there."""
-    from PIL import Image
+def _is_whole(picture: Path) -> bool:
+    """Whether a picture can be decoded to its end; so can one that is not there."""
+    from conversion import images
 
     try:
-        with Image.open(path) as picture:
-            picture.load()
+        images.measure(picture.read_bytes(), decode=True)
     except FileNotFoundError:
         return True
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for a damaged file
+    except (OSError, images.RejectedImage):
         return False
     return True
 

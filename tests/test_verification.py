@@ -6,8 +6,10 @@ import errno
 import io
 import json
 import shutil
+import struct
 import subprocess
 import tarfile
+import zlib
 from pathlib import Path
 from unittest import mock
 
@@ -145,6 +147,13 @@ def test_a_picture_of_the_card_that_is_missing_or_cut(out, what, kept):
     assert cli.main(["card", str(out)]) == 0
     assert (out / what).read_bytes() == data
     verify(out)
+
+
+def test_a_picture_of_the_card_that_would_fill_the_memory(out):
+    data = (out / "assets/pairs.png").read_bytes()
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + data[24:29]
+    (out / "assets/pairs.png").write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
+    only_fault(out, "assets/pairs.png", "is not a whole picture")
 
 
 def test_a_croissant_file_that_is_damaged_or_says_something_else(out):
