@@ -223,7 +223,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=6400)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS)[:3])
+    installed = [name for name in CONTENDERS if name not in CONVERSIONS]
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=installed)
     parser.add_argument("--node-cache", action="store_true", help="also with a cache on the node, for two epochs")
     parser.add_argument("--folder", type=Path, help="where input and output go (default: a temporary folder)")
     for name in ("--read", "--cache"):  # of a reader
@@ -243,9 +244,12 @@ def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[str
     shards = served(converted_folder, folder / "served")  # with the indexes that webshart wants beside the shards
     paths = certificate(folder)
     for name in arguments.contenders:
-        out = CONVERSIONS[name](converted_folder, folder / name) if name in CONVERSIONS else shards
-        cached = (name in CONVERSIONS,)
-        for with_cache in (False, True) if arguments.node_cache and name == "mmm_rs" else cached:
+        out, caches = shards, [False]
+        if name in CONVERSIONS:
+            out, caches = CONVERSIONS[name](converted_folder, folder / name), [True]
+        elif name == "mmm_rs" and arguments.node_cache:
+            caches = [False, True]
+        for with_cache in caches:
             for count in arguments.processes:
                 with tempfile.TemporaryDirectory(dir=folder) as home, Line(out, Speed(), paths) as line:
                     environment = {

@@ -238,8 +238,7 @@ def main() -> None:
 
 
 def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
-    drawn = pictures(512, 70_000)
-    out = Path(arguments.out).absolute() if arguments.out else converted(folder, arguments.images, drawn)
+    out = Path(arguments.out or converted(folder, arguments.images, pictures(512, 70_000))).absolute()
     totals = json.loads((out / "manifest.json").read_text())["subsets"][SUBSET]
     out = served(out, folder / "served")
     paths = certificate(folder)

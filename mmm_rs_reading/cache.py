@@ -28,7 +28,7 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,8 +173,9 @@ class CachedShard:
             for begin, end in _runs(missing):
                 wrong |= fetch(begin, end)
             if fd is not None and (kept := place()) is not None:
-                good = [number for number in missing if number not in wrong and _is_right(ranges, number)]
-                parts = [(ranges.offsets[number], ranges.targets[number]) for number in good]
+                came = [number for number in missing if number not in wrong]
+                damaged = set(_damaged(ranges, came))
+                parts = [(ranges.offsets[number], ranges.targets[number]) for number in came if number not in damaged]
                 if kept._path == self._path:
                     self._write(fd, parts)
                 else:
@@ -357,19 +358,18 @@ def _disk_size(status: os.stat_result) -> int:
     return status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size
 
 
-def _is_right(ranges: ByteRanges, number: int) -> bool:
-    return ranges.crcs is not None and crc32(ranges.targets[number]) == ranges.crcs[number]
+def _damaged(ranges: ByteRanges, numbers: Iterable[int]) -> list[int]:
+    """Which of some ranges are not what their CRCs say; all of them if there are no CRCs."""
+    crcs = ranges.crcs
+    return [number for number in numbers if crcs is None or crc32(ranges.targets[number]) != crcs[number]]
 
 
 def _wrong(ranges: ByteRanges, first: int, last: int, stop: int) -> list[int]:
-    """Which of some ranges have not come, if bytes came up to `stop`, or are not what their CRCs say."""
-    whole, crcs = last, ranges.crcs
-    if crcs is None:
-        return list(range(first, last))
+    """Which of some ranges have not come, if bytes came up to `stop`, or are damaged."""
+    whole = last
     while whole > first and ranges.offsets[whole - 1] + ranges.sizes[whole - 1] > stop:
         whole -= 1
-    wrong = [number for number in range(first, whole) if crc32(ranges.targets[number]) != crcs[number]]
-    return wrong + list(range(whole, last))
+    return [*_damaged(ranges, range(first, whole)), *range(whole, last)]
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
